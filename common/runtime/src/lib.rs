@@ -2,3 +2,9 @@
 //! readiness, the HTTP side port, and the life of a service from registration to a graceful stop.
 
 pub mod config;
+pub mod diagnostics;
+pub mod http;
+pub mod readiness;
+pub mod signals;
+pub mod tasks;
+pub mod telemetry;

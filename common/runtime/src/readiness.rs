@@ -1,0 +1,130 @@
+//! Whether a service is ready, and what it is waiting for.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// Named conditions, all of which must hold. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    state: watch::Sender<Conditions>,
+}
+
+/// The conditions at one moment: `None` where one holds, else the reason it does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Conditions(BTreeMap<String, Option<String>>);
+
+impl Conditions {
+    /// Whether all hold.
+    pub fn ready(&self) -> bool {
+        self.0.values().all(Option::is_none)
+    }
+
+    /// Every condition with the reason it does not hold, if it does not.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.0.iter().map(|(name, reason)| (name.as_str(), reason.as_deref()))
+    }
+
+    /// Those that do not hold, with their reasons.
+    pub fn missing(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.iter().filter_map(|(name, reason)| Some((name, reason?)))
+    }
+
+    /// All reasons in one line; empty when ready.
+    pub fn summary(&self) -> String {
+        let reasons: Vec<_> = self.missing().map(|(name, reason)| format!("{name}: {reason}")).collect();
+        reasons.join("; ")
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Readiness {
+    /// No conditions: ready.
+    pub fn new() -> Self {
+        Self { state: watch::Sender::new(Conditions::default()) }
+    }
+
+    /// The condition holds.
+    pub fn ok(&self, name: &str) {
+        self.set(name, None);
+    }
+
+    /// The condition does not hold, for this reason.
+    pub fn not(&self, name: &str, reason: impl Into<String>) {
+        self.set(name, Some(reason.into()));
+    }
+
+    /// The condition is no longer asked for.
+    pub fn remove(&self, name: &str) {
+        self.state.send_if_modified(|conditions| conditions.0.remove(name).is_some());
+    }
+
+    /// The conditions now.
+    pub fn current(&self) -> Conditions {
+        self.state.borrow().clone()
+    }
+
+    /// Whether all hold now.
+    pub fn is_ready(&self) -> bool {
+        self.state.borrow().ready()
+    }
+
+    /// The conditions and every change of them.
+    pub fn subscribe(&self) -> watch::Receiver<Conditions> {
+        self.state.subscribe()
+    }
+
+    /// Waits until all hold.
+    pub async fn wait_ready(&self) {
+        let mut changes = self.subscribe();
+        // The sender is `self`, which outlives the wait.
+        let _ = changes.wait_for(Conditions::ready).await;
+    }
+
+    fn set(&self, name: &str, reason: Option<String>) {
+        self.state.send_if_modified(|conditions| {
+            if conditions.0.get(name) == Some(&reason) {
+                return false;
+            }
+            conditions.0.insert(name.to_owned(), reason);
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn is_ready_when_every_condition_holds() {
+        let readiness = Readiness::new();
+        assert!(readiness.is_ready());
+        readiness.not("store", "not reached");
+        readiness.not("peers", "no scheduler");
+        assert_eq!(readiness.current().summary(), "peers: no scheduler; store: not reached");
+        readiness.ok("store");
+        readiness.remove("peers");
+        readiness.wait_ready().await;
+        assert_eq!(readiness.current().summary(), "");
+    }
+
+    #[tokio::test]
+    async fn tells_changes_only() {
+        let readiness = Readiness::new();
+        readiness.not("store", "a");
+        let mut changes = readiness.subscribe();
+        changes.mark_unchanged();
+        readiness.not("store", "a");
+        assert!(!changes.has_changed().unwrap());
+        readiness.not("store", "b");
+        assert!(changes.has_changed().unwrap());
+    }
+}
