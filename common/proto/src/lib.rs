@@ -1,1 +1,26 @@
-//! kilonova-proto.
+//! The generated contracts: messages, clients and servers of every `kilonova.*.v1` package, and the descriptor set
+//! that reflection serves. The documentation lives in `proto/`.
+
+#![allow(missing_docs, clippy::all, rustdoc::all, reason = "generated code")]
+
+macro_rules! package {
+    ($name:ident) => {
+        pub mod $name {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/kilonova.", stringify!($name), ".v1.rs"));
+            }
+        }
+    };
+}
+
+package!(api);
+package!(base);
+package!(capability);
+package!(compute);
+package!(conductor);
+package!(scheduler);
+package!(types);
+package!(volume);
+
+/// Every contract with its comments, and what they import: an encoded `google.protobuf.FileDescriptorSet`.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kilonova_descriptor.bin"));
