@@ -1,0 +1,39 @@
+# Each target first installs what it needs (deploy/dev/bootstrap.sh), then does its work. `make` alone lists them.
+SHELL := /bin/bash
+BOOTSTRAP := deploy/dev/bootstrap.sh
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+export PATH := $(CURDIR)/.tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+.PHONY: help demo up test lint bench proto-baseline clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+demo: ## build, run a small cloud in one process, show what it does, stop
+	@$(BOOTSTRAP) build
+	@cargo build -p kilonova
+	@$(TARGET)/debug/kilonova demo
+
+up: ## build and run every service in one process until interrupted
+	@$(BOOTSTRAP) build
+	@cargo build -p kilonova
+	@exec $(TARGET)/debug/kilonova up $(ARGS)
+
+test: ## lint, unit and integration tests, then real processes driven by Python and grpcurl
+	@$(BOOTSTRAP) test
+	@deploy/dev/test.sh
+
+lint: ## formatting, clippy, licences and bans, protos, documentation, scripts
+	@$(BOOTSTRAP) lint
+	@deploy/dev/lint.sh
+
+bench: ## measure, in a release build
+	@$(BOOTSTRAP) build
+	@cargo run --release -p kilonova-tests --bin bench -- $(ARGS)
+
+proto-baseline: ## accept the protos as they are: later ones are checked against them
+	@$(BOOTSTRAP) lint
+	@buf build --exclude-source-info -o proto/baseline.binpb
+
+clean: ## remove what was built (tools stay in .tools)
+	@rm -rf $(TARGET) gen
