@@ -1,10 +1,13 @@
 //! The nouns of Kilonova: ids, resources, states, placement records and errors.
 //!
-//! Pure: no I/O, no clock, no async. [`convert`] is the one place where input from the wire is checked;
-//! everything past it works on these types.
+//! Pure: no I/O, no clock, no async. [`check`] is the one place where input from the wire is checked: past it, ids
+//! and names are types, and records stay the protobuf messages they are stored as.
 
+pub mod check;
 pub mod error;
 pub mod ids;
+pub mod page;
+pub mod time;
 
 pub use error::{Code, Error, FieldViolation, Reason};
 pub use ids::{

@@ -1,0 +1,201 @@
+//! Checks what comes over the wire and names every wrong field at once.
+
+use std::str::FromStr;
+
+use kilonova_proto::types::v1 as pb;
+
+use crate::error::{Error, FieldViolation};
+use crate::ids::{
+    FlavorId, HostName, ImageId, InstanceId, InvalidId, ProjectId, RequestId, SnapshotId, ZoneName,
+};
+
+/// Most instances one request may ask for.
+pub const MAX_COUNT: u32 = 100;
+/// Longest name of a resource, in characters.
+pub const MAX_NAME: usize = 255;
+/// Most entries of user metadata.
+pub const MAX_METADATA: usize = 128;
+/// Longest key or value of user metadata, in bytes.
+pub const MAX_METADATA_TEXT: usize = 255;
+
+/// Collects what is wrong with one request.
+#[derive(Debug, Default)]
+pub struct Checker {
+    violations: Vec<FieldViolation>,
+}
+
+impl Checker {
+    /// Nothing wrong yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes `description` against `field` unless `ok`.
+    pub fn ensure(&mut self, ok: bool, field: &str, description: impl Into<String>) {
+        if !ok {
+            self.violations.push(FieldViolation { field: field.to_owned(), description: description.into() });
+        }
+    }
+
+    /// Reads a required id or name.
+    pub fn id<T: FromStr<Err = InvalidId>>(&mut self, field: &str, text: &str) -> Option<T> {
+        if text.is_empty() {
+            self.ensure(false, field, "is required");
+            return None;
+        }
+        match text.parse() {
+            Ok(id) => Some(id),
+            Err(error) => {
+                self.ensure(false, field, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Reads an id or name that may be left empty.
+    pub fn optional_id<T: FromStr<Err = InvalidId>>(&mut self, field: &str, text: &str) -> Option<T> {
+        if text.is_empty() { None } else { self.id(field, text) }
+    }
+
+    /// `Err` with every violation, if there was one.
+    pub fn finish(self) -> Result<(), Error> {
+        if self.violations.is_empty() { Ok(()) } else { Err(Error::invalid(self.violations)) }
+    }
+}
+
+/// The parts of a mutation that every request has.
+pub fn request(check: &mut Checker, request_id: &str, project_id: &str) {
+    check.optional_id::<RequestId>("request_id", request_id);
+    check.optional_id::<ProjectId>("project_id", project_id);
+}
+
+/// A shown name: printable, not too long.
+pub fn name(check: &mut Checker, field: &str, text: &str, required: bool) {
+    check.ensure(!required || !text.trim().is_empty(), field, "is required");
+    check.ensure(
+        text.chars().count() <= MAX_NAME && !text.chars().any(char::is_control),
+        field,
+        format!("at most {MAX_NAME} printable characters"),
+    );
+}
+
+/// A user's notes on a resource.
+pub fn metadata<'a>(
+    check: &mut Checker,
+    field: &str,
+    entries: impl IntoIterator<Item = (&'a String, &'a String)>,
+) {
+    let mut count = 0;
+    for (key, value) in entries {
+        count += 1;
+        check.ensure(
+            !key.is_empty() && key.len() <= MAX_METADATA_TEXT && value.len() <= MAX_METADATA_TEXT,
+            &format!("{field}[{key:?}]"),
+            format!("key and value at most {MAX_METADATA_TEXT} bytes, the key not empty"),
+        );
+    }
+    check.ensure(count <= MAX_METADATA, field, format!("at most {MAX_METADATA} entries"));
+}
+
+/// What a user asks of an instance.
+pub fn instance_spec(check: &mut Checker, path: &str, spec: &pb::InstanceSpec) {
+    name(check, &format!("{path}.name"), &spec.name, true);
+    check.id::<FlavorId>(&format!("{path}.flavor_id"), &spec.flavor_id);
+    check.id::<ImageId>(&format!("{path}.image_id"), &spec.image_id);
+    check.optional_id::<ZoneName>(&format!("{path}.availability_zone"), &spec.availability_zone);
+    metadata(check, &format!("{path}.metadata"), &spec.metadata);
+    if let Some(hints) = &spec.hints {
+        scheduler_hints(check, &format!("{path}.hints"), hints);
+    }
+}
+
+/// A user's wishes for the scheduler.
+pub fn scheduler_hints(check: &mut Checker, path: &str, hints: &pb::SchedulerHints) {
+    check.optional_id::<HostName>(&format!("{path}.force_host"), &hints.force_host);
+    for host in &hints.exclude_hosts {
+        check.id::<HostName>(&format!("{path}.exclude_hosts"), host);
+    }
+    for id in &hints.different_host {
+        check.id::<InstanceId>(&format!("{path}.different_host"), id);
+    }
+    for id in &hints.same_host {
+        check.id::<InstanceId>(&format!("{path}.same_host"), id);
+    }
+}
+
+/// What a user asks of a volume.
+pub fn volume_spec(check: &mut Checker, path: &str, spec: &pb::VolumeSpec) {
+    name(check, &format!("{path}.name"), &spec.name, false);
+    check.ensure(
+        (1..=1_048_576).contains(&spec.size_gib),
+        &format!("{path}.size_gib"),
+        "1 to 1048576 GiB",
+    );
+    check.optional_id::<ZoneName>(&format!("{path}.availability_zone"), &spec.availability_zone);
+    metadata(check, &format!("{path}.metadata"), &spec.metadata);
+    metadata(check, &format!("{path}.extra_specs"), &spec.extra_specs);
+    check.optional_id::<SnapshotId>(&format!("{path}.snapshot_id"), &spec.snapshot_id);
+    check.optional_id::<ImageId>(&format!("{path}.image_id"), &spec.image_id);
+    if let Some(hints) = &spec.hints {
+        scheduler_hints(check, &format!("{path}.hints"), hints);
+    }
+}
+
+/// A flavor an operator creates.
+pub fn flavor(check: &mut Checker, path: &str, flavor: &pb::Flavor) {
+    check.id::<FlavorId>(&format!("{path}.id"), &flavor.id);
+    name(check, &format!("{path}.name"), &flavor.name, false);
+    check.ensure((1..=1024).contains(&flavor.vcpus), &format!("{path}.vcpus"), "1 to 1024");
+    check.ensure((1..=16_777_216).contains(&flavor.ram_mib), &format!("{path}.ram_mib"), "1 to 16777216 MiB");
+    check.ensure(flavor.disk_gib <= 1_048_576, &format!("{path}.disk_gib"), "at most 1048576 GiB");
+    metadata(check, &format!("{path}.extra_specs"), &flavor.extra_specs);
+}
+
+/// An image an operator describes.
+pub fn image(check: &mut Checker, path: &str, image: &pb::Image) {
+    check.id::<ImageId>(&format!("{path}.id"), &image.id);
+    name(check, &format!("{path}.name"), &image.name, false);
+    check.ensure(image.min_disk_gib <= 1_048_576, &format!("{path}.min_disk_gib"), "at most 1048576 GiB");
+    check.ensure(image.min_ram_mib <= 16_777_216, &format!("{path}.min_ram_mib"), "at most 16777216 MiB");
+    check.ensure(image.location.len() <= 1024, &format!("{path}.location"), "at most 1024 bytes");
+    metadata(check, &format!("{path}.properties"), &image.properties);
+}
+
+/// What a project may use.
+pub fn quota_limits(check: &mut Checker, path: &str, limits: &pb::QuotaLimits) {
+    let fields = [
+        ("instances", limits.instances),
+        ("cores", limits.cores),
+        ("ram_mib", limits.ram_mib),
+        ("volumes", limits.volumes),
+        ("gigabytes", limits.gigabytes),
+        ("snapshots", limits.snapshots),
+    ];
+    for (field, limit) in fields {
+        check.ensure(limit >= -1, &format!("{path}.{field}"), "0 or more, or -1 for no limit");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        let spec = pb::InstanceSpec { flavor_id: "no/slash".into(), ..Default::default() };
+        let mut check = Checker::new();
+        instance_spec(&mut check, "instance", &spec);
+        let error = check.finish().unwrap_err();
+        let fields: Vec<&str> = error.violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["instance.name", "instance.flavor_id", "instance.image_id"]);
+    }
+
+    #[test]
+    fn a_good_request_passes() {
+        let spec = pb::VolumeSpec { size_gib: 1, ..Default::default() };
+        let mut check = Checker::new();
+        volume_spec(&mut check, "volume", &spec);
+        assert_eq!(check.finish(), Ok(()));
+    }
+}
