@@ -8,6 +8,8 @@
 pub mod backoff;
 pub mod caller;
 pub mod outcome;
+pub mod peers;
+pub mod registry;
 pub mod retry;
 pub mod server;
 pub mod status;

@@ -1,1 +1,33 @@
-//! The server half.
+//! The serving end: one port with the services a process has, and what every gRPC tool expects beside them.
+//!
+//! A request passes, in this order: the gate (is the method served?), the deadline, the handler, and on the way
+//! back the body, which counts messages, keeps the deadline and the end of streams, and reports the outcome once
+//! as metrics and a log line. A panic in a handler is that call's `INTERNAL` and nobody else's.
+//!
+//! What is served is decided once, in [`descriptors`]: the same pruned descriptors feed the gate and reflection,
+//! so that what tools list is what works.
+//!
+//! Stopping ([`Server::stop`]) always ends within its bound:
+//!
+//! ```text
+//! serving ── NOT_SERVING ── streams end ── no new connections, GOAWAY ── calls drain ── connections close ── stopped
+//!                                                                          └── bound over: all is cut ──┘
+//! ```
+
+mod body;
+mod builder;
+mod call;
+mod deadline;
+pub mod descriptors;
+mod frames;
+mod gate;
+mod health;
+mod listen;
+mod metrics;
+mod observe;
+mod reflection;
+
+pub use builder::{BuildError, Identity, Served, ServerBuilder};
+pub use deadline::Deadline;
+pub use health::Health;
+pub use listen::{Limits, Server, Stopped};

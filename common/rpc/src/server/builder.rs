@@ -1,0 +1,254 @@
+//! Puts a server together: services, what of them is served, and limits.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use kilonova_model::{HostName, ServiceKind};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic_health::pb::health_server::HealthServer;
+use tower::Service;
+
+use super::call::Core;
+use super::descriptors::{KnownMethods, Methods, ServedServices, prune};
+use super::gate::{Gate, Handler, Method, handler};
+use super::health::{Health, HealthService};
+use super::listen::{Limits, Server};
+use super::metrics::MethodMetrics;
+use super::reflection;
+
+/// Who serves; named in every access line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The service.
+    pub service: ServiceKind,
+    /// The member.
+    pub host: HostName,
+}
+
+/// What is served of a gRPC service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    service: String,
+    methods: Methods,
+}
+
+impl Served {
+    /// Every method of `package.Service`.
+    pub fn all(service: impl Into<String>) -> Self {
+        Self { service: service.into(), methods: Methods::All }
+    }
+
+    /// These methods of `package.Service`; the others answer UNIMPLEMENTED and are not listed.
+    pub fn only(service: impl Into<String>, methods: &[&str]) -> Self {
+        let methods = methods.iter().map(|name| (*name).to_owned()).collect();
+        Self { service: service.into(), methods: Methods::Only(methods) }
+    }
+}
+
+/// A server in the making that cannot be made: a defect in the program, found at its first start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// What is to be served does not fit what was added.
+    #[error("{added} was added as {served}")]
+    Mismatch {
+        /// The service that was added.
+        added: &'static str,
+        /// The name it was to be served under.
+        served: String,
+    },
+    /// No descriptor defines the service or the method.
+    #[error("no descriptor defines {0}")]
+    NotDescribed(String),
+    /// The descriptors cannot be read.
+    #[error("the descriptors cannot be read: {0}")]
+    Descriptors(String),
+    /// The listener has no address.
+    #[error("the listener is of no use: {0}")]
+    Listener(#[from] io::Error),
+}
+
+/// A server in the making. Health and reflection are always part of it.
+pub struct ServerBuilder {
+    identity: Identity,
+    limits: Limits,
+    descriptors: Vec<Vec<u8>>,
+    added: Vec<(&'static str, Handler, Served)>,
+    reflection: bool,
+    health: Health,
+    streams_end: CancellationToken,
+}
+
+impl ServerBuilder {
+    /// A server of nothing yet.
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            limits: Limits::default(),
+            descriptors: vec![kilonova_proto::FILE_DESCRIPTOR_SET.to_vec()],
+            added: Vec::new(),
+            reflection: true,
+            health: Health::new(),
+            streams_end: CancellationToken::new(),
+        }
+    }
+
+    /// Serves a generated service, as far as `served` says.
+    #[must_use]
+    pub fn add<S>(mut self, service: S, served: Served) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.added.push((S::NAME, handler(service), served));
+        self
+    }
+
+    /// Adds descriptors (an encoded `FileDescriptorSet`) of services that are not Kilonova's own.
+    #[must_use]
+    pub fn descriptors(mut self, encoded: &[u8]) -> Self {
+        self.descriptors.push(encoded.to_vec());
+        self
+    }
+
+    /// Replaces the limits.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether the server describes itself to tools; it does unless told otherwise.
+    #[must_use]
+    pub fn reflection(mut self, on: bool) -> Self {
+        self.reflection = on;
+        self
+    }
+
+    /// Ends streams with this token instead of one of the server's own.
+    #[must_use]
+    pub fn end_streams_with(mut self, token: CancellationToken) -> Self {
+        self.streams_end = token;
+        self
+    }
+
+    /// Cancelled when streams are to end. Handlers of streams may listen to it for a last word; streams that do
+    /// not are ended with UNAVAILABLE and reason DRAINING.
+    #[must_use]
+    pub fn streams_end(&self) -> CancellationToken {
+        self.streams_end.clone()
+    }
+
+    /// What the health service says; NOT_SERVING until told otherwise.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Serves on this listener until [`Server::stop`]. Must be called inside a Tokio runtime.
+    pub fn serve(self, listener: TcpListener) -> Result<Server, BuildError> {
+        let address = listener.local_addr()?;
+        let (limits, health, streams_end) =
+            (self.limits.clone(), self.health.clone(), self.streams_end.clone());
+        let core = Arc::new(self.build()?);
+        Ok(Server::start(core, listener, address, limits, health, streams_end))
+    }
+
+    fn build(self) -> Result<Core, BuildError> {
+        let served = self.served()?;
+        let mut sets = Vec::new();
+        for encoded in &self.descriptors {
+            sets.push(decode(encoded)?);
+        }
+        let mut known = KnownMethods::default();
+        for set in &sets {
+            known.add(set);
+        }
+        for encoded in reflection::BUILT_IN {
+            known.add(&decode(encoded)?);
+        }
+        let mut methods = Vec::new();
+        for (name, handler, served) in &self.added {
+            methods.extend(methods_of(name, handler, &served.methods, &known, false)?);
+        }
+        let pruned =
+            FileDescriptorSet { file: sets.iter().flat_map(|set| prune(set, &served).file).collect() };
+        for (name, handler) in self.built_in(&pruned, &served)? {
+            methods.extend(methods_of(name, &handler, &Methods::All, &known, true)?);
+        }
+        Ok(Core {
+            identity: Arc::new(self.identity),
+            gate: Gate::new(methods, known),
+            longest_message: self.limits.max_message_bytes,
+            streams_end: self.streams_end,
+            calls: TaskTracker::new(),
+        })
+    }
+
+    fn served(&self) -> Result<ServedServices, BuildError> {
+        let mut services = BTreeMap::new();
+        for (added, _, served) in &self.added {
+            if *added != served.service {
+                return Err(BuildError::Mismatch { added, served: served.service.clone() });
+            }
+            services.insert(served.service.clone(), served.methods.clone());
+        }
+        Ok(services)
+    }
+
+    fn built_in(
+        &self,
+        pruned: &FileDescriptorSet,
+        served: &ServedServices,
+    ) -> Result<Vec<(&'static str, Handler)>, BuildError> {
+        let health = HealthService::new(self.health.clone(), served.keys().cloned());
+        let mut services = vec![("grpc.health.v1.Health", handler(HealthServer::new(health)))];
+        if self.reflection {
+            let unreadable =
+                |error: tonic_reflection::server::Error| BuildError::Descriptors(error.to_string());
+            services.extend(reflection::services(pruned).map_err(unreadable)?);
+        }
+        Ok(services)
+    }
+}
+
+fn decode(encoded: &[u8]) -> Result<FileDescriptorSet, BuildError> {
+    FileDescriptorSet::decode(encoded).map_err(|error| BuildError::Descriptors(error.to_string()))
+}
+
+fn methods_of(
+    service: &str,
+    handler: &Handler,
+    wanted: &Methods,
+    known: &KnownMethods,
+    quiet: bool,
+) -> Result<Vec<Method>, BuildError> {
+    let all = known.of(service).ok_or_else(|| BuildError::NotDescribed(service.to_owned()))?;
+    if let Methods::Only(names) = wanted
+        && let Some(name) = names.iter().find(|name| all.iter().all(|(known, _)| known != *name))
+    {
+        return Err(BuildError::NotDescribed(format!("{service}/{name}")));
+    }
+    let served = all.iter().filter(|(name, _)| wanted.contains(name)).map(|(name, shape)| Method {
+        path: format!("/{service}/{name}"),
+        shape: *shape,
+        metrics: MethodMetrics::new(service, name, *shape),
+        quiet,
+        handler: Some(handler.clone()),
+    });
+    Ok(served.collect())
+}

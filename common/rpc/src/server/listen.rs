@@ -1,0 +1,253 @@
+//! The listening socket, its connections, and their end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::call::{Core, Ends};
+use super::health::Health;
+
+/// How much one peer may take, and how soon a silent one is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls at once on one connection.
+    pub max_concurrent_streams: u32,
+    /// The longest message, either way.
+    pub max_message_bytes: usize,
+    /// How often a silent peer is asked whether it is there.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer.
+    pub keepalive_timeout: Duration,
+    /// How long a new connection may take to say anything.
+    pub first_byte_timeout: Duration,
+    /// What may be under way on one stream.
+    pub stream_window: u32,
+    /// What may be under way on one connection.
+    pub connection_window: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 4096,
+            max_message_bytes: 4 << 20,
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(20),
+            first_byte_timeout: Duration::from_secs(10),
+            stream_window: 1 << 20,
+            connection_window: 4 << 20,
+        }
+    }
+}
+
+/// How a server stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Every call ended first.
+    Drained,
+    /// The bound was over: this many calls were cut.
+    Cut {
+        /// How many.
+        calls: usize,
+    },
+}
+
+/// How long connections may take to close once nothing runs on them.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// A server that serves. Dropping it cuts everything at once.
+#[derive(Debug)]
+pub struct Server {
+    core: Arc<Core>,
+    address: SocketAddr,
+    health: Health,
+    streams_end: CancellationToken,
+    stop: CancellationToken,
+    connections: Arc<AtomicUsize>,
+    accepting: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("identity", &self.identity).field("calls", &self.calls.len()).finish()
+    }
+}
+
+impl Server {
+    pub(super) fn start(
+        core: Arc<Core>,
+        listener: TcpListener,
+        address: SocketAddr,
+        limits: Limits,
+        health: Health,
+        streams_end: CancellationToken,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let mut accepting = JoinSet::new();
+        let acceptor = Acceptor {
+            core: core.clone(),
+            limits: Arc::new(limits),
+            stop: stop.clone(),
+            open: connections.clone(),
+        };
+        accepting.spawn(acceptor.run(listener));
+        Self { core, address, health, streams_end, stop, connections, accepting }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the health service says.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Cancel this to end streams before the server stops.
+    #[must_use]
+    pub fn streams_end(&self) -> &CancellationToken {
+        &self.streams_end
+    }
+
+    /// Calls in progress, streams among them.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.core.calls.len()
+    }
+
+    /// Open connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Stops: says NOT_SERVING, ends streams, takes no new connections, lets calls end, cuts what has not ended by
+    /// `bound`.
+    pub async fn stop(mut self, bound: Duration) -> Stopped {
+        self.health.set_serving(false);
+        self.streams_end.cancel();
+        self.stop.cancel();
+        self.core.calls.close();
+        let drained = timeout(bound, self.core.calls.wait()).await.is_ok();
+        let stopped = if drained { Stopped::Drained } else { Stopped::Cut { calls: self.calls() } };
+        if drained {
+            // Nothing runs; what is left to do is to flush the last answers. Idle peers need not be waited for.
+            let _ = timeout(LINGER, self.accepting.join_next()).await;
+        }
+        self.accepting.shutdown().await;
+        stopped
+    }
+}
+
+struct Acceptor {
+    core: Arc<Core>,
+    limits: Arc<Limits>,
+    stop: CancellationToken,
+    open: Arc<AtomicUsize>,
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => { connections.spawn(self.connection(stream, peer)); }
+                    Err(error) => self.pause(error).await,
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    /// Out of file descriptors, mostly. Connections wait in the backlog meanwhile.
+    async fn pause(&self, error: io::Error) {
+        tracing::warn!(%error, "a connection could not be accepted");
+        let _ = timeout(Duration::from_millis(100), self.stop.cancelled()).await;
+    }
+
+    fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
+        let (core, limits, stop) = (self.core.clone(), self.limits.clone(), self.stop.clone());
+        let open = Open::count(self.open.clone());
+        async move {
+            let _open = open;
+            if let Err(error) = serve_connection(core, &limits, stop, stream, peer).await {
+                tracing::debug!(%peer, %error, "connection ended");
+            }
+        }
+    }
+}
+
+async fn serve_connection(
+    core: Arc<Core>,
+    limits: &Limits,
+    stop: CancellationToken,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let ends = Ends { peer, local: stream.local_addr()? };
+    // A peer that connects and says nothing would otherwise keep its connection for ever: keep-alive begins only
+    // after the preface.
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        readable = timeout(limits.first_byte_timeout, stream.readable()) => readable??,
+    }
+    let service = service_fn(move |request| {
+        let core = core.clone();
+        async move { Ok::<_, Infallible>(core.call(ends, request).await) }
+    });
+    let mut connection = pin!(http2(limits).serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}
+
+fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    builder
+}
+
+/// One open connection, counted while it lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn count(open: Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
