@@ -3,6 +3,8 @@
 //! A [`Reason`] is the contract; texts may change, reasons do not. `docs/errors.md` says for each what the
 //! caller should do. The rule that retries rest on: `UNAVAILABLE` means that nothing happened.
 
+mod advice;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
