@@ -7,14 +7,17 @@
 //! Where keys lie is decided in [`keys`] and nowhere else.
 
 pub mod api;
+pub mod embedded;
 pub mod error;
 pub mod keys;
+pub mod testing;
 pub mod txn;
 pub mod watch;
 
 mod page;
 
 pub use api::{KeyValue, LeaseId, Page, SharedStore, Store};
+pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
 pub use keys::{Key, Keys};
 pub use txn::{Compare, Op, Txn, TxnOutcome};

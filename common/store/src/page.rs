@@ -34,19 +34,21 @@ pub(crate) struct PageRequest {
 }
 
 impl PageRequest {
+    /// From the start of a prefix.
+    pub(crate) fn first(prefix: &str, limit: usize) -> Self {
+        let start = prefix.as_bytes().to_vec();
+        Self { start, end: prefix_end(prefix), revision: None, limit: limit.clamp(1, MAX_PAGE) }
+    }
+
     /// Reads the arguments of a listing. A token is a key, or a key, a space and a revision.
     pub(crate) fn parse(prefix: &str, after: Option<&str>, limit: usize) -> Result<Self, StoreError> {
         validate_prefix(prefix)?;
-        let (start, revision) = match after {
-            None => (prefix.as_bytes().to_vec(), None),
-            Some(token) => {
-                let (key, revision) = split_token(token)?;
-                validate_key(key)?;
-                let next = [key.as_bytes(), b"\0"].concat();
-                (next.max(prefix.as_bytes().to_vec()), revision)
-            }
-        };
-        Ok(Self { start, end: prefix_end(prefix), revision, limit: limit.clamp(1, MAX_PAGE) })
+        let first = Self::first(prefix, limit);
+        let Some(token) = after else { return Ok(first) };
+        let (key, revision) = split_token(token)?;
+        validate_key(key)?;
+        let next = [key.as_bytes(), b"\0"].concat();
+        Ok(Self { start: next.max(first.start), revision, ..first })
     }
 }
 

@@ -87,7 +87,7 @@ impl Watch {
         events: impl Stream<Item = WatchEvent> + Send + 'static,
         health: watch::Receiver<WatchHealth>,
     ) -> Self {
-        Self { events: events.boxed(), health }
+        Self { events: events.fuse().boxed(), health }
     }
 
     /// Whether it is in touch with the store.

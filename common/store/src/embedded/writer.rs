@@ -1,0 +1,215 @@
+//! The writer: one thread that owns the writing connection and the leases.
+//!
+//! ```text
+//!            ┌──────────── wait for a request, or for a lease to run out
+//!            │                       │
+//!            │      take whatever else is waiting: that is the group
+//!            │                       │
+//!            │      judge and write each, end overdue leases       one SQLite transaction
+//!            │                       │
+//!            │                    commit                           one fsync
+//!            │                       │
+//!            └────── publish to the watches, then answer everybody
+//! ```
+//!
+//! No timer shapes the groups: while one commits, the next one gathers. Renewals are looked at before leases
+//! are ended, so that a process that was stopped for a while finds its leases alive if it renews at once.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use kilonova_model::Revision;
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use super::database;
+use super::group::Group;
+use super::hub::Hub;
+use super::leases::Leases;
+use crate::{LeaseId, StoreError, Txn, TxnOutcome, WatchEvent};
+
+/// How long keys of an ended lease wait when deleting them failed.
+const RETRY_EXPIRY: Duration = Duration::from_secs(1);
+
+/// Where an answer goes. Holds the request's place in the queue until then.
+pub(super) struct Reply<T> {
+    pub(super) sender: oneshot::Sender<Result<T, StoreError>>,
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+impl<T> Reply<T> {
+    fn send(self, result: Result<T, StoreError>) {
+        drop(self.place);
+        // The caller may have gone; what was done stays done.
+        let _ = self.sender.send(result);
+    }
+}
+
+/// What the writer is asked to do.
+pub(super) enum Job {
+    Txn(Txn, Reply<TxnOutcome>),
+    Grant(Duration, Reply<LeaseId>),
+    KeepAlive(LeaseId, Reply<()>),
+    Revoke(LeaseId, Reply<()>),
+}
+
+/// The answers that wait for the commit.
+#[derive(Default)]
+struct Answers {
+    txns: Vec<(Reply<TxnOutcome>, Result<TxnOutcome, StoreError>)>,
+    revoked: Vec<Reply<()>>,
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    db: Connection,
+    revision: Revision,
+    leases: Leases,
+    hub: Arc<Hub>,
+    max_group: usize,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.hub.close();
+    }
+}
+
+impl Writer {
+    pub(super) fn new(db: Connection, revision: Revision, hub: Arc<Hub>, max_group: usize) -> Self {
+        Self { db, revision, leases: Leases::default(), hub, max_group }
+    }
+
+    /// Works until every sender is gone and the queue is empty.
+    pub(super) fn run(mut self, queue: &Receiver<Job>) {
+        while let Some(first) = self.wait(queue) {
+            let mut jobs: Vec<_> = first.into_iter().collect();
+            jobs.extend(queue.try_iter().take(self.max_group.saturating_sub(jobs.len())));
+            self.run_group(jobs);
+        }
+    }
+
+    /// The next request, nothing when a lease ran out first; none at the end.
+    fn wait(&self, queue: &Receiver<Job>) -> Option<Option<Job>> {
+        let Some(deadline) = self.leases.next_deadline() else { return queue.recv().ok().map(Some) };
+        match queue.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(job) => Some(Some(job)),
+            Err(RecvTimeoutError::Timeout) => Some(None),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn run_group(&mut self, jobs: Vec<Job>) {
+        let size = jobs.len();
+        let started = Instant::now();
+        let mut answers = Answers::default();
+        let mut ended = Vec::new();
+        let written = self.write(jobs, &mut answers, &mut ended);
+        if let Err(error) = &written {
+            tracing::error!(%error, requests = size, "group commit failed");
+            let retry_at = Instant::now() + RETRY_EXPIRY;
+            ended.into_iter().for_each(|lease| self.leases.restore_overdue(lease, retry_at));
+        } else if !answers.txns.is_empty() {
+            metrics::histogram!("kilonova_store_group_seconds").record(started.elapsed().as_secs_f64());
+            metrics::histogram!("kilonova_store_group_requests").record(size as f64);
+        }
+        for (reply, result) in answers.txns {
+            reply.send(result.and_then(|outcome| written.clone().map(|()| outcome)));
+        }
+        answers.revoked.into_iter().for_each(|reply| reply.send(written.clone()));
+    }
+
+    /// Everything up to the answers. Renewals and grants need no commit and are answered on the way.
+    fn write(
+        &mut self,
+        jobs: Vec<Job>,
+        answers: &mut Answers,
+        ended: &mut Vec<LeaseId>,
+    ) -> Result<(), StoreError> {
+        let mut spoiled = None;
+        let tx = match self.db.transaction_with_behavior(TransactionBehavior::Immediate) {
+            Ok(tx) => tx,
+            Err(error) => {
+                let error = database::from_sqlite(&error);
+                jobs.into_iter().for_each(|job| job.refuse(&error));
+                return Err(error);
+            }
+        };
+        let mut group = Group::new(tx, self.revision);
+        for job in jobs {
+            if let Some(error) = &spoiled {
+                job.refuse(error);
+                continue;
+            }
+            match job {
+                Job::Txn(txn, reply) => match group.apply(&txn, &self.leases) {
+                    Ok(result) => answers.txns.push((reply, result)),
+                    Err(error) => {
+                        let error = database::from_sqlite(&error);
+                        reply.send(Err(error.clone()));
+                        spoiled = Some(error);
+                    }
+                },
+                Job::Grant(ttl, reply) => reply.send(Ok(self.leases.grant(ttl, Instant::now()))),
+                Job::KeepAlive(lease, reply) => {
+                    let alive = self.leases.renew(lease, Instant::now());
+                    reply.send(if alive { Ok(()) } else { Err(StoreError::LeaseGone) });
+                }
+                Job::Revoke(lease, reply) if self.leases.remove(lease) => {
+                    ended.push(lease);
+                    answers.revoked.push(reply);
+                    spoiled = group.end_lease(lease).err().map(|error| database::from_sqlite(&error));
+                }
+                Job::Revoke(_, reply) => reply.send(Err(StoreError::LeaseGone)),
+            }
+        }
+        if let Some(error) = spoiled {
+            return Err(error);
+        }
+        let overdue = self.leases.take_overdue(Instant::now());
+        ended.extend(&overdue);
+        for lease in overdue {
+            tracing::debug!(%lease, "lease ended");
+            group.end_lease(lease).map_err(|error| database::from_sqlite(&error))?;
+        }
+        let (tx, revision, changes) = group.finish().map_err(|error| database::from_sqlite(&error))?;
+        match tx.commit() {
+            Ok(()) => {
+                self.publish(revision, changes);
+                Ok(())
+            }
+            Err(error) => Err(self.commit_failed(&error)),
+        }
+    }
+
+    fn publish(&mut self, revision: Revision, changes: Vec<WatchEvent>) {
+        self.revision = revision;
+        if !changes.is_empty() {
+            self.hub.publish(revision, changes);
+        }
+    }
+
+    /// Whether a failed commit will be found after a crash nobody can say. What this process sees is read again, and the
+    /// watches start over from there.
+    fn commit_failed(&mut self, error: &rusqlite::Error) -> StoreError {
+        if let Ok(revision) = database::revision(&self.db)
+            && revision != self.revision
+        {
+            self.revision = revision;
+            self.hub.forget(revision);
+        }
+        StoreError::unknown(error)
+    }
+}
+
+impl Job {
+    fn refuse(self, error: &StoreError) {
+        match self {
+            Self::Txn(_, reply) => reply.send(Err(error.clone())),
+            Self::Grant(_, reply) => reply.send(Err(error.clone())),
+            Self::KeepAlive(_, reply) | Self::Revoke(_, reply) => reply.send(Err(error.clone())),
+        }
+    }
+}

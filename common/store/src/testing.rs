@@ -1,0 +1,156 @@
+//! For tests: a real `etcd` as a child process, which can be paused, killed and started again.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+const START_DEADLINE: Duration = Duration::from_secs(30);
+const START_ATTEMPTS: usize = 5;
+
+/// One etcd member on free ports of the loopback interface, with its data in a temporary directory. It is
+/// killed when this is dropped.
+///
+/// The shortest lease it grants is one second, and it takes HTTP/2 pings once a second.
+#[derive(Debug)]
+pub struct EtcdProcess {
+    binary: PathBuf,
+    dir: TempDir,
+    client_port: u16,
+    peer_port: u16,
+    child: Child,
+}
+
+impl EtcdProcess {
+    /// Starts etcd and waits until it takes connections. None, after printing `SKIPPED: etcd not found`, when there
+    /// is no such program: `$KILONOVA_ETCD`, else `etcd` on the path.
+    pub async fn start() -> io::Result<Option<Self>> {
+        let Some(binary) = find_binary() else {
+            println!("SKIPPED: etcd not found");
+            return Ok(None);
+        };
+        let mut attempt = 1;
+        loop {
+            // Another process may take a port between its choice and its use: choose again.
+            match Self::start_once(binary.clone()).await {
+                Err(error) if attempt == START_ATTEMPTS => return Err(error),
+                Err(_) => attempt += 1,
+                Ok(etcd) => return Ok(Some(etcd)),
+            }
+        }
+    }
+
+    async fn start_once(binary: PathBuf) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("kilonova-etcd-").tempdir()?;
+        let (client_port, peer_port) = free_ports()?;
+        let child = spawn(&binary, dir.path(), client_port, peer_port)?;
+        let mut etcd = Self { binary, dir, client_port, peer_port, child };
+        etcd.wait_until_it_listens().await?;
+        Ok(etcd)
+    }
+
+    /// The address for clients, as `host:port`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        self.address().to_string()
+    }
+
+    /// The address for clients.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.client_port))
+    }
+
+    /// What etcd has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Stops it in its tracks (SIGSTOP): connections stay open and nothing answers.
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal("-CONT")
+    }
+
+    /// Kills it (SIGKILL). The data stay.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again after [`kill`](Self::kill), on the same ports with the same data.
+    pub async fn restart(&mut self) -> io::Result<()> {
+        self.child = spawn(&self.binary, self.dir.path(), self.client_port, self.peer_port)?;
+        self.wait_until_it_listens().await
+    }
+
+    fn signal(&self, signal: &str) -> io::Result<()> {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status()?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("kill {signal}: {status}"))) }
+    }
+
+    async fn wait_until_it_listens(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(io::Error::other(format!("etcd ended with {status}: {}", self.log())));
+            }
+            // etcd opens its client port when it is ready to serve.
+            if TcpStream::connect_timeout(&self.address(), Duration::from_secs(1)).is_ok() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!("etcd does not listen: {}", self.log())));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for EtcdProcess {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _ = self.kill();
+    }
+}
+
+fn find_binary() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("KILONOVA_ETCD") {
+        return Some(PathBuf::from(path)).filter(|path| path.is_file());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join("etcd")).find(|file| file.is_file())
+}
+
+fn free_ports() -> io::Result<(u16, u16)> {
+    let (client, peer) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+    Ok((client.local_addr()?.port(), peer.local_addr()?.port()))
+}
+
+fn spawn(binary: &Path, dir: &Path, client_port: u16, peer_port: u16) -> io::Result<Child> {
+    let client = format!("http://127.0.0.1:{client_port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("log"))?;
+    Command::new(binary)
+        .args(["--name", "test", "--logger", "zap", "--log-outputs", "stderr"])
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("test={peer}")])
+        .args(["--heartbeat-interval", "50", "--election-timeout", "500", "--grpc-keepalive-min-time", "1s"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+}
