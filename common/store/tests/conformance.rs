@@ -1,12 +1,13 @@
 //! What the trait promises, tried on both stores.
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod cases;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kilonova_store::testing::EtcdProcess;
 use kilonova_store::{EmbeddedStore, SharedStore};
-use std::sync::Arc;
 
 /// A store to try, and the process behind it.
 struct Fixture {

@@ -1,0 +1,183 @@
+//! What only the embedded store promises: what survives a restart, a kill, and an overrun watch.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kilonova_model::Revision;
+use kilonova_store::{
+    EmbeddedOptions, EmbeddedStore, SharedStore, Store, StoreError, Txn, TxnOutcome, WatchEvent, WatchFrom,
+};
+use tokio::task::JoinSet;
+
+/// Where the child of `acknowledged_writes_survive_a_kill` keeps its store.
+const CHILD_DIR: &str = "KILONOVA_TEST_STORE_DIR";
+
+fn open(dir: &std::path::Path) -> EmbeddedStore {
+    EmbeddedStore::open(dir, EmbeddedOptions::default()).expect("the store opens")
+}
+
+async fn commit(store: &dyn Store, txn: Txn) -> Revision {
+    store.txn(txn).await.expect("the store answers").committed().expect("no compare failed")
+}
+
+#[tokio::test]
+async fn reopening_keeps_data_and_drops_leased_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let lease = store.grant_lease(Duration::from_secs(3600)).await.unwrap();
+    let kept = commit(&store, Txn::new().put("a", "1")).await;
+    let last = commit(&store, Txn::new().put_leased("b", "1", lease)).await;
+    drop(store);
+
+    let store = open(dir.path());
+    let (item, revision) = store.get("a").await.unwrap();
+    let item = item.unwrap();
+    assert_eq!((item.create_revision, item.mod_revision, item.value.as_ref()), (kept, kept, b"1".as_slice()));
+    assert_eq!(store.get("b").await.unwrap().0, None);
+    assert!(revision > last, "the deletion is a change");
+    assert_eq!(store.keep_alive(lease).await, Err(StoreError::LeaseGone));
+    assert!(commit(&store, Txn::new().put("c", "1")).await > revision);
+    drop(store);
+
+    let store = open(dir.path());
+    let mut watch = store.watch("", WatchFrom::After(kept));
+    let first = watch.next().await.unwrap();
+    assert!(matches!(first, WatchEvent::Snapshot { items, .. } if items.len() == 2), "history is not kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_write_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(dir.path()));
+    let mut writers = JoinSet::new();
+    for writer in 0..200 {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            let mut acknowledged = Vec::new();
+            for n in 0..10 {
+                // Every third is in conflict with one that shares its group, and must not spoil it.
+                let key = if n % 3 == 0 { format!("shared/{n}") } else { format!("own/{writer}/{n}") };
+                let txn = Txn::new().when_absent(&key).put(&key, format!("{writer}"));
+                if let TxnOutcome::Committed { revision } = store.txn(txn).await.unwrap() {
+                    acknowledged.push((key, revision, writer.to_string()));
+                }
+            }
+            acknowledged
+        });
+    }
+    let acknowledged: Vec<_> = writers.join_all().await.into_iter().flatten().collect();
+    assert_eq!(acknowledged.len(), 200 * 6 + 4);
+    drop(Arc::into_inner(store));
+
+    let store = open(dir.path());
+    for (key, revision, value) in acknowledged {
+        let item = store.get(&key).await.unwrap().0.unwrap_or_else(|| panic!("{key} is lost"));
+        assert_eq!((item.mod_revision, item.value.as_ref()), (revision, value.as_bytes()), "{key}");
+    }
+}
+
+/// Runs only as the child of the test below: writes and says so, until it is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_that_writes_until_it_is_killed() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let store: SharedStore = Arc::new(open(dir.as_ref()));
+    let mut writers = JoinSet::new();
+    for writer in 0..32 {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            for n in 0.. {
+                let key = format!("k/{writer}/{n}");
+                let revision = commit(&*store, Txn::new().put(&key, "1")).await;
+                println!("\nacknowledged {key} {revision}");
+            }
+        });
+    }
+    writers.join_all().await;
+}
+
+#[tokio::test]
+async fn acknowledged_writes_survive_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_writes_until_it_is_killed", "--nocapture"])
+        .env(CHILD_DIR, dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut acknowledged = Vec::new();
+    let mut note = |line: String| {
+        if let Some((key, revision)) = line.strip_prefix("acknowledged ").and_then(|it| it.split_once(' ')) {
+            acknowledged.push((key.to_owned(), Revision(revision.parse().unwrap())));
+        }
+        acknowledged.len()
+    };
+    while note(lines.next().expect("the child goes on").unwrap()) < 2000 {}
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let whole = |line: &String| line.split(' ').count() == 3;
+    let rest: Vec<_> = lines.map_while(Result::ok).filter(whole).collect();
+    // The last line may have been cut.
+    rest.into_iter().rev().skip(1).for_each(|line| {
+        note(line);
+    });
+
+    let store = open(dir.path());
+    for (key, revision) in acknowledged {
+        let (item, now) = store.get(&key).await.unwrap();
+        assert_eq!(item.unwrap_or_else(|| panic!("{key} is lost")).mod_revision, revision, "{key}");
+        assert!(now >= revision);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_is_open_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let error = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap_err();
+    assert_eq!(error, StoreError::InUse { dir: dir.path().to_owned() });
+    assert_eq!(
+        error.to_string(),
+        format!("the store in {} is in use by another process", dir.path().display())
+    );
+    commit(&store, Txn::new().put("a", "1")).await;
+    drop(store);
+    open(dir.path());
+}
+
+#[tokio::test]
+async fn a_watch_that_falls_behind_starts_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = EmbeddedOptions { history: 8, ..EmbeddedOptions::default() };
+    let store = EmbeddedStore::open(dir.path(), options).unwrap();
+    let mut watch = store.watch("k/", WatchFrom::Snapshot);
+    assert!(matches!(watch.next().await.unwrap(), WatchEvent::Snapshot { .. }));
+    let early = commit(&store, Txn::new().put("k/0", "0")).await;
+    assert!(matches!(watch.next().await.unwrap(), WatchEvent::Put(_)));
+    for n in 0..20 {
+        commit(&store, Txn::new().put(format!("k/{n}"), "1")).await;
+    }
+    for mut behind in [watch, store.watch("k/", WatchFrom::After(early))] {
+        match behind.next().await.unwrap() {
+            WatchEvent::Snapshot { items, .. } => {
+                assert_eq!(items, store.list("k/", None, 100).await.unwrap().items)
+            }
+            other => panic!("expected a snapshot, got {other:?}"),
+        }
+        let next = commit(&store, Txn::new().put("k/new", "1")).await;
+        assert_eq!(behind.next().await.unwrap().revision(), next);
+    }
+}
+
+#[tokio::test]
+async fn closing_the_store_ends_its_watches() {
+    let store = EmbeddedStore::open_temporary().unwrap();
+    let mut watch = store.watch("k/", WatchFrom::Snapshot);
+    assert!(matches!(watch.next().await.unwrap(), WatchEvent::Snapshot { .. }));
+    drop(store);
+    assert_eq!(watch.next().await, None);
+    assert!(!watch.health().borrow().connected);
+}
