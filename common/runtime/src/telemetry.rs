@@ -1,7 +1,8 @@
 //! Logs and metrics. Both are the process's own, whatever services run in it.
 
-use std::io;
-use std::sync::OnceLock;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, OnceLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
@@ -62,10 +63,23 @@ pub struct Log {
 impl Log {
     /// Starts logging to standard error, for the whole process.
     pub fn start(config: &LogConfig) -> Result<Self, LogError> {
+        Self::start_to(config, io::stderr, io::stderr().is_terminal())
+    }
+
+    /// Starts logging to a file, for the whole process.
+    pub fn start_in_file(config: &LogConfig, file: File) -> Result<Self, LogError> {
+        Self::start_to(config, Arc::new(file), false)
+    }
+
+    fn start_to(
+        config: &LogConfig,
+        writer: impl for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
+        colours: bool,
+    ) -> Result<Self, LogError> {
         let (filter, level) = reload::Layer::new(parse_level(&config.level)?);
         let lines = match config.format {
-            LogFormat::Text => fmt::layer().with_writer(io::stderr).boxed(),
-            LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
+            LogFormat::Text => fmt::layer().with_ansi(colours).with_writer(writer).boxed(),
+            LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(writer).boxed(),
         };
         let subscriber = tracing_subscriber::registry().with(filter).with(lines);
         subscriber.try_init().map_err(|_| LogError::AlreadySet)?;

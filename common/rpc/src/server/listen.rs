@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::call::{Core, Ends};
 use super::health::Health;
@@ -67,22 +68,36 @@ pub enum Stopped {
 /// How long connections may take to close once nothing runs on them.
 const LINGER: Duration = Duration::from_millis(250);
 
+/// What a server is doing; outlives it.
+#[derive(Clone, Debug)]
+pub struct Load {
+    calls: TaskTracker,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Load {
+    /// Calls in progress, streams among them.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Open connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
 /// A server that serves. Dropping it cuts everything at once.
 #[derive(Debug)]
 pub struct Server {
-    core: Arc<Core>,
+    load: Load,
     address: SocketAddr,
     health: Health,
     streams_end: CancellationToken,
     stop: CancellationToken,
-    connections: Arc<AtomicUsize>,
     accepting: JoinSet<()>,
-}
-
-impl std::fmt::Debug for Core {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core").field("identity", &self.identity).field("calls", &self.calls.len()).finish()
-    }
 }
 
 impl Server {
@@ -95,16 +110,12 @@ impl Server {
         streams_end: CancellationToken,
     ) -> Self {
         let stop = CancellationToken::new();
-        let connections = Arc::new(AtomicUsize::new(0));
+        let load = Load { calls: core.calls.clone(), connections: Arc::default() };
         let mut accepting = JoinSet::new();
-        let acceptor = Acceptor {
-            core: core.clone(),
-            limits: Arc::new(limits),
-            stop: stop.clone(),
-            open: connections.clone(),
-        };
+        let acceptor =
+            Acceptor { core, limits: Arc::new(limits), stop: stop.clone(), open: load.connections.clone() };
         accepting.spawn(acceptor.run(listener));
-        Self { core, address, health, streams_end, stop, connections, accepting }
+        Self { load, address, health, streams_end, stop, accepting }
     }
 
     /// Where it listens.
@@ -125,16 +136,10 @@ impl Server {
         &self.streams_end
     }
 
-    /// Calls in progress, streams among them.
+    /// What it is doing.
     #[must_use]
-    pub fn calls(&self) -> usize {
-        self.core.calls.len()
-    }
-
-    /// Open connections.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+    pub fn load(&self) -> Load {
+        self.load.clone()
     }
 
     /// Stops: says NOT_SERVING, ends streams, takes no new connections, lets calls end, cuts what has not ended by
@@ -143,9 +148,9 @@ impl Server {
         self.health.set_serving(false);
         self.streams_end.cancel();
         self.stop.cancel();
-        self.core.calls.close();
-        let drained = timeout(bound, self.core.calls.wait()).await.is_ok();
-        let stopped = if drained { Stopped::Drained } else { Stopped::Cut { calls: self.calls() } };
+        self.load.calls.close();
+        let drained = timeout(bound, self.load.calls.wait()).await.is_ok();
+        let stopped = if drained { Stopped::Drained } else { Stopped::Cut { calls: self.load.calls() } };
         if drained {
             // Nothing runs; what is left to do is to flush the last answers. Idle peers need not be waited for.
             let _ = timeout(LINGER, self.accepting.join_next()).await;

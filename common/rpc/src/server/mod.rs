@@ -30,4 +30,4 @@ mod reflection;
 pub use builder::{BuildError, Identity, Served, ServerBuilder};
 pub use deadline::Deadline;
 pub use health::Health;
-pub use listen::{Limits, Server, Stopped};
+pub use listen::{Limits, Load, Server, Stopped};

@@ -10,13 +10,14 @@ use super::error::{ConfigError, Origin};
 /// What every configuration variable's name starts with.
 pub const ENV_PREFIX: &str = "KILONOVA_";
 
-/// The sources of one configuration, weakest first: file, variables, flags.
+/// The sources of one configuration, weakest first: file, variables, flags, settings.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     file: Option<PathBuf>,
     variables: Vec<(String, String)>,
     reserved: Vec<String>,
     flags: Dict,
+    settings: Vec<(String, String)>,
 }
 
 impl Sources {
@@ -60,6 +61,12 @@ impl Sources {
         self
     }
 
+    /// Lays single settings from the command line over everything else: keys with dots, values as in a variable.
+    pub fn settings(mut self, settings: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.settings.extend(settings);
+        self
+    }
+
     pub(super) fn into_layers(self) -> Result<Vec<Layer>, ConfigError> {
         let mut layers = Vec::new();
         if let Some(path) = self.file {
@@ -67,10 +74,14 @@ impl Sources {
         }
         for (name, value) in self.variables {
             if !self.reserved.contains(&name) {
-                layers.push(Layer::variable(name, value));
+                let path = name[ENV_PREFIX.len()..].to_lowercase();
+                layers.push(Layer::text(Origin::Variable(name), path.split("__"), value));
             }
         }
         layers.push(Layer { origin: Origin::Flag, values: self.flags, text: None });
+        for (key, value) in self.settings {
+            layers.push(Layer::text(Origin::Flag, key.split('.'), value));
+        }
         Ok(layers)
     }
 }
@@ -80,20 +91,19 @@ impl Sources {
 pub(super) struct Layer {
     pub origin: Origin,
     pub values: Dict,
-    /// The text of a variable whose type was guessed from how it looks.
+    /// The text of one value whose type was guessed from how it looks.
     text: Option<(Vec<String>, String)>,
 }
 
 impl Layer {
-    fn variable(name: String, text: String) -> Self {
-        let path: Vec<String> =
-            name[ENV_PREFIX.len()..].to_lowercase().split("__").map(str::to_owned).collect();
+    fn text<'a>(origin: Origin, path: impl Iterator<Item = &'a str>, text: String) -> Self {
+        let path: Vec<String> = path.map(str::to_owned).collect();
         let guess: Value = text.parse().unwrap_or_else(|never| match never {});
         let values = nest(&path, guess);
-        Self { origin: Origin::Variable(name), values, text: Some((path, text)) }
+        Self { origin, values, text: Some((path, text)) }
     }
 
-    /// Takes a variable as the text it is instead of the number or table it looks like; false if it was already.
+    /// Takes a value as the text it is instead of the number or table it looks like; false if it was already.
     pub fn reread_as_text(&mut self) -> bool {
         let Some((path, text)) = self.text.take() else { return false };
         self.values = nest(&path, Value::from(text));

@@ -97,6 +97,22 @@ fn a_variable_that_looks_like_a_number_can_be_a_name() {
 }
 
 #[test]
+fn settings_win_over_all_and_are_read_like_variables() {
+    let settings = [("server.listen", "set:1"), ("name", "007"), ("weights.cpu", "2")];
+    let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let sources = Sources::new().env(env(&[("KILONOVA_NAME", "env")])).settings(settings);
+    let config: Config = load(sources).unwrap();
+    assert_eq!((config.server.listen.as_str(), config.name.as_str()), ("set:1", "007"));
+    assert_eq!(config.weights["cpu"], 2.0);
+
+    let sources = Sources::new().settings([("server.listn".to_owned(), "x".to_owned())]);
+    assert_eq!(
+        refusal(sources),
+        "unknown key `server.listn` in the command line; the nearest known key is `server.listen`"
+    );
+}
+
+#[test]
 fn unknown_keys_name_their_source_and_the_nearest_key() {
     let (kept, sources) = file("[server]\nlistn = \"x\"");
     let path = kept.path().display().to_string();

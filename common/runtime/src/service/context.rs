@@ -1,0 +1,241 @@
+//! What a registered service is built from, and its second step: serving.
+
+use std::time::{Duration, SystemTime};
+
+use kilonova_model::{CellName, Epoch, HostName, ServiceKind, ZoneName};
+use kilonova_proto::base::v1::base_service_server::BaseServiceServer;
+use kilonova_rpc::peers::Peers;
+use kilonova_rpc::registry::{Registration, Registry};
+use kilonova_rpc::server::{Health, Identity, Served, Server, ServerBuilder};
+use kilonova_store::SharedStore;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::launch::{LaunchOptions, StartError};
+use super::running::Running;
+use crate::base::{self, Base};
+use crate::diagnostics::Diagnostics;
+use crate::http::SidePort;
+use crate::readiness::Readiness;
+use crate::signals;
+use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
+
+/// A registered service that does not serve yet. Clone out of it what the service's parts need.
+pub struct Context {
+    /// Which service.
+    pub service: ServiceKind,
+    /// Which member of it.
+    pub host: HostName,
+    /// The cell it belongs to.
+    pub cell: CellName,
+    /// Its availability zone.
+    pub zone: ZoneName,
+    /// Where others reach it.
+    pub addr: String,
+    /// The cell's store.
+    pub store: SharedStore,
+    /// The cell's members.
+    pub registry: Registry,
+    /// Channels to them.
+    pub peers: Peers,
+    /// The service's tasks. They outlive the drain: calls in progress may need them.
+    pub tasks: Tasks,
+    /// The tasks' token.
+    pub shutdown: CancellationToken,
+    /// The conditions under which the service takes work. Add the service's own before [`Context::serve`].
+    pub readiness: Readiness,
+    /// What the service tells about itself; add sections of its own.
+    pub diagnostics: Diagnostics,
+    /// Cancelled when streams are to end, before calls drain.
+    pub streams_end: CancellationToken,
+    /// For what the service cannot go on after.
+    pub fatal: Fatal,
+    pub(super) started: Instant,
+    pub(super) started_at: SystemTime,
+    pub(super) metrics: Metrics,
+    pub(super) registration: Registration,
+    pub(super) listener: TcpListener,
+    pub(super) http: Option<TcpListener>,
+    pub(super) options: LaunchOptions,
+}
+
+/// Tells whoever runs the service that it cannot go on. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Fatal {
+    reason: watch::Sender<Option<String>>,
+}
+
+impl Default for Fatal {
+    fn default() -> Self {
+        Self { reason: watch::Sender::new(None) }
+    }
+}
+
+impl Fatal {
+    /// Asks for the end of the service. The first reason is kept.
+    pub fn report(&self, reason: impl Into<String>) {
+        self.reason.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                *known = Some(reason.into());
+            }
+            first
+        });
+    }
+
+    /// Waits for a reason.
+    pub async fn reported(&self) -> String {
+        let mut changes = self.reason.subscribe();
+        match changes.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender is `self`, which outlives the wait.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// How often samples are folded into histograms.
+const FOLD_EVERY: Duration = Duration::from_secs(5);
+
+impl Context {
+    /// The incarnation now. It changes if the registry's lease was lost and taken again.
+    pub fn epoch(&self) -> Epoch {
+        self.registration.epoch()
+    }
+
+    /// The incarnation, as it changes.
+    pub fn epochs(&self) -> watch::Receiver<Epoch> {
+        self.registration.epochs()
+    }
+
+    /// Who serves, for [`ServerBuilder::new`].
+    pub fn identity(&self) -> Identity {
+        Identity { service: self.service, host: self.host.clone() }
+    }
+
+    /// A server to add the service's own gRPC services to.
+    pub fn server(&self) -> ServerBuilder {
+        ServerBuilder::new(self.identity()).end_streams_with(self.streams_end.clone())
+    }
+
+    /// Serves: the services in `server`, `BaseService`, health, reflection, and the side port.
+    pub async fn serve(self, server: ServerBuilder) -> Result<Running, StartError> {
+        let base = BaseServiceServer::new(self.base());
+        let server = server
+            .end_streams_with(self.streams_end.clone())
+            .reflection(self.options.reflection)
+            .add(base, Served::all(base::SERVICE));
+        let server = match server.serve(self.listener) {
+            Ok(server) => server,
+            Err(error) => {
+                // Nobody is to wait for a lease to find out that this member never came.
+                let _ = self.registration.deregister().await;
+                return Err(error.into());
+            }
+        };
+        let side_port = SidePort {
+            readiness: self.readiness.clone(),
+            diagnostics: self.diagnostics.clone(),
+            metrics: self.metrics,
+        };
+        let http_addr = self.http.map(|listener| side_port.serve(listener, &self.tasks)).transpose()?;
+
+        describe(&self.diagnostics, &self.tasks, &self.readiness, &self.peers, &self.registration, &server);
+        keep_house(&self.tasks, self.metrics);
+        let reports = self.diagnostics.clone();
+        signals::on_user2(&self.tasks, move || reports.log())?;
+        self.tasks.spawn("health", follow(self.readiness.clone(), server.health().clone()));
+        self.readiness.ok("server");
+        tracing::info!(
+            service = %self.service, host = %self.host, cell = %self.cell, addr = %server.address(),
+            epoch = %self.registration.epoch(), "serving"
+        );
+        Ok(Running {
+            service: self.service,
+            host: self.host,
+            grpc_addr: server.address(),
+            http_addr,
+            _tasks_end: self.shutdown.drop_guard(),
+            tasks: self.tasks,
+            readiness: self.readiness,
+            diagnostics: self.diagnostics,
+            fatal: self.fatal,
+            registration: self.registration,
+            peers: self.peers,
+            server,
+            options: self.options,
+        })
+    }
+
+    fn base(&self) -> Base {
+        Base {
+            service: self.service,
+            host: self.host.clone(),
+            cell: self.cell.clone(),
+            minor: self.options.minor,
+            epoch: self.registration.epochs(),
+            started: self.started,
+            started_at: self.started_at,
+            readiness: self.readiness.clone(),
+            diagnostics: self.diagnostics.clone(),
+        }
+    }
+}
+
+async fn follow(readiness: Readiness, health: Health) {
+    let mut changes = readiness.subscribe();
+    loop {
+        let conditions = changes.borrow_and_update().clone();
+        let ready = conditions.ready();
+        if ready != health.is_serving() {
+            tracing::info!(ready, waiting_for = conditions.summary(), "readiness changed");
+        }
+        health.set_serving(ready);
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn keep_house(tasks: &Tasks, metrics: Metrics) {
+    tasks.spawn("metrics folding", async move {
+        let mut ticks = tokio::time::interval(FOLD_EVERY);
+        loop {
+            ticks.tick().await;
+            metrics.fold();
+        }
+    });
+}
+
+fn describe(
+    diagnostics: &Diagnostics,
+    tasks: &Tasks,
+    readiness: &Readiness,
+    peers: &Peers,
+    registration: &Registration,
+    server: &Server,
+) {
+    let listed = tasks.clone();
+    diagnostics.add("tasks", move || json!({ "running": listed.list(), "panics": listed.panics() }));
+    let readiness = readiness.clone();
+    diagnostics.add("readiness", move || json!(readiness.current()));
+    let epoch = registration.epochs();
+    diagnostics.add("registration", move || json!({ "epoch": epoch.borrow().0 }));
+    let load = server.load();
+    diagnostics.add("server", move || json!({ "calls": load.calls(), "connections": load.connections() }));
+    let peers = peers.clone();
+    diagnostics.add("peers", move || {
+        let states = peers.states().into_iter().map(|peer| {
+            json!({
+                "service": peer.service.as_str(), "host": peer.host.as_str(), "addr": peer.addr,
+                "directed": peer.directed, "ready": peer.ready, "detail": peer.detail,
+                "in_flight": peer.in_flight,
+            })
+        });
+        states.collect()
+    });
+}
