@@ -13,3 +13,4 @@ pub mod registry;
 pub mod retry;
 pub mod server;
 pub mod status;
+pub mod subscribe;

@@ -1,0 +1,147 @@
+//! The task of one endpoint: connect, watch its health, connect again.
+//!
+//! ```text
+//!             ┌──────────── backoff over, or a new incarnation ───────────┐
+//!             ▼                                                           │
+//!       Connecting ──connected, health answered──► Ready ⇄ NotServing ──► Failed
+//!             └──────────────── failed ──────────────────────────────────►┘
+//! ```
+//!
+//! The task ends when it is aborted by whoever owns its `JoinSet`.
+
+use std::sync::Arc;
+
+use kilonova_model::ServiceKind;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::connection::{Connection, Dialer};
+use super::health::HealthWatch;
+use crate::backoff::{Backoff, BackoffPolicy};
+use crate::registry::Member;
+
+/// Where an endpoint stands.
+#[derive(Clone)]
+pub(crate) enum Phase {
+    /// The first attempt for this incarnation is under way.
+    Connecting,
+    /// Connected and serving.
+    Ready(Arc<Connection>),
+    /// Connected, and says that it does not serve.
+    NotServing,
+    /// The last attempt failed, or the connection ended; another attempt will follow.
+    Failed(String),
+}
+
+/// Where an endpoint stands, and as which member.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) member: Arc<Member>,
+    pub(crate) phase: Phase,
+}
+
+impl State {
+    /// The connection that calls may use.
+    pub(crate) fn ready(&self) -> Option<&Arc<Connection>> {
+        match &self.phase {
+            Phase::Ready(connection) if connection.is_open() => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// Why there is none, for people.
+    pub(crate) fn why_not_ready(&self) -> String {
+        match &self.phase {
+            Phase::Connecting => "connecting".to_owned(),
+            Phase::Ready(connection) if connection.is_open() => "ready".to_owned(),
+            Phase::Ready(_) => "connection lost".to_owned(),
+            Phase::NotServing => "not serving".to_owned(),
+            Phase::Failed(why) => why.clone(),
+        }
+    }
+}
+
+/// What an endpoint's task works with.
+pub(crate) struct Endpoint {
+    pub(crate) service: ServiceKind,
+    pub(crate) dialer: Arc<Dialer>,
+    pub(crate) backoff: BackoffPolicy,
+    /// The registry's record; changes when it does.
+    pub(crate) member: watch::Receiver<Arc<Member>>,
+    pub(crate) state: watch::Sender<State>,
+    /// Called after every change of the state.
+    pub(crate) on_change: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Endpoint {
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new(self.backoff);
+        loop {
+            let member = self.member.borrow_and_update().clone();
+            if backoff.failures() == 0 {
+                self.publish(&member, Phase::Connecting);
+            }
+            let began = Instant::now();
+            let (why, was_up) = self.session(&member).await;
+            tracing::debug!(service = %self.service, host = %member.host, addr = member.addr, why, "endpoint lost");
+            self.publish(&member, Phase::Failed(why));
+            if was_up {
+                backoff.reset();
+                if began.elapsed() >= self.dialer.options().connect_timeout {
+                    // A connection that held for a while is worth an attempt at once; the failure still counts.
+                    let _ = backoff.next_delay();
+                    continue;
+                }
+            }
+            tokio::select! {
+                () = sleep(backoff.next_delay()) => {}
+                changed = self.member.changed() => match changed {
+                    Ok(()) => backoff.reset(),
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    /// One connection from its making to its end: why it ended, and whether it was ever ready.
+    async fn session(&mut self, member: &Arc<Member>) -> (String, bool) {
+        let connection = match self.dialer.dial(self.service, member).await {
+            Ok(connection) => connection,
+            Err(why) => return (why, false),
+        };
+        let limit = self.dialer.options().connect_timeout;
+        let (mut health, mut serving) = match timeout(limit, HealthWatch::open(&connection)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(why)) => return (why, false),
+            Err(_) => return (format!("no answer to the health check within {limit:?}"), false),
+        };
+        let mut was_up = false;
+        loop {
+            was_up |= serving;
+            let phase = if serving { Phase::Ready(connection.clone()) } else { Phase::NotServing };
+            let current = self.member.borrow().clone();
+            self.publish(&current, phase);
+            tokio::select! {
+                () = connection.closed() => return ("connection lost".to_owned(), was_up),
+                answer = health.next() => match answer {
+                    Ok(answer) => serving = answer,
+                    Err(why) => return (why, was_up),
+                },
+                changed = self.member.changed() => {
+                    let moved = {
+                        let now = self.member.borrow_and_update();
+                        now.addr != member.addr || now.authority != member.authority
+                    };
+                    if changed.is_err() || moved {
+                        return ("moved to another address".to_owned(), was_up);
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish(&self, member: &Arc<Member>, phase: Phase) {
+        self.state.send_replace(State { member: member.clone(), phase });
+        (self.on_change)();
+    }
+}

@@ -1,0 +1,82 @@
+//! The health of one member, watched by `grpc.health.v1.Health/Watch` for the empty service name.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tonic::body::Body;
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use super::body::ReplyBody;
+use super::connection::{Connection, SendError};
+
+/// What a member says of itself, followed.
+pub(crate) enum HealthWatch {
+    Stream(Box<Streaming<HealthCheckResponse>>),
+    /// The member has no health service: it serves as long as it is connected.
+    Unimplemented,
+}
+
+impl HealthWatch {
+    /// Asks, and waits for the first answer.
+    pub(crate) async fn open(connection: &Arc<Connection>) -> Result<(Self, bool), String> {
+        let mut client = HealthClient::new(Bare(connection.clone()));
+        let mut stream = match client.watch(HealthCheckRequest { service: String::new() }).await {
+            Ok(response) => response.into_inner(),
+            Err(status) if status.code() == Code::Unimplemented => return Ok((Self::Unimplemented, true)),
+            Err(status) => return Err(format!("health check failed: {}", status.message())),
+        };
+        match stream.message().await {
+            Ok(Some(answer)) => Ok((Self::Stream(Box::new(stream)), is_serving(&answer))),
+            Ok(None) => Err("health check ended without an answer".to_owned()),
+            Err(status) if status.code() == Code::Unimplemented => Ok((Self::Unimplemented, true)),
+            Err(status) => Err(format!("health check failed: {}", status.message())),
+        }
+    }
+
+    /// Waits for the next answer.
+    pub(crate) async fn next(&mut self) -> Result<bool, String> {
+        match self {
+            Self::Stream(stream) => match stream.message().await {
+                Ok(Some(answer)) => Ok(is_serving(&answer)),
+                Ok(None) => Err("health watch ended".to_owned()),
+                Err(status) => Err(format!("health watch ended: {}", status.message())),
+            },
+            Self::Unimplemented => std::future::pending().await,
+        }
+    }
+}
+
+fn is_serving(answer: &HealthCheckResponse) -> bool {
+    answer.status == i32::from(ServingStatus::Serving)
+}
+
+/// Sends on one connection, whatever its health.
+#[derive(Clone)]
+struct Bare(Arc<Connection>);
+
+impl tower::Service<Request<Body>> for Bare {
+    type Response = Response<ReplyBody>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let connection = self.0.clone();
+        Box::pin(async move {
+            match connection.send(request).await {
+                Ok(response) => Ok(ReplyBody::bare(response, connection)),
+                Err(SendError::NotSent(_, text) | SendError::NotProcessed(text) | SendError::Lost(text)) => {
+                    Err(Status::unavailable(text))
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! The members of one service as one callee: who is ready, who is picked, and why nobody is.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use kilonova_model::{Error, HostName, Reason, ServiceKind};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+
+use super::connection::{Connection, Dialer};
+use super::endpoint::{Endpoint, Phase, State};
+use super::{PeerState, PeersOptions, pick};
+use crate::registry::{Member, MemberSet, Members};
+use crate::status::never_sent;
+
+/// How many members a message names before it stops.
+const NAMED_IN_MESSAGES: usize = 5;
+
+/// The members of one service.
+pub(crate) struct Pool {
+    service: ServiceKind,
+    options: PeersOptions,
+    dialer: Arc<Dialer>,
+    members: Members,
+    slots: Mutex<Slots>,
+    ready: RwLock<Arc<[Arc<Connection>]>>,
+    /// Counts changes of the ready set, for those who wait.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_host: BTreeMap<HostName, Slot>,
+    tasks: JoinSet<()>,
+}
+
+struct Slot {
+    member: watch::Sender<Arc<Member>>,
+    state: watch::Receiver<State>,
+    /// No longer in the registry. It is used as long as it serves: who leaves says so by its health, and a
+    /// registry that lost its leases must not take anybody down.
+    absent: bool,
+    task: AbortHandle,
+}
+
+impl Slot {
+    fn usable(&self) -> Option<Arc<Connection>> {
+        let draining = self.member.borrow().draining;
+        if draining { None } else { self.state.borrow().ready().cloned() }
+    }
+
+    fn why_not_ready(&self) -> String {
+        if self.member.borrow().draining {
+            "draining".to_owned()
+        } else {
+            self.state.borrow().why_not_ready()
+        }
+    }
+}
+
+impl Pool {
+    /// A pool, and the work that keeps it current.
+    pub(crate) fn new(
+        members: Members,
+        dialer: Arc<Dialer>,
+        options: PeersOptions,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let mut sets = members.subscribe();
+        let pool = Arc::new(Self {
+            service: members.service(),
+            options,
+            dialer,
+            members,
+            slots: Mutex::default(),
+            ready: RwLock::new(Arc::new([])),
+            changes: watch::Sender::new(0),
+        });
+        let weak = Arc::downgrade(&pool);
+        let work = async move {
+            loop {
+                let set = sets.borrow_and_update().clone();
+                match weak.upgrade() {
+                    Some(pool) => pool.reconcile(&set),
+                    None => return,
+                }
+                if sets.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        (pool, work)
+    }
+
+    /// Makes the endpoints those of the registry.
+    fn reconcile(self: &Arc<Self>, set: &MemberSet) {
+        let mut slots = self.slots.lock();
+        while slots.tasks.try_join_next().is_some() {}
+        for (host, member) in &set.members {
+            if let Some(slot) = slots.by_host.get_mut(host) {
+                slot.absent = false;
+                slot.member.send_if_modified(|known| {
+                    let changed = known != member;
+                    *known = member.clone();
+                    changed
+                });
+            } else {
+                let slot = self.start(&mut slots.tasks, member.clone());
+                slots.by_host.insert(host.clone(), slot);
+            }
+        }
+        for (host, slot) in &mut slots.by_host {
+            slot.absent = !set.members.contains_key(host);
+        }
+        drop(slots);
+        self.refresh();
+    }
+
+    fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>, member: Arc<Member>) -> Slot {
+        let (member_sender, member_receiver) = watch::channel(member.clone());
+        let (state_sender, state) = watch::channel(State { member, phase: Phase::Connecting });
+        let pool: Weak<Self> = Arc::downgrade(self);
+        let endpoint = Endpoint {
+            service: self.service,
+            dialer: self.dialer.clone(),
+            backoff: self.options.backoff,
+            member: member_receiver,
+            state: state_sender,
+            on_change: Box::new(move || {
+                if let Some(pool) = pool.upgrade() {
+                    pool.refresh();
+                }
+            }),
+        };
+        Slot { member: member_sender, state, absent: false, task: tasks.spawn(endpoint.run()) }
+    }
+
+    /// Takes stock of who is ready; lets go of those who left and do not serve.
+    fn refresh(&self) {
+        let mut slots = self.slots.lock();
+        slots.by_host.retain(|_, slot| {
+            let keep = !slot.absent || slot.usable().is_some();
+            if !keep {
+                slot.task.abort();
+            }
+            keep
+        });
+        let ready: Arc<[_]> = slots.by_host.values().filter_map(Slot::usable).collect();
+        metrics::gauge!("rpc_peers_ready", "service" => self.service.as_str()).set(ready.len() as f64);
+        *self.ready.write() = ready;
+        drop(slots);
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// The less loaded of two ready members.
+    fn pick(&self) -> Option<Arc<Connection>> {
+        let ready = self.ready.read().clone();
+        let load = |i: usize| ready[i].is_open().then(|| ready[i].in_flight());
+        pick::choose(ready.len(), rand::random(), rand::random(), load).map(|i| ready[i].clone())
+    }
+
+    /// A member to call. Waits only while nobody can yet say that there is none: until the registry has been
+    /// read and every member was tried once, and not longer than connecting may take.
+    pub(crate) async fn acquire(&self) -> Result<Arc<Connection>, Status> {
+        match self.pick() {
+            Some(connection) => Ok(connection),
+            None => {
+                let patience = Instant::now() + self.options.connect_timeout;
+                self.wait(patience, || self.is_settled()).await
+            }
+        }
+    }
+
+    /// Waits for a ready member until the deadline.
+    pub(crate) async fn wait_ready(&self, deadline: Instant) -> Result<(), Status> {
+        self.wait(deadline, || false).await.map(drop)
+    }
+
+    async fn wait(&self, until: Instant, give_up: impl Fn() -> bool) -> Result<Arc<Connection>, Status> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if let Some(connection) = self.pick() {
+                return Ok(connection);
+            }
+            if give_up() || timeout_at(until, changes.changed()).await.is_err() {
+                return Err(self.no_endpoint());
+            }
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        let trying = |slot: &Slot| matches!(slot.state.borrow().phase, Phase::Connecting);
+        let set = self.members.current();
+        let slots = self.slots.lock();
+        set.is_known()
+            && set.members.keys().all(|host| slots.by_host.contains_key(host))
+            && !slots.by_host.values().any(trying)
+    }
+
+    fn no_endpoint(&self) -> Status {
+        let service = self.service;
+        let known = self.members.current().is_known();
+        let slots = self.slots.lock();
+        let total = slots.by_host.len();
+        let mut message = format!("no ready {service}; {total} known");
+        if !known {
+            message.push_str(" (the registry has not been read yet)");
+        }
+        for (i, (host, slot)) in slots.by_host.iter().take(NAMED_IN_MESSAGES).enumerate() {
+            message.push_str(if i == 0 { ": " } else { "; " });
+            message.push_str(&format!("{host} ({}) {}", slot.member.borrow().addr, slot.why_not_ready()));
+        }
+        if total > NAMED_IN_MESSAGES {
+            message.push_str(&format!("; and {} more", total - NAMED_IN_MESSAGES));
+        }
+        never_sent(&Error::new(Reason::NoEndpoint, message).with("service", service).with("known", total))
+    }
+
+    /// Every member and where it stands.
+    pub(crate) fn states(&self) -> Vec<PeerState> {
+        let slots = self.slots.lock();
+        let state = |(host, slot): (&HostName, &Slot)| {
+            let usable = slot.usable();
+            PeerState {
+                service: self.service,
+                host: host.clone(),
+                addr: slot.member.borrow().addr.clone(),
+                directed: false,
+                ready: usable.is_some(),
+                detail: if usable.is_some() { "ready".to_owned() } else { slot.why_not_ready() },
+                in_flight: usable.map_or(0, |connection| connection.in_flight()),
+            }
+        };
+        slots.by_host.iter().map(state).collect()
+    }
+}

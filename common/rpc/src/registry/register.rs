@@ -1,0 +1,334 @@
+//! Registering one member and staying registered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kilonova_model::{Epoch, HostName, Revision, ServiceKind};
+use kilonova_store::{Compare, KeyValue, LeaseId, SharedStore, StoreError, Txn, TxnOutcome};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::record::{self, Endpoint, Member};
+use crate::backoff::{Backoff, BackoffPolicy, Jitter};
+
+/// How a member stays registered.
+#[derive(Debug, Clone)]
+pub struct RegistryOptions {
+    /// How long the record outlives a member that stopped renewing it.
+    pub ttl: Duration,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(15) }
+    }
+}
+
+/// A member that could not register.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// Another process registered under the same name and keeps its registration alive.
+    #[error(
+        "{service} {host:?} at {ours} cannot start: {theirs} is registered under that name and alive (epoch {epoch}); \
+         give one of the two another host name"
+    )]
+    Duplicate {
+        /// The service.
+        service: ServiceKind,
+        /// The name both want.
+        host: HostName,
+        /// Where this one listens.
+        ours: String,
+        /// Where the other one listens.
+        theirs: String,
+        /// The other one's incarnation.
+        epoch: Epoch,
+    },
+    /// The store did not take the registration.
+    #[error("cannot register {service} {host:?}: {source}")]
+    Store {
+        /// The service.
+        service: ServiceKind,
+        /// The member.
+        host: HostName,
+        /// What the store said.
+        source: StoreError,
+    },
+}
+
+/// A member's place in the registry. Dropped without [`deregister`](Self::deregister), the record stays until
+/// its lease ends, as after a crash.
+pub struct Registration {
+    shared: Arc<Shared>,
+    epoch: watch::Receiver<Epoch>,
+    tasks: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Registration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registration")
+            .field("key", &self.shared.key)
+            .field("epoch", &self.epoch())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    store: SharedStore,
+    key: String,
+    endpoint: Endpoint,
+    options: RegistryOptions,
+    held: Mutex<Held>,
+}
+
+/// What the last put left in the store.
+struct Held {
+    lease: LeaseId,
+    epoch: Epoch,
+    mod_revision: Revision,
+    draining: bool,
+}
+
+/// What to do about the record found under the own key.
+#[derive(Debug, PartialEq, Eq)]
+enum Claim {
+    /// Put, under this condition.
+    Put(Compare),
+    /// Somebody else's: wait for its lease to end.
+    Taken,
+}
+
+/// Decides. A record with our own address is ours whatever its epoch: we hold the port, so whoever wrote it
+/// is gone. A value that is not a record stands for nobody.
+fn decide(found: Option<&KeyValue>, member: Option<&Member>, key: &str, addr: &str) -> Claim {
+    match (found, member) {
+        (None, _) => Claim::Put(Compare::Absent(key.to_owned())),
+        (Some(_), Some(member)) if member.addr != addr => Claim::Taken,
+        (Some(found), _) => Claim::Put(Compare::ModRevision(key.to_owned(), found.mod_revision)),
+    }
+}
+
+/// How one attempt to put the record ended.
+enum Attempt {
+    Held(Held),
+    Taken(Member),
+    /// Changed between reading and putting.
+    Again,
+}
+
+async fn attempt(
+    store: &SharedStore,
+    key: &str,
+    endpoint: &Endpoint,
+    ttl: Duration,
+    draining: bool,
+) -> Result<Attempt, StoreError> {
+    let (found, revision) = store.get(key).await?;
+    let member = found.as_ref().and_then(|found| record::decode(&endpoint.host, &found.value).ok());
+    let condition = match (decide(found.as_ref(), member.as_ref(), key, &endpoint.addr), member) {
+        (Claim::Put(condition), _) => condition,
+        (Claim::Taken, Some(member)) => return Ok(Attempt::Taken(member)),
+        (Claim::Taken, None) => return Ok(Attempt::Again),
+    };
+    let epoch = Epoch(revision.0);
+    let lease = store.grant_lease(ttl).await?;
+    let value = record::encode(endpoint, epoch, draining);
+    match store.txn(Txn::new().when(condition).put_leased(key, value, lease)).await? {
+        TxnOutcome::Committed { revision } => {
+            Ok(Attempt::Held(Held { lease, epoch, mod_revision: revision, draining }))
+        }
+        TxnOutcome::Conflict { .. } => {
+            // The lease holds nothing; if it cannot be revoked it ends by itself.
+            let _ = store.revoke_lease(lease).await;
+            Ok(Attempt::Again)
+        }
+    }
+}
+
+impl Registration {
+    pub(super) async fn start(
+        store: SharedStore,
+        key: String,
+        endpoint: Endpoint,
+        options: RegistryOptions,
+    ) -> Result<Self, RegisterError> {
+        let held = Self::claim(&store, &key, &endpoint, options.ttl).await?;
+        tracing::info!(key, addr = endpoint.addr, epoch = %held.epoch, "registered");
+        let (sender, epoch) = watch::channel(held.epoch);
+        let shared = Arc::new(Shared { store, key, endpoint, options, held: Mutex::new(held) });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(stay_registered(shared.clone(), sender));
+        Ok(Self { shared, epoch, tasks })
+    }
+
+    /// Puts the first record, waiting up to one TTL (and a little, as leases end a little late) for the lease
+    /// of a dead predecessor to end.
+    async fn claim(
+        store: &SharedStore,
+        key: &str,
+        endpoint: &Endpoint,
+        ttl: Duration,
+    ) -> Result<Held, RegisterError> {
+        let patience = Instant::now() + ttl + ttl / 4;
+        let pause = (ttl / 20).clamp(Duration::from_millis(10), Duration::from_millis(500));
+        let (service, host) = (endpoint.service, endpoint.host.clone());
+        let mut said = false;
+        loop {
+            match attempt(store, key, endpoint, ttl, false).await {
+                Ok(Attempt::Held(held)) => return Ok(held),
+                Ok(Attempt::Again) => {}
+                Ok(Attempt::Taken(other)) => {
+                    if Instant::now() >= patience {
+                        let (ours, theirs, epoch) = (endpoint.addr.clone(), other.addr, other.epoch);
+                        return Err(RegisterError::Duplicate { service, host, ours, theirs, epoch });
+                    }
+                    if !said {
+                        said = true;
+                        tracing::warn!(key, theirs = other.addr, epoch = %other.epoch,
+                            "the name is registered from another address; waiting for that lease to end");
+                    }
+                }
+                Err(source) if source.is_transient() && Instant::now() < patience => {
+                    tracing::warn!(key, error = %source, "registering failed; trying again");
+                }
+                Err(source) => return Err(RegisterError::Store { service, host, source }),
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// The current incarnation. It changes when a lost lease made it necessary to register again.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        *self.epoch.borrow()
+    }
+
+    /// The current incarnation, as it changes.
+    #[must_use]
+    pub fn epochs(&self) -> watch::Receiver<Epoch> {
+        self.epoch.clone()
+    }
+
+    /// Asks callers for no new work. Stays so for the rest of the registration.
+    pub async fn set_draining(&self) -> Result<(), StoreError> {
+        let Shared { store, key, endpoint, .. } = &*self.shared;
+        let mut held = self.shared.held.lock().await;
+        held.draining = true;
+        let value = record::encode(endpoint, held.epoch, true);
+        let unchanged = Compare::ModRevision(key.clone(), held.mod_revision);
+        let put = Txn::new().when(unchanged).put_leased(key, value, held.lease);
+        match store.txn(put).await? {
+            TxnOutcome::Committed { revision } => held.mod_revision = revision,
+            // The lease was lost; the record that is put next says it.
+            TxnOutcome::Conflict { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Leaves the registry. On an error the record goes when its lease ends.
+    pub async fn deregister(mut self) -> Result<(), StoreError> {
+        self.tasks.shutdown().await;
+        let held = self.shared.held.lock().await;
+        match self.shared.store.revoke_lease(held.lease).await {
+            Err(StoreError::LeaseGone) | Ok(()) => {
+                tracing::info!(key = self.shared.key, "deregistered");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Renews the lease for ever; registers again, as a new incarnation, when it is lost.
+async fn stay_registered(shared: Arc<Shared>, epoch: watch::Sender<Epoch>) {
+    let period = shared.options.ttl / 3;
+    let mut failing = false;
+    loop {
+        sleep(period.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
+        let lease = shared.held.lock().await.lease;
+        match tokio::time::timeout(period, shared.store.keep_alive(lease)).await {
+            Ok(Ok(())) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!(key = shared.key, "the lease is renewed again");
+                }
+            }
+            Ok(Err(StoreError::LeaseGone)) => {
+                tracing::warn!(key = shared.key, "the lease is lost; registering again");
+                register_again(&shared, &epoch).await;
+                failing = false;
+            }
+            Ok(Err(_)) | Err(_) if failing => {}
+            Ok(Err(error)) => {
+                failing = true;
+                tracing::warn!(key = shared.key, %error, "cannot renew the lease; serving on and trying on");
+            }
+            Err(_) => {
+                failing = true;
+                tracing::warn!(
+                    key = shared.key,
+                    "no answer when renewing the lease; serving on and trying on"
+                );
+            }
+        }
+    }
+}
+
+async fn register_again(shared: &Shared, epoch: &watch::Sender<Epoch>) {
+    let policy = BackoffPolicy::new(
+        Duration::from_millis(500),
+        Duration::from_secs(10).max(shared.options.ttl),
+        2.0,
+        Jitter::Full,
+    )
+    .expect("a valid policy");
+    let mut backoff = Backoff::new(policy);
+    loop {
+        sleep(backoff.next_delay()).await;
+        let mut held = shared.held.lock().await;
+        let Shared { store, key, endpoint, options, .. } = shared;
+        match attempt(store, key, endpoint, options.ttl, held.draining).await {
+            Ok(Attempt::Held(new)) => {
+                tracing::info!(key, epoch = %new.epoch, "registered again");
+                epoch.send_replace(new.epoch);
+                *held = new;
+                return;
+            }
+            Ok(Attempt::Taken(other)) => {
+                tracing::error!(key, ours = endpoint.addr, theirs = other.addr, epoch = %other.epoch,
+                    "another process took this name while the lease was lost; stop one of the two");
+            }
+            Ok(Attempt::Again) => {}
+            Err(error) => tracing::warn!(key, %error, "registering again failed; trying on"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(value: &str) -> (KeyValue, Option<Member>) {
+        let host = HostName::parse("h").unwrap();
+        let item = KeyValue {
+            key: "k".into(),
+            value: value.to_owned().into(),
+            create_revision: Revision(4),
+            mod_revision: Revision(7),
+            leased: true,
+        };
+        let member = record::decode(&host, &item.value).ok();
+        (item, member)
+    }
+
+    #[test]
+    fn an_absent_or_own_record_is_replaced_and_another_is_not() {
+        assert_eq!(decide(None, None, "k", "a:1"), Claim::Put(Compare::Absent("k".into())));
+        let unchanged = Claim::Put(Compare::ModRevision("k".into(), Revision(7)));
+        let (item, member) = found(r#"{"Addr":"a:1","Metadata":{"epoch":3}}"#);
+        assert_eq!(decide(Some(&item), member.as_ref(), "k", "a:1"), unchanged);
+        assert_eq!(decide(Some(&item), member.as_ref(), "k", "b:1"), Claim::Taken);
+        let (item, member) = found("nonsense");
+        assert_eq!(decide(Some(&item), member.as_ref(), "k", "a:1"), unchanged);
+    }
+}
