@@ -1,0 +1,6 @@
+//! The server as its callers see it, over real connections.
+
+mod calls;
+mod reflection;
+mod setup;
+mod stop;
