@@ -9,6 +9,7 @@
 pub mod api;
 pub mod embedded;
 pub mod error;
+pub mod etcd;
 pub mod keys;
 pub mod testing;
 pub mod txn;
@@ -19,6 +20,7 @@ mod page;
 pub use api::{KeyValue, LeaseId, Page, SharedStore, Store};
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
+pub use etcd::{EtcdOptions, EtcdStore};
 pub use keys::{Key, Keys};
 pub use txn::{Compare, Op, Txn, TxnOutcome};
 pub use watch::{Watch, WatchEvent, WatchFrom, WatchHealth};

@@ -6,6 +6,7 @@ mod cases;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kilonova_store::etcd::{EtcdOptions, EtcdStore};
 use kilonova_store::testing::EtcdProcess;
 use kilonova_store::{EmbeddedStore, SharedStore};
 
@@ -20,6 +21,13 @@ async fn embedded() -> Option<Fixture> {
     Some(Fixture { store: Arc::new(store), _etcd: None })
 }
 
+async fn etcd() -> Option<Fixture> {
+    let etcd = EtcdProcess::start().await.expect("etcd starts")?;
+    let options = EtcdOptions { endpoints: vec![etcd.endpoint()], ..EtcdOptions::default() };
+    let store = EtcdStore::connect(options).await.expect("etcd answers");
+    Some(Fixture { store: Arc::new(store), _etcd: Some(etcd) })
+}
+
 macro_rules! conformance {
     ($($case:ident),* $(,)?) => {
         mod on_embedded {
@@ -27,6 +35,14 @@ macro_rules! conformance {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
                     super::run(super::embedded().await, super::cases::$case).await;
+                }
+            )*
+        }
+        mod on_etcd {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::run(super::etcd().await, super::cases::$case).await;
                 }
             )*
         }
