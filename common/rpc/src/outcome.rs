@@ -68,6 +68,9 @@ pub fn classify(status: Status) -> CallError {
         return CallError::NotExecuted(status);
     }
     match status.code() {
+        Code::ResourceExhausted if reason_of(&status) == Some(Reason::QuotaExceeded) => {
+            CallError::Refused(status)
+        }
         Code::ResourceExhausted => CallError::NotExecuted(status),
         Code::Unavailable if reason_of(&status).is_some() => CallError::NotExecuted(status),
         Code::InvalidArgument
@@ -126,6 +129,12 @@ mod tests {
         assert_eq!(kind(to_status(&Error::new(Reason::NotReady, "x"))), "not");
         assert_eq!(kind(to_status(&Error::new(Reason::NoEndpoint, "x"))), "not");
         assert_eq!(kind(to_status(&Error::new(Reason::ConnectionLost, "x"))), "maybe");
+    }
+
+    #[test]
+    fn a_quota_is_a_refusal_and_overload_is_not() {
+        assert_eq!(kind(to_status(&Error::new(Reason::QuotaExceeded, "x"))), "refused");
+        assert_eq!(kind(to_status(&Error::new(Reason::Overloaded, "x"))), "not");
     }
 
     #[test]

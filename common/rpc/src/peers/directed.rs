@@ -121,7 +121,7 @@ impl Directed {
             let changed = async {
                 tokio::select! {
                     _ = state.changed() => {}
-                    _ = sets.changed() => {}
+                    Ok(()) = sets.changed() => {}
                 }
             };
             if timeout_at(until, changed).await.is_err() {

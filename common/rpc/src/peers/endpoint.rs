@@ -82,7 +82,13 @@ impl Endpoint {
                 self.publish(&member, Phase::Connecting);
             }
             let began = Instant::now();
-            let (why, was_up) = self.session(&member).await;
+            let (why, was_up) = match self.session(&member).await {
+                End::Moved => {
+                    backoff.reset();
+                    continue;
+                }
+                End::Lost { why, was_up } => (why, was_up),
+            };
             tracing::debug!(service = %self.service, host = %member.host, addr = member.addr, why, "endpoint lost");
             self.publish(&member, Phase::Failed(why));
             if was_up {
@@ -103,40 +109,45 @@ impl Endpoint {
         }
     }
 
-    /// One connection from its making to its end: why it ended, and whether it was ever ready.
-    async fn session(&mut self, member: &Arc<Member>) -> (String, bool) {
-        let connection = match self.dialer.dial(self.service, member).await {
-            Ok(connection) => connection,
-            Err(why) => return (why, false),
+    /// One connection from its making to its end.
+    async fn session(&mut self, member: &Arc<Member>) -> End {
+        let lost = |why, was_up| End::Lost { why, was_up };
+        let mut record = self.member.clone();
+        let connected = tokio::select! {
+            connected = self.connect(member) => connected,
+            Ok(_) = record.wait_for(|now| moved(now, member)) => return End::Moved,
         };
-        let limit = self.dialer.options().connect_timeout;
-        let (mut health, mut serving) = match timeout(limit, HealthWatch::open(&connection)).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(why)) => return (why, false),
-            Err(_) => return (format!("no answer to the health check within {limit:?}"), false),
+        let (connection, mut health, mut serving) = match connected {
+            Ok(connected) => connected,
+            Err(why) => return lost(why, false),
         };
         let mut was_up = false;
         loop {
             was_up |= serving;
             let phase = if serving { Phase::Ready(connection.clone()) } else { Phase::NotServing };
-            let current = self.member.borrow().clone();
+            let current = self.member.borrow_and_update().clone();
+            if moved(&current, member) {
+                return End::Moved;
+            }
             self.publish(&current, phase);
             tokio::select! {
-                () = connection.closed() => return ("connection lost".to_owned(), was_up),
+                () = connection.closed() => return lost("connection lost".to_owned(), was_up),
                 answer = health.next() => match answer {
                     Ok(answer) => serving = answer,
-                    Err(why) => return (why, was_up),
+                    Err(why) => return lost(why, was_up),
                 },
-                changed = self.member.changed() => {
-                    let moved = {
-                        let now = self.member.borrow_and_update();
-                        now.addr != member.addr || now.authority != member.authority
-                    };
-                    if changed.is_err() || moved {
-                        return ("moved to another address".to_owned(), was_up);
-                    }
-                }
+                Ok(()) = self.member.changed() => {}
             }
+        }
+    }
+
+    /// Connects and hears the first health answer.
+    async fn connect(&self, member: &Member) -> Result<(Arc<Connection>, HealthWatch, bool), String> {
+        let connection = self.dialer.dial(self.service, member).await?;
+        let limit = self.dialer.options().connect_timeout;
+        match timeout(limit, HealthWatch::open(&connection)).await {
+            Ok(opened) => opened.map(|(health, serving)| (connection, health, serving)),
+            Err(_) => Err(format!("no answer to the health check within {limit:?}")),
         }
     }
 
@@ -144,4 +155,19 @@ impl Endpoint {
         self.state.send_replace(State { member: member.clone(), phase });
         (self.on_change)();
     }
+}
+
+/// How a connection ended.
+enum End {
+    /// The member is registered at another address now.
+    Moved,
+    Lost {
+        why: String,
+        /// Whether calls could use it.
+        was_up: bool,
+    },
+}
+
+fn moved(now: &Member, then: &Member) -> bool {
+    now.addr != then.addr || now.authority != then.authority
 }

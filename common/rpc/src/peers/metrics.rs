@@ -114,3 +114,27 @@ impl Drop for CallMetrics {
         self.finish(Code::Cancelled);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_those_of_the_go_middleware() {
+        let keys = MethodKeys::new("a.B", "C", Kind::ServerStream);
+        let labels = |key: &Key| {
+            let labels = key.labels().map(|label| format!("{}={}", label.key(), label.value()));
+            format!("{}{{{}}}", key.name(), labels.collect::<Vec<_>>().join(","))
+        };
+        let common = "grpc_type=server_stream,grpc_service=a.B,grpc_method=C";
+        assert_eq!(labels(&keys.started), format!("grpc_client_started_total{{{common}}}"));
+        assert_eq!(labels(&keys.sent), format!("grpc_client_msg_sent_total{{{common}}}"));
+        assert_eq!(labels(&keys.received), format!("grpc_client_msg_received_total{{{common}}}"));
+        assert_eq!(labels(&keys.seconds), format!("grpc_client_handling_seconds{{{common}}}"));
+        let handled = &keys.handled[Code::DeadlineExceeded as usize];
+        assert_eq!(
+            labels(handled),
+            format!("grpc_client_handled_total{{{common},grpc_code=DeadlineExceeded}}")
+        );
+    }
+}

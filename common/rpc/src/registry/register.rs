@@ -12,6 +12,9 @@ use tokio::time::{Instant, sleep};
 use super::record::{self, Endpoint, Member};
 use crate::backoff::{Backoff, BackoffPolicy, Jitter};
 
+/// After how many renewals the record itself is looked at.
+const RENEWALS_PER_LOOK: u32 = 12;
+
 /// How a member stays registered.
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
@@ -240,38 +243,50 @@ impl Registration {
     }
 }
 
-/// Renews the lease for ever; registers again, as a new incarnation, when it is lost.
+/// Renews the lease for ever; registers again, as a new incarnation, when the lease or the record is lost.
 async fn stay_registered(shared: Arc<Shared>, epoch: watch::Sender<Epoch>) {
     let period = shared.options.ttl / 3;
     let mut failing = false;
-    loop {
+    for renewal in 1_u32.. {
         sleep(period.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
-        let lease = shared.held.lock().await.lease;
-        match tokio::time::timeout(period, shared.store.keep_alive(lease)).await {
-            Ok(Ok(())) => {
+        let look = renewal.is_multiple_of(RENEWALS_PER_LOOK);
+        let renewed = match tokio::time::timeout(period, renew(&shared, look)).await {
+            Ok(renewed) => renewed,
+            Err(_) => Err(StoreError::Unavailable { message: format!("no answer within {period:?}") }),
+        };
+        match renewed {
+            Ok(()) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!(key = shared.key, "the lease is renewed again");
                 }
             }
-            Ok(Err(StoreError::LeaseGone)) => {
-                tracing::warn!(key = shared.key, "the lease is lost; registering again");
+            Err(StoreError::LeaseGone) => {
+                tracing::warn!(key = shared.key, "the registration is lost; registering again");
                 register_again(&shared, &epoch).await;
                 failing = false;
             }
-            Ok(Err(_)) | Err(_) if failing => {}
-            Ok(Err(error)) => {
-                failing = true;
-                tracing::warn!(key = shared.key, %error, "cannot renew the lease; serving on and trying on");
-            }
-            Err(_) => {
-                failing = true;
-                tracing::warn!(
-                    key = shared.key,
-                    "no answer when renewing the lease; serving on and trying on"
-                );
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(key = shared.key, %error, "cannot renew the lease; serving on and trying on");
+                }
             }
         }
     }
+}
+
+/// Renews the lease; on a look, also checks that the record is there: a live lease does not keep anybody from
+/// deleting it.
+async fn renew(shared: &Shared, look: bool) -> Result<(), StoreError> {
+    let lease = shared.held.lock().await.lease;
+    shared.store.keep_alive(lease).await?;
+    if look {
+        let held = shared.held.lock().await;
+        let (found, _) = shared.store.get(&shared.key).await?;
+        if found.is_none_or(|found| found.mod_revision != held.mod_revision) {
+            return Err(StoreError::LeaseGone);
+        }
+    }
+    Ok(())
 }
 
 async fn register_again(shared: &Shared, epoch: &watch::Sender<Epoch>) {

@@ -1,0 +1,9 @@
+//! The client half against real servers on loopback, discovered through an embedded store.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod faults;
+mod peers;
+mod registry;
+mod subscribe;
+mod support;
