@@ -23,7 +23,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("kilonova_descriptor.bin"), descriptors.encode_to_vec())?;
 
+    // Ordered maps encode the same way every time, so that encoded messages can be compared and fingerprinted.
     tonic_prost_build::configure()
+        .btree_map(".")
         .generate_default_stubs(true)
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;

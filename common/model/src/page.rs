@@ -43,9 +43,9 @@ pub fn decode_token(filter: &str, token: &str) -> Result<Option<String>, Error> 
 
 /// FNV-1a: equal on every member and in every version, which the standard hasher does not promise.
 #[must_use]
-pub fn fingerprint(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+pub fn fingerprint(content: impl AsRef<[u8]>) -> u64 {
+    content.as_ref().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
