@@ -186,8 +186,9 @@ async fn a_crash_ends_tasks_and_leaves_the_record_to_its_lease() {
     let work = context.tasks.spawn("work", std::future::pending::<()>());
     let running = serve(context).await;
     let address = running.grpc_addr;
-    let members = Registry::new(store.clone(), cell()).members(ServiceKind::Volume);
-    timeout(SOON, members.known()).await.unwrap();
+    let observer = Registry::new(store.clone(), cell());
+    let members = observer.members(ServiceKind::Volume);
+    assert!(timeout(SOON, members.known()).await.unwrap().get(&host("v1")).is_some());
 
     drop(running);
     assert!(timeout(SOON, work).await.unwrap().is_err());
@@ -222,6 +223,7 @@ async fn a_server_that_cannot_be_built_leaves_no_record() {
     let server = context.server().add(BaseServiceServer::new(Other), served);
     let refused = context.serve(server).await;
     assert!(matches!(refused, Err(StartError::Server(_))));
-    let members = Registry::new(store, cell()).members(ServiceKind::Api);
-    assert!(timeout(SOON, members.known()).await.unwrap().members.is_empty());
+    let observer = Registry::new(store, cell());
+    let known = timeout(SOON, observer.members(ServiceKind::Api).known()).await.unwrap();
+    assert!(known.is_known() && known.members.is_empty());
 }
