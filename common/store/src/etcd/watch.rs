@@ -294,6 +294,30 @@ fn pause(failures: u32, longest: Duration) -> Duration {
 mod tests {
     use super::*;
 
+    use crate::testing::EtcdProcess;
+    use crate::{EtcdOptions, EtcdStore, Store, Txn};
+
+    #[tokio::test]
+    async fn the_audit_finds_what_the_stream_missed() {
+        let Some(etcd) = EtcdProcess::start().await.unwrap() else { return };
+        let brief = Duration::from_millis(50);
+        let options = EtcdOptions {
+            endpoints: vec![etcd.endpoint()],
+            audit_interval: brief,
+            audit_grace: brief,
+            ..EtcdOptions::default()
+        };
+        let store = EtcdStore::connect(options).await.unwrap();
+        let written = store.txn(Txn::new().put("w/a", "1")).await.unwrap().committed().unwrap();
+        let (events, _consumer) = mpsc::channel(BUFFER);
+        let health = watch::Sender::new(WatchHealth::now(false));
+        let cluster = Arc::clone(&store.cluster);
+        let mut follower = Follower { cluster, prefix: "w/".into(), events, health, known: None };
+        let mut missed = Known::new([], written);
+        let following = timeout(Duration::from_secs(30), follower.follow_stream(&mut missed, &mut 0)).await;
+        assert!(matches!(following, Ok(Err(End::StartOver("audit_differs")))));
+    }
+
     #[test]
     fn pauses_grow_to_the_limit_and_scatter() {
         let longest = Duration::from_secs(5);

@@ -1,0 +1,260 @@
+//! What the etcd store promises when etcd or the way to it fails.
+
+mod proxy;
+
+use std::time::Duration;
+
+use etcd_client::{Client, CompactionOptions};
+use futures::StreamExt;
+use kilonova_model::Revision;
+use kilonova_store::etcd::{EtcdOptions, EtcdStore};
+use kilonova_store::testing::EtcdProcess;
+use kilonova_store::{Store, StoreError, Txn, Watch, WatchEvent, WatchFrom};
+use tokio::time::{Instant, timeout};
+
+use self::proxy::Proxy;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn options(endpoint: String) -> EtcdOptions {
+    EtcdOptions {
+        endpoints: vec![endpoint],
+        call_deadline: Duration::from_secs(2),
+        keep_alive_interval: Duration::from_secs(1),
+        keep_alive_timeout: Duration::from_secs(1),
+        reconnect_pause: Duration::from_millis(500),
+        ..EtcdOptions::default()
+    }
+}
+
+async fn connect(endpoint: String) -> EtcdStore {
+    EtcdStore::connect(options(endpoint)).await.expect("etcd answers")
+}
+
+async fn start() -> Option<EtcdProcess> {
+    EtcdProcess::start().await.expect("etcd starts")
+}
+
+async fn put(store: &EtcdStore, key: &str) -> Revision {
+    let outcome = store.txn(Txn::new().put(key, "1")).await.expect("etcd answers");
+    outcome.committed().expect("no compares")
+}
+
+async fn put_when_back(store: &EtcdStore, key: &str) -> Revision {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match store.txn(Txn::new().put(key, "1")).await {
+            Ok(outcome) => return outcome.committed().expect("no compares"),
+            Err(error) => assert!(Instant::now() < deadline && error.is_transient(), "{error}"),
+        }
+    }
+}
+
+/// Compacts all before the current revision, and has etcd apply it.
+async fn compact(etcd: &EtcdProcess, revision: Revision) {
+    let mut client = Client::connect([etcd.endpoint()], None).await.expect("a client");
+    let options = CompactionOptions::new().with_physical();
+    let revision = i64::try_from(revision.0).expect("small");
+    client.compact(revision, Some(options)).await.expect("compacted");
+}
+
+async fn next(watch: &mut Watch) -> WatchEvent {
+    timeout(PATIENCE, watch.next()).await.expect("an event comes").expect("a watch does not end")
+}
+
+async fn next_snapshot(watch: &mut Watch) -> Vec<String> {
+    match next(watch).await {
+        WatchEvent::Snapshot { items, .. } => items.into_iter().map(|item| item.key).collect(),
+        other => panic!("expected a snapshot, got {other:?}"),
+    }
+}
+
+/// The next event must be this put: nothing missed, nothing repeated.
+async fn next_is_put(watch: &mut Watch, key: &str, revision: Revision) {
+    match next(watch).await {
+        WatchEvent::Put(item) => assert_eq!((item.key.as_str(), item.mod_revision), (key, revision)),
+        other => panic!("expected {key}, got {other:?}"),
+    }
+}
+
+async fn wait_connected(watch: &Watch, connected: bool) {
+    let mut health = watch.health();
+    let reached = health.wait_for(|health| health.connected == connected);
+    timeout(PATIENCE, reached).await.expect("in time").expect("the watch lives");
+}
+
+#[tokio::test]
+async fn connecting_to_nobody_fails_in_time() {
+    let nobody = Proxy::start(None).await;
+    let error = EtcdStore::connect(options(nobody.endpoint())).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    // Takes connections and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut to_silent = options(silent.local_addr().unwrap().to_string());
+    to_silent.connect_deadline = Duration::from_millis(300);
+    let error = EtcdStore::connect(to_silent).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_write_that_never_left_is_certainly_not_done() {
+    let Some(mut etcd) = start().await else { return };
+    let store = connect(etcd.endpoint()).await;
+    let before = put(&store, "k").await;
+    etcd.kill().unwrap();
+    // The first one may still meet the dying connection; from then on there is nobody to connect to.
+    let _ = store.txn(Txn::new().put("k", "2")).await;
+    let error = store.txn(Txn::new().put("k", "3")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    let error = store.get("k").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    etcd.restart().await.unwrap();
+    assert!(put_when_back(&store, "k").await > before);
+}
+
+#[tokio::test]
+async fn a_write_without_an_answer_may_be_done() {
+    let Some(etcd) = start().await else { return };
+    let store = connect(etcd.endpoint()).await;
+    put(&store, "k").await;
+    etcd.pause().unwrap();
+    let asked = Instant::now();
+    let error = store.txn(Txn::new().put("k", "2")).await.unwrap_err();
+    assert!(error.maybe_executed(), "{error}");
+    assert!(asked.elapsed() < Duration::from_secs(4), "within the deadline: {:?}", asked.elapsed());
+    let error = store.get("k").await.unwrap_err();
+    assert!(!error.maybe_executed(), "{error}");
+    etcd.resume().unwrap();
+    put_when_back(&store, "k").await;
+}
+
+#[tokio::test]
+async fn a_watch_survives_the_death_of_etcd() {
+    let Some(mut etcd) = start().await else { return };
+    let store = connect(etcd.endpoint()).await;
+    put(&store, "w/0").await;
+    let mut watch = store.watch("w/", WatchFrom::Snapshot);
+    assert_eq!(next_snapshot(&mut watch).await, ["w/0"]);
+    let revision = put(&store, "w/1").await;
+    next_is_put(&mut watch, "w/1", revision).await;
+    for round in 0..2 {
+        etcd.kill().unwrap();
+        wait_connected(&watch, false).await;
+        etcd.restart().await.unwrap();
+        let other = connect(etcd.endpoint()).await;
+        let key = format!("w/after-{round}");
+        let revision = put_when_back(&other, &key).await;
+        next_is_put(&mut watch, &key, revision).await;
+        wait_connected(&watch, true).await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_notices_an_etcd_that_stands_still() {
+    let Some(etcd) = start().await else { return };
+    let store = connect(etcd.endpoint()).await;
+    let mut watch = store.watch("w/", WatchFrom::Snapshot);
+    next_snapshot(&mut watch).await;
+    wait_connected(&watch, true).await;
+    etcd.pause().unwrap();
+    wait_connected(&watch, false).await;
+    etcd.resume().unwrap();
+    let revision = put_when_back(&store, "w/1").await;
+    next_is_put(&mut watch, "w/1", revision).await;
+    wait_connected(&watch, true).await;
+}
+
+#[tokio::test]
+async fn changes_made_while_cut_off_are_delivered() {
+    let Some(etcd) = start().await else { return };
+    let proxy = Proxy::start(Some(etcd.address())).await;
+    let (cut_off, direct) = (connect(proxy.endpoint()).await, connect(etcd.endpoint()).await);
+    let mut watch = cut_off.watch("w/", WatchFrom::Snapshot);
+    next_snapshot(&mut watch).await;
+    wait_connected(&watch, true).await;
+    for round in 0..5 {
+        proxy.lead_to(None);
+        wait_connected(&watch, false).await;
+        let revisions = [put(&direct, "w/a").await, put(&direct, "w/b").await];
+        proxy.lead_to(Some(etcd.address()));
+        next_is_put(&mut watch, "w/a", revisions[0]).await;
+        next_is_put(&mut watch, "w/b", revisions[1]).await;
+        wait_connected(&watch, true).await;
+        assert!(watch.health().borrow().connected, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_compaction_under_a_watch_gives_a_snapshot() {
+    let Some(etcd) = start().await else { return };
+    let proxy = Proxy::start(Some(etcd.address())).await;
+    let (cut_off, direct) = (connect(proxy.endpoint()).await, connect(etcd.endpoint()).await);
+    let early = put(&direct, "w/a").await;
+    let mut watch = cut_off.watch("w/", WatchFrom::After(early));
+    wait_connected(&watch, true).await;
+    proxy.lead_to(None);
+    wait_connected(&watch, false).await;
+    direct.txn(Txn::new().delete("w/a")).await.unwrap();
+    put(&direct, "w/b").await;
+    let last = put(&direct, "w/c").await;
+    compact(&etcd, last).await;
+    proxy.lead_to(Some(etcd.address()));
+    assert_eq!(next_snapshot(&mut watch).await, ["w/b", "w/c"]);
+    let revision = put(&direct, "w/d").await;
+    next_is_put(&mut watch, "w/d", revision).await;
+
+    let mut late = direct.watch("w/", WatchFrom::After(early));
+    assert_eq!(next_snapshot(&mut late).await, ["w/b", "w/c", "w/d"]);
+    let revision = put(&direct, "w/e").await;
+    next_is_put(&mut late, "w/e", revision).await;
+}
+
+#[tokio::test]
+async fn a_store_that_went_back_gives_a_snapshot() {
+    let (Some(etcd), Some(restored)) = (start().await, start().await) else { return };
+    let proxy = Proxy::start(Some(etcd.address())).await;
+    let store = connect(proxy.endpoint()).await;
+    for n in 0..10 {
+        put(&store, &format!("w/{n}")).await;
+    }
+    let mut watch = store.watch("w/", WatchFrom::Snapshot);
+    assert_eq!(next_snapshot(&mut watch).await.len(), 10);
+    wait_connected(&watch, true).await;
+    put(&connect(restored.endpoint()).await, "w/old").await;
+    proxy.lead_to(Some(restored.address()));
+    assert_eq!(next_snapshot(&mut watch).await, ["w/old"]);
+    let revision = put_when_back(&store, "w/new").await;
+    next_is_put(&mut watch, "w/new", revision).await;
+}
+
+#[tokio::test]
+async fn a_listing_goes_on_after_its_revision_is_compacted() {
+    let Some(etcd) = start().await else { return };
+    let store = connect(etcd.endpoint()).await;
+    for key in ["k/1", "k/2", "k/3"] {
+        put(&store, key).await;
+    }
+    let first = store.list("k/", None, 2).await.unwrap();
+    let later = put(&store, "k/4").await;
+    let second = store.list("k/", first.next.as_deref(), 10).await.unwrap();
+    assert_eq!((second.items.len(), second.revision), (1, first.revision), "as it was at the first page");
+    compact(&etcd, later).await;
+    let second = store.list("k/", first.next.as_deref(), 10).await.unwrap();
+    assert_eq!((second.items.len(), second.revision), (2, later));
+}
+
+#[tokio::test]
+async fn an_audit_that_agrees_is_silent() {
+    let Some(etcd) = start().await else { return };
+    let mut eager = options(etcd.endpoint());
+    (eager.audit_interval, eager.audit_grace) = (Duration::from_millis(20), Duration::from_millis(500));
+    let store = EtcdStore::connect(eager).await.unwrap();
+    let mut watch = store.watch("w/", WatchFrom::Snapshot);
+    next_snapshot(&mut watch).await;
+    // Several audits go by while these are written.
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        let revision = put(&store, "w/a").await;
+        next_is_put(&mut watch, "w/a", revision).await;
+    }
+}

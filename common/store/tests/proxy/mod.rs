@@ -1,0 +1,50 @@
+//! A TCP proxy whose way can be cut and led elsewhere.
+
+use std::net::SocketAddr;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Closes its connections when it is led elsewhere, and refuses new ones while it leads nowhere.
+pub struct Proxy {
+    address: SocketAddr,
+    target: watch::Sender<Option<SocketAddr>>,
+    _task: JoinSet<()>,
+}
+
+impl Proxy {
+    pub async fn start(target: Option<SocketAddr>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (target, way) = watch::channel(target);
+        let mut task = JoinSet::new();
+        task.spawn(accept(listener, way));
+        Self { address, target, _task: task }
+    }
+
+    pub fn endpoint(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn lead_to(&self, target: Option<SocketAddr>) {
+        self.target.send_replace(target);
+    }
+}
+
+async fn accept(listener: TcpListener, way: watch::Receiver<Option<SocketAddr>>) {
+    let mut connections = JoinSet::new();
+    while let Ok((connection, _)) = listener.accept().await {
+        connections.spawn(forward(connection, way.clone()));
+    }
+}
+
+async fn forward(mut connection: TcpStream, mut way: watch::Receiver<Option<SocketAddr>>) {
+    let Some(target) = *way.borrow_and_update() else { return };
+    let Ok(mut onward) = TcpStream::connect(target).await else { return };
+    tokio::select! {
+        _ = copy_bidirectional(&mut connection, &mut onward) => {}
+        _ = way.changed() => {}
+    }
+}
