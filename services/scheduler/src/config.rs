@@ -1,0 +1,240 @@
+//! What can be set.
+
+use std::time::Duration;
+
+use kilonova_runtime::config::Period;
+use serde::{Deserialize, Serialize};
+
+use crate::placement::filters::{self, Filter};
+use crate::placement::weighers::{
+    AllocatedCapacityWeigher, BuildFailureWeigher, CPUWeigher, CapacityWeigher, DiskWeigher, IoOpsWeigher,
+    NumInstancesWeigher, RAMWeigher, Weigher,
+};
+use crate::placement::{Chain, Compute, Space, Storage};
+
+/// The configuration of a scheduler.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How often hosts and backends say that they are alive; silent for three times as long, one is down.
+    pub heartbeat: Period,
+    /// How long what was promised is held when the host does not report it.
+    pub hold_time: Period,
+    /// How long to wait for every known publisher before serving without the missing ones.
+    pub first_answers: Period,
+    /// How long a host that left the registry stays listed.
+    pub forget_after: Period,
+    /// How instances are placed.
+    pub hosts: HostsConfig,
+    /// How volumes are placed.
+    pub backends: BackendsConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            heartbeat: Period::from_secs(2),
+            hold_time: Period::from_secs(30),
+            first_answers: Period::from_secs(5),
+            forget_after: Period::from_secs(600),
+            hosts: HostsConfig::default(),
+            backends: BackendsConfig::default(),
+        }
+    }
+}
+
+/// How instances are placed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostsConfig {
+    /// The filters that run, in this order.
+    pub filters: Vec<String>,
+    /// What each weigher counts.
+    pub multipliers: HostMultipliers,
+}
+
+/// What each weigher of hosts counts; 0 turns it off, below 0 makes more of its figure worse.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostMultipliers {
+    /// RAMWeigher: free memory.
+    pub ram: f64,
+    /// CPUWeigher: free virtual CPUs.
+    pub cpu: f64,
+    /// DiskWeigher: free local disk.
+    pub disk: f64,
+    /// IoOpsWeigher: builds going on.
+    pub io_ops: f64,
+    /// BuildFailureWeigher: failed builds.
+    pub build_failure: f64,
+    /// NumInstancesWeigher: instances.
+    pub num_instances: f64,
+}
+
+impl Default for HostMultipliers {
+    fn default() -> Self {
+        Self { ram: 1.0, cpu: 1.0, disk: 1.0, io_ops: -1.0, build_failure: -1_000_000.0, num_instances: 0.0 }
+    }
+}
+
+/// How volumes are placed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendsConfig {
+    /// The filters that run, in this order.
+    pub filters: Vec<String>,
+    /// What each weigher counts.
+    pub multipliers: BackendMultipliers,
+}
+
+/// What each weigher of backends counts; 0 turns it off, below 0 makes more of its figure worse.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendMultipliers {
+    /// CapacityWeigher: virtual free capacity.
+    pub capacity: f64,
+    /// AllocatedCapacityWeigher: sizes of the volumes made there.
+    pub allocated_capacity: f64,
+}
+
+impl Default for BackendMultipliers {
+    fn default() -> Self {
+        Self { capacity: 1.0, allocated_capacity: 0.0 }
+    }
+}
+
+impl Default for HostsConfig {
+    fn default() -> Self {
+        Self { filters: names(&filters::compute()), multipliers: HostMultipliers::default() }
+    }
+}
+
+impl Default for BackendsConfig {
+    fn default() -> Self {
+        Self { filters: names(&filters::storage()), multipliers: BackendMultipliers::default() }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadConfig {
+    /// A filter that does not exist.
+    #[error("scheduler.{section}.filters: there is no filter {name:?}; there are {known}")]
+    UnknownFilter {
+        /// `hosts` or `backends`.
+        section: &'static str,
+        /// As it was written.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// A multiplier that is not a number.
+    #[error("scheduler.{section}.multipliers: {weigher} needs a finite number")]
+    BadMultiplier {
+        /// `hosts` or `backends`.
+        section: &'static str,
+        /// Whose.
+        weigher: &'static str,
+    },
+    /// A heartbeat publishers do not offer.
+    #[error("scheduler.heartbeat: {0} is not between 500ms and 60s")]
+    BadHeartbeat(Period),
+}
+
+impl Config {
+    /// Refuses what cannot be used.
+    pub fn check(&self) -> Result<(), BadConfig> {
+        let heartbeat = self.heartbeat.get();
+        if heartbeat < Duration::from_millis(500) || heartbeat > Duration::from_secs(60) {
+            return Err(BadConfig::BadHeartbeat(self.heartbeat));
+        }
+        Ok(())
+    }
+}
+
+impl HostsConfig {
+    /// The rules it describes.
+    pub fn chain(&self) -> Result<Chain<Compute>, BadConfig> {
+        let by = &self.multipliers;
+        let weighers: Vec<(Box<dyn Weigher<Compute>>, f64)> = vec![
+            (Box::new(RAMWeigher), by.ram),
+            (Box::new(CPUWeigher), by.cpu),
+            (Box::new(DiskWeigher), by.disk),
+            (Box::new(IoOpsWeigher), by.io_ops),
+            (Box::new(BuildFailureWeigher), by.build_failure),
+            (Box::new(NumInstancesWeigher), by.num_instances),
+        ];
+        chain("hosts", filters::compute(), &self.filters, weighers)
+    }
+}
+
+impl BackendsConfig {
+    /// The rules it describes.
+    pub fn chain(&self) -> Result<Chain<Storage>, BadConfig> {
+        let by = &self.multipliers;
+        let weighers: Vec<(Box<dyn Weigher<Storage>>, f64)> = vec![
+            (Box::new(CapacityWeigher), by.capacity),
+            (Box::new(AllocatedCapacityWeigher), by.allocated_capacity),
+        ];
+        chain("backends", filters::storage(), &self.filters, weighers)
+    }
+}
+
+fn chain<S: Space>(
+    section: &'static str,
+    mut known: Vec<Box<dyn Filter<S>>>,
+    wanted: &[String],
+    mut weighers: Vec<(Box<dyn Weigher<S>>, f64)>,
+) -> Result<Chain<S>, BadConfig> {
+    if let Some((weigher, _)) = weighers.iter().find(|(_, multiplier)| !multiplier.is_finite()) {
+        return Err(BadConfig::BadMultiplier { section, weigher: weigher.name() });
+    }
+    weighers.retain(|(_, multiplier)| *multiplier != 0.0);
+    let all = names(&known);
+    let mut filters = Vec::with_capacity(wanted.len());
+    for name in wanted {
+        match known.iter().position(|filter| filter.name() == name) {
+            Some(place) => filters.push(known.swap_remove(place)),
+            None if all.contains(name) => {}
+            None => {
+                return Err(BadConfig::UnknownFilter { section, name: name.clone(), known: all.join(", ") });
+            }
+        }
+    }
+    Ok(Chain { filters, weighers })
+}
+
+fn names<S: Space>(filters: &[Box<dyn Filter<S>>]) -> Vec<String> {
+    filters.iter().map(|filter| filter.name().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_runs_every_filter_and_every_weigher_that_counts() {
+        let chain = HostsConfig::default().chain().unwrap();
+        assert_eq!(names(&chain.filters), HostsConfig::default().filters);
+        let weighers: Vec<_> = chain.weighers.iter().map(|(weigher, _)| weigher.name()).collect();
+        assert_eq!(
+            weighers,
+            ["RAMWeigher", "CPUWeigher", "DiskWeigher", "IoOpsWeigher", "BuildFailureWeigher"]
+        );
+        let chain = BackendsConfig::default().chain().unwrap();
+        assert_eq!(chain.weighers.len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_filter_is_refused_by_name() {
+        let config = HostsConfig { filters: vec!["RamFiler".into()], ..HostsConfig::default() };
+        let error = config.chain().err().unwrap().to_string();
+        assert!(error.contains("RamFiler") && error.contains("RamFilter"), "{error}");
+    }
+
+    #[test]
+    fn a_multiplier_must_be_a_number() {
+        let multipliers = HostMultipliers { ram: f64::NAN, ..HostMultipliers::default() };
+        assert!(HostsConfig { multipliers, ..HostsConfig::default() }.chain().is_err());
+    }
+}

@@ -1,0 +1,297 @@
+//! Placement of instances on compute hosts.
+
+use kilonova_proto::scheduler::v1::SelectHostsRequest;
+use kilonova_proto::types::v1::{Capabilities, ComputeResources};
+
+use super::space::{Amount, Demand, Head, Row, Space, Wishes};
+use super::vocabulary::{Symbol, TraitSetId, Vocabulary, Wish};
+use super::world::World;
+
+/// The prefix of an extra spec that asks for a trait.
+pub const TRAIT_PREFIX: &str = "trait:";
+
+/// Placement of instances.
+#[derive(Debug, Clone, Copy)]
+pub struct Compute;
+
+impl Space for Compute {
+    type Row = ComputeRow;
+    type Demand = ComputeDemand;
+    const NOUN: &'static str = "host";
+}
+
+/// One resource of a host.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Figure {
+    /// What there is.
+    pub total: u32,
+    /// What may be promised: total × ratio − reserved.
+    pub capacity: u32,
+    /// What the host says is claimed.
+    pub used: u32,
+    /// What was promised and is not in `used` yet.
+    pub held: u32,
+    /// Promised per physical unit.
+    pub ratio: f32,
+}
+
+impl Figure {
+    /// A ratio that is not set, or is no number above 0, takes the default.
+    #[must_use]
+    pub fn new(total: u32, used: u32, reserved: u32, ratio: f64, default_ratio: f64) -> Self {
+        let ratio = if ratio.is_finite() && ratio > 0.0 { ratio } else { default_ratio };
+        let capacity = (f64::from(total) * ratio).floor() as u32;
+        Self { total, capacity: capacity.saturating_sub(reserved), used, held: 0, ratio: ratio as f32 }
+    }
+
+    /// What may still be promised; below 0 when too much was.
+    #[must_use]
+    pub fn free(&self) -> i64 {
+        i64::from(self.capacity) - i64::from(self.used) - i64::from(self.held)
+    }
+
+    /// Whether a demand fits into what is free, and into what there is without overcommitting against itself.
+    #[must_use]
+    pub fn fits(&self, demand: u32) -> bool {
+        demand <= self.total && i64::from(demand) <= self.free()
+    }
+
+    fn hold(&mut self, amount: u32) {
+        self.held = self.held.saturating_add(amount);
+    }
+
+    fn release(&mut self, amount: u32) {
+        self.held = self.held.saturating_sub(amount);
+    }
+}
+
+/// One compute host.
+#[derive(Debug, Clone)]
+pub struct ComputeRow {
+    /// What every candidate has.
+    pub head: Head,
+    /// The CPU architecture, in its usual spelling.
+    pub architecture: Symbol,
+    /// What it can do.
+    pub traits: TraitSetId,
+    /// Virtual CPUs.
+    pub vcpus: Figure,
+    /// Memory in MiB.
+    pub ram: Figure,
+    /// Local disk in GiB.
+    pub disk: Figure,
+    /// Instances with a claim.
+    pub instances: u32,
+    /// Instances promised and not claimed yet.
+    pub held_instances: u32,
+    /// Builds and other disk-heavy work going on.
+    pub io_ops: u32,
+    /// Builds that failed since the last that succeeded.
+    pub failed_builds: u32,
+}
+
+impl ComputeRow {
+    /// Reads what a host published. Without figures the host has no room.
+    pub fn new(head: Head, capabilities: &Capabilities, vocabulary: &mut Vocabulary) -> Self {
+        let empty = ComputeResources::default();
+        let figures = match &capabilities.resources {
+            Some(kilonova_proto::types::v1::capabilities::Resources::Compute(figures)) => figures,
+            _ => &empty,
+        };
+        Self {
+            head,
+            architecture: vocabulary.intern(&canonical_architecture(&figures.cpu_architecture)),
+            traits: vocabulary.intern_traits(&capabilities.traits),
+            vcpus: Figure::new(figures.vcpus, figures.vcpus_used, 0, figures.cpu_allocation_ratio, 4.0),
+            ram: Figure::new(
+                figures.ram_mib,
+                figures.ram_used_mib,
+                figures.ram_reserved_mib,
+                figures.ram_allocation_ratio,
+                1.0,
+            ),
+            disk: Figure::new(figures.disk_gib, figures.disk_used_gib, 0, figures.disk_allocation_ratio, 1.0),
+            instances: figures.instances,
+            held_instances: 0,
+            io_ops: figures.io_ops,
+            failed_builds: figures.failed_builds,
+        }
+    }
+}
+
+/// What one instance takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ComputeAmount {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub ram_mib: u32,
+    /// Local disk in GiB.
+    pub disk_gib: u32,
+    /// How many instances it is.
+    pub instances: u32,
+}
+
+impl Amount for ComputeAmount {
+    fn take(&mut self, part: &Self) -> bool {
+        let left = (|| {
+            Some(Self {
+                vcpus: self.vcpus.checked_sub(part.vcpus)?,
+                ram_mib: self.ram_mib.checked_sub(part.ram_mib)?,
+                disk_gib: self.disk_gib.checked_sub(part.disk_gib)?,
+                instances: self.instances.checked_sub(part.instances)?,
+            })
+        })();
+        if let Some(left) = left {
+            *self = left;
+        }
+        left.is_some()
+    }
+}
+
+impl Row for ComputeRow {
+    type Amount = ComputeAmount;
+
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    fn pool(&self) -> &str {
+        ""
+    }
+
+    fn hold(&mut self, amount: &ComputeAmount) {
+        self.vcpus.hold(amount.vcpus);
+        self.ram.hold(amount.ram_mib);
+        self.disk.hold(amount.disk_gib);
+        self.held_instances = self.held_instances.saturating_add(amount.instances);
+    }
+
+    fn release(&mut self, amount: &ComputeAmount) {
+        self.vcpus.release(amount.vcpus);
+        self.ram.release(amount.ram_mib);
+        self.disk.release(amount.disk_gib);
+        self.held_instances = self.held_instances.saturating_sub(amount.instances);
+    }
+
+    fn growth_since(&self, before: &Self) -> ComputeAmount {
+        ComputeAmount {
+            vcpus: self.vcpus.used.saturating_sub(before.vcpus.used),
+            ram_mib: self.ram.used.saturating_sub(before.ram.used),
+            disk_gib: self.disk.used.saturating_sub(before.disk.used),
+            instances: self.instances.saturating_sub(before.instances),
+        }
+    }
+}
+
+/// What an instance asks for.
+#[derive(Debug, Clone)]
+pub struct ComputeDemand {
+    wishes: Wishes,
+    /// What it takes.
+    pub amount: ComputeAmount,
+    /// Only this CPU architecture.
+    pub architecture: Option<Wish>,
+    /// Traits the host must have.
+    pub required: Vec<Wish>,
+    /// Traits the host must not have.
+    pub forbidden: Vec<Wish>,
+}
+
+impl Demand for ComputeDemand {
+    type Amount = ComputeAmount;
+
+    fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
+    fn amount(&self) -> ComputeAmount {
+        self.amount
+    }
+}
+
+impl ComputeDemand {
+    /// Reads a checked request. The hints that name instances are not looked at: where those are is the conductor's
+    /// knowledge, and it turns them into excluded hosts or a forced one.
+    #[must_use]
+    pub fn new(request: &SelectHostsRequest, world: &World<ComputeRow>) -> Self {
+        let flavor = request.flavor.clone().unwrap_or_default();
+        let image = request.image.clone().unwrap_or_default();
+        let hints = request.hints.clone().unwrap_or_default();
+        let vocabulary = world.vocabulary();
+        let excluded = request.excluded_hosts.iter().chain(&hints.exclude_hosts);
+        let architecture = image.properties.get("hw_architecture").filter(|text| !text.is_empty());
+        let traits_that_are = |value: &str| {
+            let mut names: Vec<_> = flavor
+                .extra_specs
+                .iter()
+                .filter(|(_, wanted)| wanted.as_str() == value)
+                .filter_map(|(key, _)| key.strip_prefix(TRAIT_PREFIX))
+                .collect();
+            names.sort_unstable();
+            names.into_iter().map(|name| Wish::new(name, vocabulary)).collect()
+        };
+        Self {
+            wishes: Wishes::new(world, &request.availability_zone, &hints.force_host, excluded),
+            amount: ComputeAmount {
+                vcpus: flavor.vcpus,
+                ram_mib: flavor.ram_mib,
+                disk_gib: if flavor.disk_gib > 0 { flavor.disk_gib } else { image.min_disk_gib },
+                instances: 1,
+            },
+            architecture: architecture.map(|text| Wish::new(canonical_architecture(text), vocabulary)),
+            required: traits_that_are("required"),
+            forbidden: traits_that_are("forbidden"),
+        }
+    }
+}
+
+/// The spelling the Linux kernel uses, as Nova canonicalises it.
+fn canonical_architecture(text: &str) -> String {
+    let text = text.trim().to_ascii_lowercase();
+    match text.as_str() {
+        "amd64" => "x86_64".to_owned(),
+        "arm64" => "aarch64".to_owned(),
+        "i386" | "i486" | "i586" => "i686".to_owned(),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_is_total_times_ratio_less_what_is_reserved() {
+        let ram = Figure::new(65_536, 1024, 512, 1.5, 1.0);
+        assert_eq!(ram.capacity, 97_792);
+        assert_eq!(ram.free(), 96_768);
+        assert!(ram.fits(65_536));
+        assert!(!ram.fits(65_537), "an instance cannot overcommit against itself");
+        assert_eq!(Figure::new(8, 0, 0, 0.0, 4.0).capacity, 32, "a ratio that is not set takes the default");
+        assert_eq!(Figure::new(8, 0, 0, f64::NAN, 4.0).capacity, 32);
+        assert_eq!(Figure::new(100, 90, 50, 1.0, 1.0).free(), -40);
+    }
+
+    #[test]
+    fn an_amount_is_taken_whole_or_not_at_all() {
+        let mut growth = ComputeAmount { vcpus: 4, ram_mib: 4096, disk_gib: 10, instances: 2 };
+        let part = ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 10, instances: 1 };
+        assert!(growth.take(&part));
+        assert!(!growth.take(&part), "the disk is used up");
+        assert_eq!(growth, ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 0, instances: 1 });
+    }
+
+    #[test]
+    fn architectures_have_one_spelling() {
+        for (given, expected) in
+            [("AMD64", "x86_64"), ("arm64", "aarch64"), ("i586", "i686"), ("riscv64", "riscv64")]
+        {
+            assert_eq!(canonical_architecture(given), expected);
+        }
+    }
+}

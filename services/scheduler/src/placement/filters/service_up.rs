@@ -1,0 +1,93 @@
+//! Up, and enabled by its administrator.
+
+use super::Filter;
+use crate::placement::{Compute, Row, Space, Storage, World};
+
+/// Hosts that answer and are enabled.
+#[derive(Debug, Clone, Copy)]
+pub struct ComputeFilter;
+
+/// Backends that answer and are enabled.
+#[derive(Debug, Clone, Copy)]
+pub struct BackendFilter;
+
+impl Filter<Compute> for ComputeFilter {
+    fn name(&self) -> &'static str {
+        "ComputeFilter"
+    }
+
+    fn passes(
+        &self,
+        _: &World<<Compute as Space>::Row>,
+        _: &<Compute as Space>::Demand,
+        row: &<Compute as Space>::Row,
+    ) -> bool {
+        is_serving(row)
+    }
+
+    fn detail(
+        &self,
+        world: &World<<Compute as Space>::Row>,
+        _: &<Compute as Space>::Demand,
+        row: &<Compute as Space>::Row,
+    ) -> String {
+        why_not(world, row)
+    }
+}
+
+impl Filter<Storage> for BackendFilter {
+    fn name(&self) -> &'static str {
+        "BackendFilter"
+    }
+
+    fn passes(
+        &self,
+        _: &World<<Storage as Space>::Row>,
+        _: &<Storage as Space>::Demand,
+        row: &<Storage as Space>::Row,
+    ) -> bool {
+        is_serving(row)
+    }
+
+    fn detail(
+        &self,
+        world: &World<<Storage as Space>::Row>,
+        _: &<Storage as Space>::Demand,
+        row: &<Storage as Space>::Row,
+    ) -> String {
+        why_not(world, row)
+    }
+}
+
+fn is_serving<R: Row>(row: &R) -> bool {
+    row.head().up && row.head().enabled
+}
+
+fn why_not<R: Row>(world: &World<R>, row: &R) -> String {
+    let facts = world.facts(row.head().host);
+    let (state, reason) =
+        if row.head().up { ("disabled", &facts.disabled_reason) } else { ("down", &facts.down_reason) };
+    if reason.is_empty() { state.to_owned() } else { format!("{state}: {reason}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::ComputeDemand;
+    use crate::placement::testing::{host, instance, resources};
+
+    #[test]
+    fn down_and_disabled_hosts_are_removed_with_the_reason() {
+        let mut world = World::new();
+        let id = host(&mut world, "c1", resources());
+        let demand = ComputeDemand::new(&instance(1, 1, 0), &world);
+        assert!(ComputeFilter.passes(&world, &demand, &world.rows()[0]));
+        world.facts_mut(id).disabled_reason = "new disks".into();
+        world.update_rows(id, |row| row.head.enabled = false);
+        assert!(!ComputeFilter.passes(&world, &demand, &world.rows()[0]));
+        assert_eq!(ComputeFilter.detail(&world, &demand, &world.rows()[0]), "disabled: new disks");
+        world.facts_mut(id).down_reason = "silent for 6s".into();
+        world.update_rows(id, |row| row.head.up = false);
+        assert_eq!(ComputeFilter.detail(&world, &demand, &world.rows()[0]), "down: silent for 6s");
+    }
+}

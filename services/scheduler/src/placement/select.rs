@@ -1,0 +1,275 @@
+//! One decision: filter, weigh, choose, and say why.
+
+use kilonova_proto::types::v1::PlacementExplanation;
+
+use super::explain;
+use super::filters::{Filter, Removed};
+use super::rank::{Best, Ranked};
+use super::space::{Demand, Row, Space};
+use super::weighers::{Weigher, WeigherRange};
+use super::world::{HostId, World};
+
+/// How many rows go through all filters before the next ones do: few enough to stay in the processor's cache.
+const BLOCK: usize = 1024;
+
+/// The rules of one kind of placement.
+pub struct Chain<S: Space> {
+    /// Asked in this order.
+    pub filters: Vec<Box<dyn Filter<S>>>,
+    /// Each with its multiplier.
+    pub weighers: Vec<(Box<dyn Weigher<S>>, f64)>,
+}
+
+/// How many are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Placements, all or none.
+    pub count: usize,
+    /// Further hosts for each, if there are any.
+    pub alternates: usize,
+}
+
+/// One chosen candidate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pick {
+    /// Whose it is.
+    pub host: HostId,
+    /// The pool; empty for a host.
+    pub pool: String,
+}
+
+/// What was decided. The world is as it was before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// One for each placement; none when there is no place for all.
+    pub picks: Vec<Pick>,
+    /// The next best, best first, none of them the host of a pick; they serve every pick.
+    pub alternates: Vec<Pick>,
+    /// Why. Of several placements it tells of the last one looked at.
+    pub explanation: PlacementExplanation,
+}
+
+/// Decides. The same world, demand and seed give the same answer.
+pub fn select<S: Space>(
+    world: &mut World<S::Row>,
+    chain: &Chain<S>,
+    demand: &S::Demand,
+    wanted: Wanted,
+    seed: u64,
+) -> Decision {
+    let amount = demand.amount();
+    let mut removed: Vec<Removed> = chain.filters.iter().map(|_| Removed::default()).collect();
+    let mut survivors = filter(world, chain, demand, &mut removed);
+    let mut picked: Vec<Ranked> = Vec::with_capacity(wanted.count);
+    let mut round = Round::default();
+    while picked.len() < wanted.count {
+        round = weigh(world, chain, demand, &survivors, wanted.alternates + wanted.count, seed);
+        let Some(best) = round.best.first().copied() else { break };
+        picked.push(best);
+        if picked.len() == wanted.count {
+            break;
+        }
+        world.row_mut(best.row).hold(&amount);
+        filter_again(world, chain, demand, best.row, &mut survivors, &mut removed);
+    }
+    let story = explain::Story { world, chain, demand, wanted, removed: &removed, round: &round };
+    let explanation = story.tell(survivors.len(), picked.len());
+    let complete = picked.len() == wanted.count;
+    let held = if complete { picked.len().saturating_sub(1) } else { picked.len() };
+    for pick in &picked[..held] {
+        world.row_mut(pick.row).release(&amount);
+    }
+    if !complete {
+        return Decision { picks: Vec::new(), alternates: Vec::new(), explanation };
+    }
+    let pick = |ranked: &Ranked| Pick {
+        host: ranked.host,
+        pool: world.rows()[ranked.row as usize].pool().to_owned(),
+    };
+    let others = round.best.iter().filter(|one| picked.iter().all(|pick| pick.host != one.host));
+    Decision {
+        alternates: others.take(wanted.alternates).map(pick).collect(),
+        picks: picked.iter().map(pick).collect(),
+        explanation,
+    }
+}
+
+/// The indexes of the rows that pass all filters, in order.
+fn filter<S: Space>(
+    world: &World<S::Row>,
+    chain: &Chain<S>,
+    demand: &S::Demand,
+    removed: &mut [Removed],
+) -> Vec<u32> {
+    let total = world.rows().len();
+    let mut survivors = Vec::with_capacity(total);
+    let mut block: Vec<u32> = Vec::with_capacity(BLOCK);
+    for start in (0..total).step_by(BLOCK) {
+        let end = (start + BLOCK).min(total);
+        block.clear();
+        block.extend((start..end).map(|row| u32::try_from(row).expect("fewer than 2^32 candidates")));
+        for (filter, removed) in chain.filters.iter().zip(removed.iter_mut()) {
+            filter.retain(world, demand, &mut block, removed);
+        }
+        survivors.extend_from_slice(&block);
+    }
+    survivors
+}
+
+/// Asks the filters again about the one row that changed.
+fn filter_again<S: Space>(
+    world: &World<S::Row>,
+    chain: &Chain<S>,
+    demand: &S::Demand,
+    row: u32,
+    survivors: &mut Vec<u32>,
+    removed: &mut [Removed],
+) {
+    let mut only = vec![row];
+    for (filter, removed) in chain.filters.iter().zip(removed.iter_mut()) {
+        filter.retain(world, demand, &mut only, removed);
+    }
+    if only.is_empty()
+        && let Ok(place) = survivors.binary_search(&row)
+    {
+        survivors.remove(place);
+    }
+}
+
+/// What weighing found.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// The best of each host, best first.
+    pub best: Vec<Ranked>,
+    /// The best candidates, several of one host or not, best first.
+    pub candidates: Vec<Ranked>,
+    /// The least and the greatest figure each weigher saw.
+    pub ranges: Vec<WeigherRange>,
+}
+
+fn weigh<S: Space>(
+    world: &World<S::Row>,
+    chain: &Chain<S>,
+    demand: &S::Demand,
+    survivors: &[u32],
+    most: usize,
+    seed: u64,
+) -> Round {
+    let mut weights = vec![0.0; survivors.len()];
+    let mut raw = Vec::with_capacity(survivors.len());
+    let mut ranges = Vec::with_capacity(chain.weighers.len());
+    for (weigher, multiplier) in &chain.weighers {
+        raw.clear();
+        let range = weigher.measure(world.rows(), demand, survivors, &mut raw);
+        for (weight, raw) in weights.iter_mut().zip(&raw) {
+            *weight += multiplier * range.normalize(*raw);
+        }
+        ranges.push(range);
+    }
+    let mut best = Best::new(most, true);
+    let mut candidates = Best::new(explain::CANDIDATES, false);
+    for (row, weight) in survivors.iter().zip(weights) {
+        let ranked = Ranked::new(weight, *row, world.rows()[*row as usize].head().host, seed);
+        best.offer(ranked);
+        candidates.offer(ranked);
+    }
+    Round { best: best.ranked().to_vec(), candidates: candidates.ranked().to_vec(), ranges }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HostsConfig;
+    use crate::placement::testing::{host, instance, resources};
+    use crate::placement::{Compute, ComputeDemand, ComputeRow};
+
+    fn chain() -> Chain<Compute> {
+        HostsConfig::default().chain().unwrap()
+    }
+
+    fn world_of(free_ram: &[u32]) -> World<ComputeRow> {
+        let mut world = World::new();
+        for (n, free) in free_ram.iter().enumerate() {
+            let used = 65_536 - free;
+            host(&mut world, &format!("c{n}"), super::super::testing::with_ram_used(resources(), used));
+        }
+        world
+    }
+
+    fn names(world: &World<ComputeRow>, picks: &[Pick]) -> Vec<String> {
+        picks.iter().map(|pick| world.name(pick.host).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_emptiest_wins_and_alternates_are_other_hosts() {
+        let mut world = world_of(&[4096, 16_384, 8192, 512]);
+        let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
+        let decision = select(&mut world, &chain(), &demand, Wanted { count: 1, alternates: 5 }, 7);
+        assert_eq!(names(&world, &decision.picks), ["c1"]);
+        assert_eq!(names(&world, &decision.alternates), ["c2", "c0"]);
+        let explanation = decision.explanation;
+        assert_eq!((explanation.considered, explanation.remaining), (4, 3));
+        assert_eq!(explanation.candidates[0].host, "c1");
+        assert_eq!(explanation.candidates.len(), 3);
+    }
+
+    #[test]
+    fn several_see_what_the_earlier_ones_take() {
+        let mut world = world_of(&[4096, 2048]);
+        let demand = ComputeDemand::new(&instance(1, 2048, 0), &world);
+        let decision = select(&mut world, &chain(), &demand, Wanted { count: 3, alternates: 2 }, 7);
+        let mut hosts = names(&world, &decision.picks);
+        hosts.sort();
+        assert_eq!(hosts, ["c0", "c0", "c1"]);
+        assert!(world.rows().iter().all(|row| row.ram.held == 0), "nothing stays held");
+    }
+
+    #[test]
+    fn all_or_none() {
+        let mut world = world_of(&[4608, 2048]);
+        let demand = ComputeDemand::new(&instance(1, 2048, 0), &world);
+        let decision = select(&mut world, &chain(), &demand, Wanted { count: 4, alternates: 0 }, 7);
+        assert!(decision.picks.is_empty());
+        assert_eq!(
+            decision.explanation.summary,
+            "room for 3 of 4 only: 2 considered; RamFilter removed 2, the most free is 512 MiB on c0, 2048 MiB needed"
+        );
+        assert!(world.rows().iter().all(|row| row.ram.held == 0));
+    }
+
+    #[test]
+    fn a_refusal_explains_itself() {
+        let mut world = world_of(&[4096, 6144, 5120]);
+        let demand = ComputeDemand::new(&instance(1, 8192, 0), &world);
+        let decision = select(&mut world, &chain(), &demand, Wanted { count: 1, alternates: 0 }, 7);
+        let explanation = decision.explanation;
+        assert_eq!(
+            explanation.summary,
+            "no valid host: 3 considered; RamFilter removed 3, the most free is 6144 MiB on c1, 8192 MiB needed"
+        );
+        let ram = explanation.filters.iter().find(|filter| filter.name == "RamFilter").unwrap();
+        assert_eq!(ram.removed, 3);
+        assert_eq!(ram.samples[1].detail, "needs 8192 MiB, has 6144 of 65536 MiB free, ratio 1.0");
+    }
+
+    #[test]
+    fn equals_are_spread_by_the_seed() {
+        let mut world = world_of(&[4096, 4096, 4096]);
+        let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
+        let mut pick = |seed| {
+            let decision = select(&mut world, &chain(), &demand, Wanted { count: 1, alternates: 0 }, seed);
+            decision.picks[0].clone()
+        };
+        assert_eq!(pick(3), pick(3));
+        let distinct: std::collections::HashSet<_> = (0..50).map(|seed| pick(seed).host).collect();
+        assert_eq!(distinct.len(), 3);
+    }
+
+    #[test]
+    fn an_empty_world_says_so() {
+        let mut world = World::new();
+        let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
+        let decision = select(&mut world, &chain(), &demand, Wanted { count: 1, alternates: 0 }, 0);
+        assert_eq!(decision.explanation.summary, "no valid host: this scheduler knows of no host");
+    }
+}

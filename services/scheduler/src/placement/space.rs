@@ -1,0 +1,106 @@
+//! What placement of instances and placement of volumes have in common.
+
+use std::fmt::Debug;
+
+use super::vocabulary::{Symbol, Wish};
+use super::world::{HostId, World};
+
+/// One kind of placement: what is chosen, and for what.
+pub trait Space: Sized + Send + Sync + 'static {
+    /// What can be chosen.
+    type Row: Row<Amount = <Self::Demand as Demand>::Amount>;
+    /// What it is chosen for.
+    type Demand: Demand;
+    /// What a candidate's owner is called: `host`.
+    const NOUN: &'static str;
+}
+
+/// One candidate: figures and small ids only.
+pub trait Row: Debug + Send + Sync + 'static {
+    /// What one placement takes.
+    type Amount: Amount;
+
+    /// What every candidate has.
+    fn head(&self) -> &Head;
+
+    /// The same, to change it.
+    fn head_mut(&mut self) -> &mut Head;
+
+    /// The pool's name; empty for a host.
+    fn pool(&self) -> &str;
+
+    /// Counts a placement that its owner does not report yet.
+    fn hold(&mut self, amount: &Self::Amount);
+
+    /// Counts it no longer.
+    fn release(&mut self, amount: &Self::Amount);
+
+    /// By how much the owner's own report of what is taken has grown since `before`.
+    fn growth_since(&self, before: &Self) -> Self::Amount;
+}
+
+/// What one placement takes.
+pub trait Amount: Debug + Clone + Send + Sync + 'static {
+    /// Takes `part` out, if all of it is there.
+    fn take(&mut self, part: &Self) -> bool;
+}
+
+/// What a placement asks for.
+pub trait Demand: Debug + Send + Sync {
+    /// What one placement takes.
+    type Amount: Amount;
+
+    /// What any placement can ask for.
+    fn wishes(&self) -> &Wishes;
+
+    /// What one placement takes.
+    fn amount(&self) -> Self::Amount;
+}
+
+/// What every candidate has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Whose it is.
+    pub host: HostId,
+    /// The availability zone.
+    pub zone: Symbol,
+    /// Whether its owner can be reached.
+    pub up: bool,
+    /// Whether its administrator lets it take new work.
+    pub enabled: bool,
+}
+
+/// What any placement can ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Only this zone.
+    pub zone: Option<Wish>,
+    /// Only this host or backend, by name and, if it is known, by id.
+    pub forced: Option<(String, Option<HostId>)>,
+    /// Not these, sorted.
+    excluded: Vec<HostId>,
+}
+
+impl Wishes {
+    /// Looks up what is asked for by name. An empty name asks for nothing.
+    pub fn new<'a, R: Row>(
+        world: &World<R>,
+        zone: &str,
+        forced: &str,
+        excluded: impl IntoIterator<Item = &'a String>,
+    ) -> Self {
+        let mut excluded: Vec<HostId> = excluded.into_iter().filter_map(|name| world.find(name)).collect();
+        excluded.sort_unstable();
+        Self {
+            zone: (!zone.is_empty()).then(|| Wish::new(zone, world.vocabulary())),
+            forced: (!forced.is_empty()).then(|| (forced.to_owned(), world.find(forced))),
+            excluded,
+        }
+    }
+
+    /// Whether a host is one of those not wanted.
+    #[must_use]
+    pub fn excludes(&self, host: HostId) -> bool {
+        self.excluded.binary_search(&host).is_ok()
+    }
+}

@@ -1,0 +1,76 @@
+//! Worlds for tests.
+
+use kilonova_proto::scheduler::v1::{SelectBackendsRequest, SelectHostsRequest};
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::{
+    Capabilities, ComputeResources, Flavor, StoragePool, VolumeResources, VolumeSpec,
+};
+
+use super::{ComputeRow, Head, HostId, PoolRow, World};
+
+pub fn resources() -> ComputeResources {
+    ComputeResources {
+        vcpus: 16,
+        ram_mib: 65_536,
+        disk_gib: 500,
+        cpu_architecture: "x86_64".into(),
+        ..ComputeResources::default()
+    }
+}
+
+pub fn pool(name: &str) -> StoragePool {
+    StoragePool { name: name.into(), total_gib: 1000, free_gib: 1000, ..StoragePool::default() }
+}
+
+fn head<R: super::Row>(world: &mut World<R>, name: &str, zone: &str) -> Head {
+    let host = world.add(name);
+    let zone = world.vocabulary_mut().intern(zone);
+    Head { host, zone, up: true, enabled: true }
+}
+
+pub fn host(world: &mut World<ComputeRow>, name: &str, resources: ComputeResources) -> HostId {
+    host_with(world, name, "az1", &[], resources)
+}
+
+pub fn host_with(
+    world: &mut World<ComputeRow>,
+    name: &str,
+    zone: &str,
+    traits: &[&str],
+    resources: ComputeResources,
+) -> HostId {
+    let capabilities = Capabilities {
+        host: name.into(),
+        traits: traits.iter().map(|name| (*name).to_owned()).collect(),
+        resources: Some(Resources::Compute(resources)),
+        ..Capabilities::default()
+    };
+    let head = head(world, name, zone);
+    let row = ComputeRow::new(head, &capabilities, world.vocabulary_mut());
+    world.set_rows(head.host, vec![row]);
+    head.host
+}
+
+pub fn backend(world: &mut World<PoolRow>, name: &str, pools: &[StoragePool]) -> HostId {
+    let head = head(world, name, "az1");
+    let resources = VolumeResources { storage_protocol: "nbd".into(), ..VolumeResources::default() };
+    let rows = pools.iter().map(|pool| PoolRow::new(head, name, &resources, pool)).collect();
+    world.set_rows(head.host, rows);
+    head.host
+}
+
+pub fn instance(vcpus: u32, ram_mib: u32, disk_gib: u32) -> SelectHostsRequest {
+    let flavor = Flavor { vcpus, ram_mib, disk_gib, ..Flavor::default() };
+    SelectHostsRequest { flavor: Some(flavor), ..SelectHostsRequest::default() }
+}
+
+pub fn volume(size_gib: u32, extra_specs: &[(&str, &str)]) -> SelectBackendsRequest {
+    let extra_specs =
+        extra_specs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let volume = VolumeSpec { size_gib, extra_specs, ..VolumeSpec::default() };
+    SelectBackendsRequest { volume: Some(volume), ..SelectBackendsRequest::default() }
+}
+
+pub fn with_ram_used(resources: ComputeResources, ram_used_mib: u32) -> ComputeResources {
+    ComputeResources { ram_used_mib, ..resources }
+}

@@ -1,0 +1,121 @@
+//! How good is this candidate, compared with the others?
+
+mod allocated_capacity;
+mod build_failure;
+mod capacity;
+mod cpu;
+mod disk;
+mod io_ops;
+mod num_instances;
+mod ram;
+
+pub use allocated_capacity::AllocatedCapacityWeigher;
+pub use build_failure::BuildFailureWeigher;
+pub use capacity::CapacityWeigher;
+pub use cpu::CPUWeigher;
+pub use disk::DiskWeigher;
+pub use io_ops::IoOpsWeigher;
+pub use num_instances::NumInstancesWeigher;
+pub use ram::RAMWeigher;
+
+use super::space::Space;
+
+/// One measure.
+pub trait Weigher<S: Space>: Send + Sync {
+    /// Its name, as in Nova or Cinder where it is the same rule.
+    fn name(&self) -> &'static str;
+
+    /// The figure it looks at. Finite.
+    fn raw(&self, demand: &S::Demand, row: &S::Row) -> f64;
+
+    /// The figures of those left, in their order, and the range they lie in.
+    fn measure(
+        &self,
+        rows: &[S::Row],
+        demand: &S::Demand,
+        survivors: &[u32],
+        figures: &mut Vec<f64>,
+    ) -> WeigherRange {
+        figures.extend(survivors.iter().map(|row| self.raw(demand, &rows[*row as usize])));
+        WeigherRange::of(figures)
+    }
+}
+
+/// The least and the greatest figure of one weigher over all that are left.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WeigherRange {
+    least: f64,
+    greatest: f64,
+}
+
+impl WeigherRange {
+    fn of(figures: &[f64]) -> Self {
+        let empty = Self { least: f64::INFINITY, greatest: f64::NEG_INFINITY };
+        figures.iter().fold(empty, |range, figure| Self {
+            least: range.least.min(*figure),
+            greatest: range.greatest.max(*figure),
+        })
+    }
+
+    /// A figure brought to 0..1. When all are equal all get 0, as in Nova.
+    #[must_use]
+    pub fn normalize(&self, raw: f64) -> f64 {
+        let width = self.greatest - self.least;
+        if width > 0.0 { (raw - self.least) / width } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::testing::{backend, host, instance, pool, resources, volume};
+    use crate::placement::{Compute, ComputeAmount, ComputeDemand, Row, Storage, StorageDemand, World};
+    use kilonova_proto::types::v1::{ComputeResources, StoragePool};
+
+    #[test]
+    fn normalised_to_the_range_of_those_left() {
+        let range = WeigherRange::of(&[4.0, 2.0, 10.0]);
+        assert_eq!([2.0, 4.0, 10.0].map(|raw| range.normalize(raw)), [0.0, 0.25, 1.0]);
+        assert_eq!(WeigherRange::of(&[3.0, 3.0]).normalize(3.0), 0.0);
+    }
+
+    #[test]
+    fn hosts_are_measured_with_what_is_held() {
+        let mut world = World::new();
+        let figures = ComputeResources {
+            vcpus: 4,
+            vcpus_used: 2,
+            ram_used_mib: 1024,
+            disk_used_gib: 100,
+            instances: 3,
+            io_ops: 2,
+            failed_builds: 5,
+            ..resources()
+        };
+        let id = host(&mut world, "c1", figures);
+        world.update_rows(id, |row| {
+            row.hold(&ComputeAmount { vcpus: 1, ram_mib: 512, disk_gib: 10, instances: 1 });
+        });
+        let demand = ComputeDemand::new(&instance(1, 1, 1), &world);
+        let weighers: [(Box<dyn Weigher<Compute>>, f64); 6] = [
+            (Box::new(RAMWeigher), 64_000.0),
+            (Box::new(CPUWeigher), 13.0),
+            (Box::new(DiskWeigher), 390.0),
+            (Box::new(IoOpsWeigher), 3.0),
+            (Box::new(BuildFailureWeigher), 5.0),
+            (Box::new(NumInstancesWeigher), 4.0),
+        ];
+        for (weigher, expected) in weighers {
+            assert_eq!(weigher.raw(&demand, &world.rows()[0]), expected, "{}", weigher.name());
+        }
+    }
+
+    #[test]
+    fn pools_are_measured_by_what_may_be_promised() {
+        let mut world = World::new();
+        backend(&mut world, "n1@file", &[StoragePool { allocated_gib: 7, free_gib: 900, ..pool("p") }]);
+        let demand = StorageDemand::new(&volume(1, &[]), &world);
+        assert_eq!(Weigher::<Storage>::raw(&CapacityWeigher, &demand, &world.rows()[0]), 900.0);
+        assert_eq!(Weigher::<Storage>::raw(&AllocatedCapacityWeigher, &demand, &world.rows()[0]), 7.0);
+    }
+}
