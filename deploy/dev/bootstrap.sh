@@ -15,7 +15,7 @@ say() { printf 'bootstrap: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
 have() {
   local command
-  for command in "$@"; do command -v "$command" >/dev/null 2>&1 || return 1; done
+  for command in "$@"; do type -P "$command" >/dev/null || return 1; done
 }
 
 # run NAME COMMAND…: the command with its output in a log, whose end is shown only if it fails.
@@ -108,8 +108,10 @@ rust() {
   fi
 }
 
+# What https://sh.rustup.rs redirects to, from the host the toolchain comes from too.
 rustup_init() {
-  curl --proto '=https' --tlsv1.2 -sSfL --retry 3 --max-time 300 https://sh.rustup.rs -o "$tools/rustup-init.sh" &&
+  curl --proto '=https' --tlsv1.2 -sSfL --retry 3 --max-time 300 -o "$tools/rustup-init.sh" \
+    "${RUSTUP_UPDATE_ROOT:-https://static.rust-lang.org/rustup}/rustup-init.sh" &&
     sh "$tools/rustup-init.sh" -y --no-modify-path --profile minimal --default-toolchain none
 }
 
