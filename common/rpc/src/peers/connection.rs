@@ -83,8 +83,9 @@ impl Dialer {
             .parse::<Authority>()
             .map_err(|error| format!("authority {:?} is not valid: {error}", member.authority))?;
         let connecting = async {
-            let stream = TcpStream::connect(&member.addr).await.map_err(|error| error.to_string())?;
-            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let failed = |error: std::io::Error| format!("cannot connect: {error}");
+            let stream = TcpStream::connect(&member.addr).await.map_err(failed)?;
+            stream.set_nodelay(true).map_err(failed)?;
             Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)

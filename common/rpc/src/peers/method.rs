@@ -68,6 +68,11 @@ static METHODS: LazyLock<HashMap<String, Arc<Method>>> = LazyLock::new(|| {
     methods
 });
 
+/// Reads the descriptors now, so that the first call does not have to.
+pub(crate) fn prepare() {
+    LazyLock::force(&METHODS);
+}
+
 /// The method a request's path names.
 pub(crate) fn lookup(path: &str) -> Arc<Method> {
     if let Some(method) = METHODS.get(path) {

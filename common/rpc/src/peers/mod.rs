@@ -114,6 +114,7 @@ impl Peers {
     /// The peers of `caller`. Must be called within a runtime.
     #[must_use]
     pub fn new(registry: Registry, caller: Caller, options: PeersOptions) -> Self {
+        method::prepare();
         let dialer = Arc::new(connection::Dialer::new(connection::DialOptions {
             connect_timeout: options.connect_timeout,
             keep_alive_interval: options.keep_alive_interval,

@@ -5,11 +5,12 @@ use std::time::Duration;
 use kilonova_model::{Reason, ServiceKind};
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::outcome::{CallError, classify};
+use kilonova_rpc::peers::Channel;
 use kilonova_rpc::status::reason_of;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
-use tonic::Code;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 
 use crate::support::{
     Cell, PATIENCE, Server, dead_addr, host, peer_until, ping, ping_until, ping_with, soon,
@@ -32,25 +33,34 @@ async fn a_dead_member_costs_no_call() {
     peer_until(&peers, "dead", |ready, why| !ready && why.contains("refused")).await;
 }
 
+/// The failure of a call, which comes within 100 ms. The fastest of a few counts: the machine may be busy.
+async fn fails_fast(channel: &Channel) -> Status {
+    let mut fastest = PATIENCE;
+    let mut last = None;
+    for _ in 0..5 {
+        let start = Instant::now();
+        last = Some(ping(channel).await.unwrap_err());
+        fastest = fastest.min(start.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+    last.unwrap()
+}
+
 #[tokio::test]
 async fn nobody_to_call_is_said_at_once_and_why() {
     let cell = Cell::new();
     let peers = cell.peers();
     let channel = peers.any(SERVICE);
     let _ = cell.registry.members(SERVICE).known().await;
-    let start = Instant::now();
-    let status = ping(&channel).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+    let status = fails_fast(&channel).await;
     assert_eq!((status.code(), reason_of(&status)), (Code::Unavailable, Some(Reason::NoEndpoint)));
     assert_eq!(status.message(), "no ready conductor; 0 known");
 
     let addr = dead_addr().await;
     let _dead = cell.register(SERVICE, "dead", &addr).await;
     peer_until(&peers, "dead", |_, why| why.contains("refused")).await;
-    let start = Instant::now();
-    let status = ping(&channel).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
-    let expected = format!("no ready conductor; 1 known: dead ({addr}) Connection refused");
+    let status = fails_fast(&channel).await;
+    let expected = format!("no ready conductor; 1 known: dead ({addr}) cannot connect: Connection refused");
     assert!(status.message().starts_with(&expected), "{}", status.message());
     assert!(matches!(classify(status), CallError::NotExecuted(_)));
 }
