@@ -213,3 +213,49 @@ impl Job {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::Semaphore;
+
+    type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
+
+    fn reply<T>() -> (Reply<T>, Answer<T>) {
+        let (sender, answer) = oneshot::channel();
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (Reply { sender, place }, answer)
+    }
+
+    fn put(key: &str, bytes: usize) -> (Job, Answer<TxnOutcome>) {
+        let (reply, answer) = reply();
+        (Job::Txn(Txn::new().put(key, vec![1; bytes]), reply), answer)
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_written_is_not_done_and_the_next_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = database::open_writer(&dir.path().join("store.db")).unwrap();
+        let hub = Arc::new(Hub::new(Revision(1), 100));
+        let mut writer = Writer::new(db, Revision(1), Arc::clone(&hub), 100);
+        let lease = writer.leases.grant(Duration::from_secs(3600), Instant::now());
+        let pages: i64 = writer.db.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        writer.db.pragma_update(None, "max_page_count", pages + 4).unwrap();
+
+        let (revoke, revoked) = reply();
+        let (jobs, answers): (Vec<_>, Vec<_>) =
+            [put("a", 1), put("b", 1_000_000), put("c", 1)].into_iter().unzip();
+        writer.run_group(std::iter::once(Job::Revoke(lease, revoke)).chain(jobs).collect());
+        for mut answer in answers {
+            assert!(matches!(answer.try_recv(), Ok(Err(StoreError::Unavailable { .. }))));
+        }
+        assert!(matches!({ revoked }.try_recv(), Ok(Err(StoreError::Unavailable { .. }))));
+        assert!(writer.leases.is_alive(lease), "until its keys are deleted");
+        assert_eq!(hub.since(Revision(1)).map(|batches| batches.len()), Some(0));
+
+        let (job, mut answer) = put("d", 1);
+        writer.run_group(vec![job]);
+        assert_eq!(answer.try_recv().unwrap(), Ok(TxnOutcome::Committed { revision: Revision(2) }));
+        assert_eq!(database::get(&writer.db, "a").unwrap(), (None, Revision(2)));
+    }
+}

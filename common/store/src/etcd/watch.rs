@@ -19,6 +19,7 @@
 //!
 //! Resuming relies on nothing but revisions of changes received and of listings that agreed.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,12 +83,14 @@ impl Follower {
             WatchFrom::Snapshot => None,
             WatchFrom::After(revision) => Some(revision),
         };
-        let mut failures = 0;
+        let mut failures: u32 = 0;
         loop {
-            let end = match self.follow_once(resume, &mut failures).await {
+            let end = match self.follow_once(resume).await {
                 Ok(never) => match never {},
                 Err(end) => end,
             };
+            // A connection that does not last is no reason to come back at once.
+            failures = if self.was_stable() { 0 } else { failures.saturating_add(1) };
             match end {
                 End::Dropped => return,
                 End::StartOver(reason) => {
@@ -107,33 +110,23 @@ impl Follower {
                 () = sleep(pause(failures, self.cluster.options.reconnect_pause)) => {}
                 () = self.events.closed() => return,
             }
-            failures += 1;
         }
     }
 
-    async fn follow_once(
-        &mut self,
-        resume: Option<Revision>,
-        failures: &mut u32,
-    ) -> Result<std::convert::Infallible, End> {
+    async fn follow_once(&mut self, resume: Option<Revision>) -> Result<Infallible, End> {
         let mut known = match (self.known.take(), resume) {
             (Some(known), _) => known,
             (None, Some(revision)) => self.recall(revision).await?,
             (None, None) => self.snapshot().await?,
         };
-        let end = self.follow_stream(&mut known, failures).await;
+        let end = self.follow_stream(&mut known).await;
         self.known = Some(known);
         end
     }
 
-    async fn follow_stream(
-        &mut self,
-        known: &mut Known,
-        failures: &mut u32,
-    ) -> Result<std::convert::Infallible, End> {
+    async fn follow_stream(&self, known: &mut Known) -> Result<Infallible, End> {
         let mut stream = self.open(known.revision).await?;
         self.set_connected(true);
-        *failures = 0;
         let mut audit = Audit::idle(&self.cluster.options.audit_interval);
         loop {
             tokio::select! {
@@ -234,6 +227,11 @@ impl Follower {
         self.events.send(event).await.map_err(|_| End::Dropped)
     }
 
+    fn was_stable(&self) -> bool {
+        let health = *self.health.borrow();
+        health.connected && health.since.elapsed() >= self.cluster.options.reconnect_pause
+    }
+
     /// Returns whether that is a change.
     fn set_connected(&self, connected: bool) -> bool {
         self.health.send_if_modified(|health| {
@@ -312,9 +310,9 @@ mod tests {
         let (events, _consumer) = mpsc::channel(BUFFER);
         let health = watch::Sender::new(WatchHealth::now(false));
         let cluster = Arc::clone(&store.cluster);
-        let mut follower = Follower { cluster, prefix: "w/".into(), events, health, known: None };
+        let follower = Follower { cluster, prefix: "w/".into(), events, health, known: None };
         let mut missed = Known::new([], written);
-        let following = timeout(Duration::from_secs(30), follower.follow_stream(&mut missed, &mut 0)).await;
+        let following = timeout(Duration::from_secs(30), follower.follow_stream(&mut missed)).await;
         assert!(matches!(following, Ok(Err(End::StartOver("audit_differs")))));
     }
 
