@@ -10,6 +10,7 @@ grpcurl on the PATH and the packages of requirements.txt: `deploy/dev/bootstrap.
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import tempfile
@@ -31,6 +32,9 @@ def arguments() -> argparse.Namespace:
     parsed.kilonova = parsed.kilonova.resolve()
     if not parsed.kilonova.is_file():
         parser.error(f"there is no program {parsed.kilonova}: cargo build -p kilonova makes it")
+    for program in ("etcd", "grpcurl"):
+        if shutil.which(program) is None:
+            parser.error(f"{program} is not on the PATH: deploy/dev/bootstrap.sh test puts it in .tools/bin")
     return parsed
 
 
@@ -56,7 +60,9 @@ def run(kilonova: Path, data_dir: Path, report: Report) -> None:
         try:
             if report.run("Start: etcd and ten services are ready", start):
                 for check in checks.ALL:
-                    report.run((check.__doc__ or check.__name__).strip(), lambda c=check: c(worlds[0]))
+                    report.run(
+                        (check.__doc__ or check.__name__).strip().rstrip("."), lambda c=check: c(worlds[0])
+                    )
             if report.failed:
                 print(group.tails(), flush=True)
         finally:

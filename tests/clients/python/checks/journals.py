@@ -1,4 +1,4 @@
-"""What the drivers really did: each simulated driver appends its deeds to a journal, one JSON object a line."""
+"""What the drivers really did: each simulated driver journals its deeds, one JSON object a line."""
 
 from __future__ import annotations
 
