@@ -1,0 +1,134 @@
+//! What an agent says to a conductor.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, HostName};
+use kilonova_proto::conductor::v1::report_service_client::ReportServiceClient;
+use kilonova_proto::conductor::v1::{
+    InstanceReport, ListHostInstancesRequest, ListHostVolumesRequest, RegisterHostRequest,
+    ReportInstancesRequest, ReportVolumesRequest, VolumeReport,
+};
+use kilonova_proto::types::v1::{Instance, Volume};
+use kilonova_rpc::peers::Channel;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Request, Status};
+
+use super::reporter::{Report, Sink};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const PAGE: i32 = 1000;
+
+/// One agent's line to any conductor. Cheap to clone.
+#[derive(Clone)]
+pub struct Conductor {
+    channel: Channel,
+    host: HostName,
+    epochs: watch::Receiver<Epoch>,
+}
+
+impl Conductor {
+    /// Speaks for `host` over `channel`.
+    pub fn new(channel: Channel, host: HostName, epochs: watch::Receiver<Epoch>) -> Self {
+        Self { channel, host, epochs }
+    }
+
+    /// The incarnation it speaks for.
+    pub fn epoch(&self) -> Epoch {
+        *self.epochs.borrow()
+    }
+
+    /// The incarnation, as it changes.
+    pub fn epochs(&self) -> watch::Receiver<Epoch> {
+        self.epochs.clone()
+    }
+
+    /// A client, once there is a conductor to talk to.
+    async fn client(&self) -> Result<ReportServiceClient<Channel>, Status> {
+        self.channel.wait_ready(Instant::now() + DEADLINE).await?;
+        Ok(ReportServiceClient::new(self.channel.clone()))
+    }
+
+    fn names(&self) -> (String, u64) {
+        (self.host.to_string(), self.epoch().0)
+    }
+
+    /// Registers the host; gives the administrator's word about it.
+    pub(super) async fn register(&self, about: RegisterHostRequest) -> Result<(bool, String), Status> {
+        let (host, epoch) = self.names();
+        let request = RegisterHostRequest { host, epoch, ..about };
+        let answer = self.client().await?.register_host(within(request)).await?.into_inner();
+        Ok((answer.enabled, answer.disabled_reason))
+    }
+
+    /// Every instance that belongs on the host.
+    pub async fn instances(&self) -> Result<Vec<Instance>, Status> {
+        let mut client = self.client().await?;
+        let (mut found, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let (host, epoch) = self.names();
+            let request = ListHostInstancesRequest { host, epoch, page_size: PAGE, page_token };
+            let page = client.list_host_instances(within(request)).await?.into_inner();
+            found.extend(page.instances);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Every volume that belongs on the backend.
+    pub async fn volumes(&self) -> Result<Vec<Volume>, Status> {
+        let mut client = self.client().await?;
+        let (mut found, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let (host, epoch) = self.names();
+            let request = ListHostVolumesRequest { host, epoch, page_size: PAGE, page_token };
+            let page = client.list_host_volumes(within(request)).await?.into_inner();
+            found.extend(page.volumes);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+fn within<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+impl Report for InstanceReport {
+    type Key = String;
+    fn key(&self) -> String {
+        self.instance_id.clone()
+    }
+}
+
+impl Report for VolumeReport {
+    type Key = String;
+    fn key(&self) -> String {
+        self.volume_id.clone()
+    }
+}
+
+#[async_trait]
+impl Sink<InstanceReport> for Conductor {
+    async fn send(&self, reports: Vec<InstanceReport>) -> Result<(), Status> {
+        let (host, epoch) = self.names();
+        let request = ReportInstancesRequest { host, epoch, reports };
+        self.client().await?.report_instances(within(request)).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Sink<VolumeReport> for Conductor {
+    async fn send(&self, reports: Vec<VolumeReport>) -> Result<(), Status> {
+        let (host, epoch) = self.names();
+        let request = ReportVolumesRequest { host, epoch, reports };
+        self.client().await?.report_volumes(within(request)).await.map(drop)
+    }
+}

@@ -1,0 +1,321 @@
+//! Takes commands, does them, and has their end reported.
+//!
+//! A command is answered from the [`Ledger`] under one lock, in which the room is claimed too; what is to be done
+//! then runs in a task of its own. Of one resource there is never more than one task: whoever finds work under way
+//! leaves what is left to it.
+//!
+//! ```text
+//!  make ──► ledger + claim ──► task: wait for a slot ─► driver makes ─┬─ ok ──────────────► Ready, reported
+//!              │ refused                   │ cancelled                └─ failed ─┐
+//!              ▼                           └────────────► driver unmakes ◄───────┘
+//!            error                                         until it has   ◄── unmake ──► ledger ──► task
+//!                                                                │
+//!                                                    room is free, Failed or Gone, reported
+//! ```
+//!
+//! - Room is given back only when the driver has confirmed that nothing is left; until then it is asked again, with
+//!   backoff. So claims never say less than there is.
+//! - Room and ledger change in one critical section, so no reader sees one without the other.
+//! - An unmake during a make cancels it, and is done by the make's own task once the driver let go.
+//! - A driver that panics has failed, and one that does not answer in time too.
+//! - When the host stops, tasks are dropped where they are; the next start finds what is there and goes on from it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use kilonova_model::{Error, Reason};
+use kilonova_proto::types::v1::{Fault, Outcome as StepOutcome, Step};
+use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::{Conclusion, Ledger, Make, Outcome, Stamp, Unmake};
+use super::meters::Meters;
+use super::reporter::Reporter;
+use super::work::{Claims, Site, Stopwatch, Work};
+use crate::tasks::Tasks;
+
+/// How much at once, and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct ExecutorOptions {
+    /// Most makes in the driver at once; others wait, with their room claimed.
+    pub max_concurrent: usize,
+    /// How long the driver may take to make one.
+    pub make_timeout: Duration,
+    /// How long the driver may take to remove one before it is asked again.
+    pub unmake_timeout: Duration,
+}
+
+/// What the host knows and has promised.
+pub struct Book<W: Work> {
+    /// What was asked and how it ended.
+    pub ledger: Ledger<W::Id, W::Made>,
+    /// Who holds which room.
+    pub claims: W::Claims,
+    /// Makes that failed since the last that succeeded.
+    pub failed_in_row: u32,
+}
+
+/// Does one host's work. Clones share it.
+pub struct Executor<W: Work> {
+    shared: Arc<Shared<W>>,
+}
+
+impl<W: Work> Clone for Executor<W> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+struct Shared<W: Work> {
+    work: W,
+    site: Site,
+    tasks: Tasks,
+    reporter: Reporter<W::Report>,
+    options: ExecutorOptions,
+    slots: Semaphore,
+    book: Mutex<Book<W>>,
+    /// Counts the changes of the book.
+    changes: watch::Sender<u64>,
+    meters: Meters,
+}
+
+impl<W: Work> Executor<W> {
+    /// Nothing is known yet but `claims`.
+    pub fn new(
+        work: W,
+        claims: W::Claims,
+        site: Site,
+        tasks: Tasks,
+        reporter: Reporter<W::Report>,
+        options: ExecutorOptions,
+    ) -> Self {
+        let meters = Meters::new(&site);
+        let book = Book { ledger: Ledger::default(), claims, failed_in_row: 0 };
+        let shared = Shared {
+            work,
+            site,
+            tasks,
+            reporter,
+            options,
+            slots: Semaphore::new(options.max_concurrent),
+            book: Mutex::new(book),
+            changes: watch::Sender::new(0),
+            meters,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Reads the book.
+    pub fn read<T>(&self, read: impl FnOnce(&Book<W>) -> T) -> T {
+        read(&self.shared.book.lock())
+    }
+
+    /// Changes the book: for what is found at start.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Book<W>) -> T) -> T {
+        self.shared.change(change)
+    }
+
+    /// Tells of every change of the book.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// The kind of work.
+    pub fn work(&self) -> &W {
+        &self.shared.work
+    }
+
+    /// Reports an end.
+    pub fn report(&self, id: W::Id, conclusion: &Conclusion<W::Made>) {
+        self.shared.report(id, conclusion);
+    }
+
+    /// Takes a make command: OK means that its room is claimed and its end will be reported. `admit` is asked before
+    /// anything new is begun.
+    pub fn make(
+        &self,
+        id: W::Id,
+        stamp: Stamp,
+        order: W::Order,
+        admit: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let watch = Stopwatch::start("claim", stamp.attempt);
+        let taken = self.shared.change(|book| {
+            let claims = &mut book.claims;
+            book.ledger.make(id, stamp, || admit().and_then(|()| claims.claim(id, &order)))
+        })?;
+        match taken {
+            Make::Underway => {}
+            Make::Report(conclusion) => self.shared.report(id, &conclusion),
+            Make::Start(detail, cancel) => {
+                self.shared.meters.started.increment(1);
+                let steps = vec![watch.step(&self.shared.site, StepOutcome::Succeeded, detail, None)];
+                let run = self.shared.clone().run_make(id, stamp, order, cancel, steps);
+                self.shared.tasks.spawn(format!("{} {id}", W::VERBS.make), run);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an unmake command: OK means that its end will be reported.
+    pub fn unmake(&self, id: W::Id, stamp: Stamp) -> Result<(), Error> {
+        match self.shared.change(|book| book.ledger.unmake(id, stamp))? {
+            Unmake::Underway => {}
+            Unmake::Report(conclusion) => self.shared.report(id, &conclusion),
+            Unmake::Start => {
+                let run = self.shared.clone().run_unmake(id, stamp, None, Vec::new());
+                self.shared.tasks.spawn(format!("{} {id}", W::VERBS.unmake), run);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<W: Work> Shared<W> {
+    async fn run_make(
+        self: Arc<Self>,
+        id: W::Id,
+        stamp: Stamp,
+        order: W::Order,
+        cancel: CancellationToken,
+        mut steps: Vec<Step>,
+    ) {
+        let slot = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            slot = self.slots.acquire() => slot.ok(),
+        };
+        let watch = Stopwatch::start(W::VERBS.driver_make, stamp.attempt);
+        let result = match &slot {
+            Some(_) => self.driver_make(id, stamp, &order, &cancel).await,
+            None => Err(Error::new(Reason::DriverFailed, "no longer wanted before it was begun")),
+        };
+        let error = match result {
+            Ok(made) => {
+                self.meters.took.record(watch.took());
+                steps.push(watch.step(&self.site, StepOutcome::Succeeded, "", None));
+                let ready = self.change(|book| {
+                    book.failed_in_row = 0;
+                    book.ledger.made(id, made, &steps)
+                });
+                self.meters.succeeded.increment(1);
+                match ready {
+                    Some(conclusion) => return self.report(id, &conclusion),
+                    None => None,
+                }
+            }
+            Err(error) => Some(error),
+        };
+        let fault = error.map(|error| self.note_failure(id, stamp, watch, &error, &mut steps));
+        // Removing is not held up by makes, nor the other way round.
+        drop(slot);
+        self.run_unmake(id, stamp, fault, steps).await;
+    }
+
+    /// Writes down that a make failed, or that it was overtaken by an unmake.
+    fn note_failure(
+        &self,
+        id: W::Id,
+        stamp: Stamp,
+        watch: Stopwatch,
+        error: &Error,
+        steps: &mut Vec<Step>,
+    ) -> Box<Fault> {
+        let fault = self.site.fault(error, stamp.attempt);
+        let overtaken = self.change(|book| {
+            let overtaken = book.ledger.overtaken(id);
+            if !overtaken {
+                book.failed_in_row = book.failed_in_row.saturating_add(1);
+            }
+            overtaken
+        });
+        if overtaken {
+            self.meters.overtaken.increment(1);
+            steps.push(watch.step(&self.site, StepOutcome::Superseded, error.message.as_str(), None));
+        } else {
+            self.meters.failed.increment(1);
+            tracing::warn!(%id, %stamp, %error, "{} failed", W::VERBS.make);
+            let fault = Some(Fault::clone(&fault));
+            steps.push(watch.step(&self.site, StepOutcome::Failed, error.message.as_str(), fault));
+        }
+        fault
+    }
+
+    /// Removes what there is until the driver confirms it, then gives the room back and reports.
+    async fn run_unmake(
+        self: Arc<Self>,
+        id: W::Id,
+        stamp: Stamp,
+        fault: Option<Box<Fault>>,
+        mut steps: Vec<Step>,
+    ) {
+        let watch = Stopwatch::start(W::VERBS.driver_unmake, stamp.attempt);
+        let mut backoff = Backoff::new(BackoffPolicy::reconnect());
+        while let Err(error) = self.driver_unmake(id, stamp).await {
+            tracing::warn!(%id, %error, failures = backoff.failures() + 1, "cannot {}; trying again",
+                W::VERBS.driver_unmake);
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+        let conclusion = self.change(|book| {
+            book.claims.release(id);
+            if fault.is_none() || book.ledger.overtaken(id) {
+                steps.push(watch.step(&self.site, StepOutcome::Succeeded, "", None));
+            }
+            book.ledger.unmade(id, fault, steps)
+        });
+        if matches!(conclusion.outcome, Outcome::Gone) {
+            self.meters.removed.increment(1);
+        }
+        self.report(id, &conclusion);
+    }
+
+    async fn driver_make(
+        &self,
+        id: W::Id,
+        stamp: Stamp,
+        order: &W::Order,
+        cancel: &CancellationToken,
+    ) -> Result<W::Made, Error> {
+        let call = AssertUnwindSafe(self.work.make(id, stamp, order, cancel)).catch_unwind();
+        match tokio::time::timeout(self.options.make_timeout, call).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(panicked(W::VERBS.driver_make)),
+            Err(_) => {
+                let limit = self.options.make_timeout;
+                let message = format!("{} was not done within {limit:?}", W::VERBS.driver_make);
+                Err(Error::new(Reason::BuildTimeout, message).with("limit_seconds", limit.as_secs_f64()))
+            }
+        }
+    }
+
+    async fn driver_unmake(&self, id: W::Id, stamp: Stamp) -> Result<(), Error> {
+        let call = AssertUnwindSafe(self.work.unmake(id, stamp)).catch_unwind();
+        match tokio::time::timeout(self.options.unmake_timeout, call).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(panicked(W::VERBS.driver_unmake)),
+            Err(_) => Err(Error::new(Reason::DriverFailed, "the driver did not answer in time")),
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Book<W>) -> T) -> T {
+        let result = change(&mut self.book.lock());
+        self.changes.send_modify(|count| *count += 1);
+        result
+    }
+
+    fn report(&self, id: W::Id, conclusion: &Conclusion<W::Made>) {
+        self.reporter.put(self.work.report(id, conclusion));
+    }
+}
+
+fn panicked(what: &str) -> Error {
+    Error::new(Reason::DriverFailed, format!("the driver panicked in {what}"))
+}
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;

@@ -1,0 +1,362 @@
+//! What was asked of each resource on this host, and how it ended: the memory that makes commands idempotent.
+//!
+//! Every command carries a [`Stamp`]. The ledger holds, per resource, the newest stamp it took, which of the two
+//! commands it was, and where the resource stands:
+//!
+//! ```text
+//!              make, claimed               done
+//!   (unknown) ───────────────► Making ─────────────► Ready ──┐
+//!       │                       │  │ failed, nothing left    │ unmake
+//!       │ make, no room         │  └───────────► Failed      ▼
+//!       ├───────────► Refused   └── unmake: cancel ───► Unmaking ──── done ───► Gone
+//!       └── unmake ──────────────────────────────────────────────────────────────▲
+//! ```
+//!
+//! - The same command again changes nothing: it is under way, or its outcome is told again.
+//! - An older one is refused with STALE_GENERATION. At one stamp, unmake is newer than make: a make that arrives
+//!   after the unmake that was to undo it must not leave anything behind.
+//! - A make that was refused stays refused: its sender went elsewhere on the strength of that answer.
+//! - A newer make for something that is there, or being made, adopts it; there is never a second one.
+//!
+//! Pure: decides and remembers, does nothing. What ended (Failed, Refused, Gone) is forgotten when
+//! [`REMEMBERED`] others ended after it; by then its commands are long past their deadlines.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use kilonova_model::{Attempt, Error, Generation, Reason};
+use kilonova_proto::types::v1::{Fault, Step};
+use tokio_util::sync::CancellationToken;
+
+/// How many resources that ended are remembered, so that late commands for them are recognised.
+pub const REMEMBERED: usize = 10_000;
+
+/// Orders the commands for one resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp {
+    /// What is wanted of the resource is at this generation.
+    pub generation: Generation,
+    /// The attempt the command is part of.
+    pub attempt: Attempt,
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "generation {} attempt {}", self.generation, self.attempt)
+    }
+}
+
+/// How work on a resource ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome<M> {
+    /// It is there; this is what was made.
+    Ready(M),
+    /// It could not be made; nothing of it is left.
+    Failed(Box<Fault>),
+    /// It is not there.
+    Gone,
+}
+
+/// What is to be reported of a resource.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conclusion<M> {
+    /// The newest command it answers.
+    pub stamp: Stamp,
+    /// How it ended.
+    pub outcome: Outcome<M>,
+    /// What was done, in order.
+    pub steps: Vec<Step>,
+}
+
+/// What becomes of a make command that was taken.
+#[derive(Debug)]
+pub enum Make<M, T> {
+    /// Begin: what the claim gave, and the token that says that it is no longer wanted.
+    Start(T, CancellationToken),
+    /// It is under way; its end will be reported.
+    Underway,
+    /// It ended before; report this again.
+    Report(Conclusion<M>),
+}
+
+/// What becomes of an unmake command that was taken.
+#[derive(Debug, PartialEq)]
+pub enum Unmake<M> {
+    /// Begin.
+    Start,
+    /// It is under way, or whoever is making it will do it; its end will be reported.
+    Underway,
+    /// Nothing is there; report this.
+    Report(Conclusion<M>),
+}
+
+/// What is known of one resource.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View<'a, M> {
+    /// The newest command taken for it.
+    pub stamp: Stamp,
+    /// Whether work on it goes on.
+    pub busy: bool,
+    /// How the last work on it ended; `None` while it goes on, and for a make that was refused.
+    pub outcome: Option<&'a Outcome<M>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Verb {
+    Make,
+    Unmake,
+}
+
+#[derive(Debug)]
+enum Phase<M> {
+    Making(CancellationToken),
+    Unmaking,
+    Settled(Outcome<M>, Vec<Step>),
+    Refused(Error),
+}
+
+impl<M> Phase<M> {
+    fn busy(&self) -> bool {
+        matches!(self, Self::Making(_) | Self::Unmaking)
+    }
+
+    fn ended(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Settled(Outcome::Failed(_) | Outcome::Gone, _))
+    }
+}
+
+#[derive(Debug)]
+struct Entry<M> {
+    stamp: Stamp,
+    verb: Verb,
+    phase: Phase<M>,
+    /// Its place among those that ended.
+    ended: Option<u64>,
+}
+
+/// The ledger of one host.
+#[derive(Debug)]
+pub struct Ledger<K, M> {
+    entries: BTreeMap<K, Entry<M>>,
+    /// Those that ended, in the order they did.
+    ended: BTreeMap<u64, K>,
+    next_end: u64,
+    busy: usize,
+}
+
+impl<K, M> Default for Ledger<K, M> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), ended: BTreeMap::new(), next_end: 0, busy: 0 }
+    }
+}
+
+impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
+    /// Enters what was there when the host started.
+    pub fn restore(&mut self, id: K, stamp: Stamp, made: M) {
+        self.set(id, stamp, Verb::Make, Phase::Settled(Outcome::Ready(made), Vec::new()));
+    }
+
+    /// Takes a make command. `claim` is asked for room when it is to be begun, and at no other time.
+    pub fn make<T>(
+        &mut self,
+        id: K,
+        stamp: Stamp,
+        claim: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<Make<M, T>, Error> {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            if (stamp, Verb::Make) < (entry.stamp, entry.verb) {
+                return Err(stale(id, stamp, entry.stamp));
+            }
+            let again = stamp == entry.stamp;
+            match &entry.phase {
+                Phase::Making(_) => {
+                    entry.stamp = stamp;
+                    return Ok(Make::Underway);
+                }
+                Phase::Settled(outcome @ Outcome::Ready(_), steps) => {
+                    (entry.stamp, entry.verb) = (stamp, Verb::Make);
+                    return Ok(Make::Report(conclusion(stamp, outcome, steps)));
+                }
+                Phase::Settled(outcome @ Outcome::Failed(_), steps) if again => {
+                    return Ok(Make::Report(conclusion(stamp, outcome, steps)));
+                }
+                Phase::Refused(error) if again => return Err(error.clone()),
+                Phase::Unmaking => {
+                    // Refused for good, as any other: from here on it is an older command.
+                    entry.stamp = stamp;
+                    return Err(still_unmaking(id));
+                }
+                Phase::Settled(Outcome::Failed(_) | Outcome::Gone, _) | Phase::Refused(_) => {}
+            }
+        }
+        match claim() {
+            Ok(claimed) => {
+                let cancel = CancellationToken::new();
+                self.set(id, stamp, Verb::Make, Phase::Making(cancel.clone()));
+                Ok(Make::Start(claimed, cancel))
+            }
+            Err(error) => {
+                // A host that is stopping refuses for now only, and will not be there to remember.
+                if error.reason != Reason::Draining {
+                    self.set(id, stamp, Verb::Make, Phase::Refused(error.clone()));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes an unmake command.
+    pub fn unmake(&mut self, id: K, stamp: Stamp) -> Result<Unmake<M>, Error> {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Ok(Unmake::Report(self.settle(id, stamp, Verb::Unmake, Outcome::Gone, Vec::new())));
+        };
+        if stamp < entry.stamp {
+            return Err(stale(id, stamp, entry.stamp));
+        }
+        (entry.stamp, entry.verb) = (stamp, Verb::Unmake);
+        match &entry.phase {
+            Phase::Making(cancel) => {
+                cancel.cancel();
+                entry.phase = Phase::Unmaking;
+                Ok(Unmake::Underway)
+            }
+            Phase::Unmaking => Ok(Unmake::Underway),
+            Phase::Settled(Outcome::Ready(_), _) => {
+                self.set(id, stamp, Verb::Unmake, Phase::Unmaking);
+                Ok(Unmake::Start)
+            }
+            Phase::Settled(outcome @ Outcome::Gone, steps) => {
+                Ok(Unmake::Report(conclusion(stamp, outcome, steps)))
+            }
+            Phase::Settled(Outcome::Failed(_), _) | Phase::Refused(_) => {
+                Ok(Unmake::Report(self.settle(id, stamp, Verb::Unmake, Outcome::Gone, Vec::new())))
+            }
+        }
+    }
+
+    /// A make succeeded. `None`: it was overtaken by an unmake, and what was made is to be unmade.
+    pub fn made(&mut self, id: K, made: M, steps: &[Step]) -> Option<Conclusion<M>> {
+        let entry = self.entries.get(&id)?;
+        let (stamp, verb) = (entry.stamp, entry.verb);
+        match entry.phase {
+            Phase::Making(_) => Some(self.settle(id, stamp, verb, Outcome::Ready(made), steps.to_vec())),
+            _ => None,
+        }
+    }
+
+    /// Nothing of the resource is left. With `fault`, because making it failed; when an unmake overtook that, it is
+    /// gone rather than failed.
+    pub fn unmade(&mut self, id: K, fault: Option<Box<Fault>>, steps: Vec<Step>) -> Conclusion<M> {
+        let entry = self.entries.get(&id);
+        let (stamp, verb) = entry.map_or((Stamp::default(), Verb::Unmake), |entry| (entry.stamp, entry.verb));
+        let failed = entry.is_some_and(|entry| matches!(entry.phase, Phase::Making(_)));
+        let outcome = match fault {
+            Some(fault) if failed => Outcome::Failed(fault),
+            _ => Outcome::Gone,
+        };
+        self.settle(id, stamp, verb, outcome, steps)
+    }
+
+    /// Whether an unmake overtook the make that is under way.
+    pub fn overtaken(&self, id: K) -> bool {
+        self.entries.get(&id).is_some_and(|entry| matches!(entry.phase, Phase::Unmaking))
+    }
+
+    /// What is there is what this command asked for: raises the stamp and gives what to report. `None` if it is not
+    /// there, not idle, or a newer command was taken.
+    pub fn adopt(&mut self, id: K, stamp: Stamp) -> Option<Conclusion<M>> {
+        let entry = self.entries.get_mut(&id)?;
+        match &entry.phase {
+            Phase::Settled(outcome @ Outcome::Ready(_), steps) if stamp >= entry.stamp => {
+                entry.stamp = stamp;
+                Some(conclusion(stamp, outcome, steps))
+            }
+            _ => None,
+        }
+    }
+
+    /// A make of an earlier incarnation came to nothing. `None` if any command for it was taken since.
+    pub fn lost(&mut self, id: K, stamp: Stamp, fault: Box<Fault>) -> Option<Conclusion<M>> {
+        let unknown = !self.entries.contains_key(&id);
+        unknown.then(|| self.settle(id, stamp, Verb::Make, Outcome::Failed(fault), Vec::new()))
+    }
+
+    /// What is known of a resource.
+    pub fn view(&self, id: K) -> Option<View<'_, M>> {
+        let entry = self.entries.get(&id)?;
+        let outcome = match &entry.phase {
+            Phase::Settled(outcome, _) => Some(outcome),
+            _ => None,
+        };
+        Some(View { stamp: entry.stamp, busy: entry.phase.busy(), outcome })
+    }
+
+    /// Resources on which work goes on.
+    pub fn busy(&self) -> usize {
+        self.busy
+    }
+
+    /// Resources that are there, being made or being unmade.
+    pub fn live(&self) -> usize {
+        self.entries.len() - self.ended.len()
+    }
+
+    /// Resources that ended and are remembered.
+    pub fn remembered(&self) -> usize {
+        self.ended.len()
+    }
+
+    fn settle(
+        &mut self,
+        id: K,
+        stamp: Stamp,
+        verb: Verb,
+        outcome: Outcome<M>,
+        steps: Vec<Step>,
+    ) -> Conclusion<M> {
+        let told = conclusion(stamp, &outcome, &steps);
+        self.set(id, stamp, verb, Phase::Settled(outcome, steps));
+        told
+    }
+
+    fn set(&mut self, id: K, stamp: Stamp, verb: Verb, phase: Phase<M>) {
+        let ended = phase.ended().then(|| {
+            self.next_end += 1;
+            self.ended.insert(self.next_end, id);
+            self.next_end
+        });
+        self.busy += usize::from(phase.busy());
+        if let Some(old) = self.entries.insert(id, Entry { stamp, verb, phase, ended }) {
+            self.busy -= usize::from(old.phase.busy());
+            if let Some(place) = old.ended {
+                self.ended.remove(&place);
+            }
+        }
+        while self.ended.len() > REMEMBERED {
+            if let Some((_, oldest)) = self.ended.pop_first() {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+}
+
+fn conclusion<M: Clone>(stamp: Stamp, outcome: &Outcome<M>, steps: &[Step]) -> Conclusion<M> {
+    Conclusion { stamp, outcome: outcome.clone(), steps: steps.to_vec() }
+}
+
+fn stale(id: impl fmt::Display, asked: Stamp, seen: Stamp) -> Error {
+    let message = format!("{id}: a newer command ({seen}) was seen before this one ({asked})");
+    Error::new(Reason::StaleGeneration, message)
+        .with("id", id)
+        .with("generation", seen.generation)
+        .with("attempt", seen.attempt)
+}
+
+fn still_unmaking(id: impl fmt::Display) -> Error {
+    let message = format!("{id}: an earlier one is still being removed and holds its room");
+    Error::new(Reason::ClaimRefused, message).with("id", id)
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

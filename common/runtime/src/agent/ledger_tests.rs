@@ -1,0 +1,204 @@
+//! What the ledger promises, command by command.
+
+use super::*;
+
+type Book = Ledger<u32, &'static str>;
+
+const ID: u32 = 7;
+
+fn at(generation: u64, attempt: u32) -> Stamp {
+    Stamp { generation: Generation(generation), attempt: Attempt(attempt) }
+}
+
+fn room() -> Result<(), Error> {
+    Ok(())
+}
+
+fn no_claim() -> Result<(), Error> {
+    panic!("asked for a claim")
+}
+
+fn no_room() -> Result<(), Error> {
+    Err(Error::new(Reason::ClaimRefused, "full"))
+}
+
+fn fault() -> Box<Fault> {
+    Box::new(Fault { reason: "DRIVER_FAILED".into(), ..Fault::default() })
+}
+
+fn begun(book: &mut Book, stamp: Stamp) -> CancellationToken {
+    match book.make(ID, stamp, room).unwrap() {
+        Make::Start((), cancel) => cancel,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ready(stamp: Stamp) -> Book {
+    let mut book = Book::default();
+    begun(&mut book, stamp);
+    assert!(book.made(ID, "guest", &[]).is_some());
+    book
+}
+
+fn refusal<T: fmt::Debug>(result: Result<T, Error>) -> Reason {
+    result.unwrap_err().reason
+}
+
+#[test]
+fn the_same_make_begins_once_and_is_told_its_end_again() {
+    let mut book = Book::default();
+    begun(&mut book, at(1, 1));
+    assert!(matches!(book.make(ID, at(1, 1), no_claim), Ok(Make::Underway)));
+    assert_eq!((book.busy(), book.live()), (1, 1));
+    let first = book.made(ID, "guest", &[Step::default()]).unwrap();
+    match book.make(ID, at(1, 1), no_claim).unwrap() {
+        Make::Report(again) => assert_eq!(again, first),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((book.busy(), book.live(), book.remembered()), (0, 1, 0));
+}
+
+#[test]
+fn a_failed_make_is_not_tried_again_by_its_repetition_but_by_the_next_attempt() {
+    let mut book = Book::default();
+    begun(&mut book, at(1, 1));
+    let failed = book.unmade(ID, Some(fault()), Vec::new());
+    assert_eq!(failed.outcome, Outcome::Failed(fault()));
+    match book.make(ID, at(1, 1), no_claim).unwrap() {
+        Make::Report(again) => assert_eq!(again, failed),
+        other => panic!("{other:?}"),
+    }
+    begun(&mut book, at(1, 2));
+}
+
+#[test]
+fn an_older_command_is_refused() {
+    let mut book = ready(at(2, 2));
+    assert_eq!(refusal(book.make(ID, at(2, 1), no_claim)), Reason::StaleGeneration);
+    assert_eq!(refusal(book.make(ID, at(1, 9), no_claim)), Reason::StaleGeneration);
+    assert_eq!(refusal(book.unmake(ID, at(1, 9))), Reason::StaleGeneration);
+    assert_eq!(refusal(book.unmake(ID, at(2, 1))), Reason::StaleGeneration);
+    assert_eq!(book.view(ID).unwrap().outcome, Some(&Outcome::Ready("guest")));
+}
+
+#[test]
+fn a_make_that_arrives_after_its_unmake_is_refused() {
+    for before in [None, Some(at(1, 1))] {
+        let mut book = Book::default();
+        if let Some(stamp) = before {
+            begun(&mut book, stamp);
+        }
+        assert!(book.unmake(ID, at(1, 1)).is_ok());
+        assert_eq!(refusal(book.make(ID, at(1, 1), no_claim)), Reason::StaleGeneration);
+        book.unmade(ID, None, Vec::new());
+        assert_eq!(refusal(book.make(ID, at(1, 1), no_claim)), Reason::StaleGeneration);
+        assert_eq!(book.view(ID).unwrap().outcome, Some(&Outcome::Gone));
+    }
+}
+
+#[test]
+fn an_unmake_during_a_make_cancels_it_and_leaves_the_rest_to_it() {
+    let mut book = Book::default();
+    let cancel = begun(&mut book, at(1, 1));
+    assert_eq!(book.unmake(ID, at(2, 1)), Ok(Unmake::Underway));
+    assert!(cancel.is_cancelled() && book.overtaken(ID));
+    assert_eq!(book.unmake(ID, at(2, 1)), Ok(Unmake::Underway));
+    assert_eq!(book.made(ID, "guest", &[]), None);
+    let end = book.unmade(ID, None, Vec::new());
+    assert_eq!((end.stamp, end.outcome), (at(2, 1), Outcome::Gone));
+}
+
+#[test]
+fn a_make_that_fails_after_it_was_overtaken_is_gone() {
+    let mut book = Book::default();
+    begun(&mut book, at(1, 1));
+    assert_eq!(book.unmake(ID, at(2, 1)), Ok(Unmake::Underway));
+    assert_eq!(book.unmade(ID, Some(fault()), Vec::new()).outcome, Outcome::Gone);
+}
+
+#[test]
+fn what_is_there_is_unmade_once() {
+    let mut book = ready(at(1, 1));
+    assert_eq!(book.unmake(ID, at(2, 1)), Ok(Unmake::Start));
+    assert_eq!(book.unmake(ID, at(2, 1)), Ok(Unmake::Underway));
+    book.unmade(ID, None, Vec::new());
+    assert!(matches!(book.unmake(ID, at(2, 1)), Ok(Unmake::Report(_))));
+    match book.unmake(ID, at(3, 1)).unwrap() {
+        Unmake::Report(end) => assert_eq!((end.stamp, end.outcome), (at(3, 1), Outcome::Gone)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_nobody_knows_is_gone() {
+    let mut book = Book::default();
+    match book.unmake(ID, at(2, 1)).unwrap() {
+        Unmake::Report(end) => assert_eq!((end.stamp, end.outcome), (at(2, 1), Outcome::Gone)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_refused_make_stays_refused_and_the_next_attempt_is_not() {
+    let mut book = Book::default();
+    assert_eq!(refusal(book.make(ID, at(1, 1), no_room)), Reason::ClaimRefused);
+    assert_eq!(refusal(book.make(ID, at(1, 1), room)), Reason::ClaimRefused);
+    assert_eq!(book.live(), 0);
+    begun(&mut book, at(1, 2));
+}
+
+#[test]
+fn a_refusal_while_stopping_is_not_held_against_the_next() {
+    let mut book = Book::default();
+    let stopping = || Err::<(), _>(Error::new(Reason::Draining, "stopping"));
+    assert_eq!(refusal(book.make(ID, at(1, 1), stopping)), Reason::Draining);
+    assert!(book.view(ID).is_none());
+}
+
+#[test]
+fn a_newer_make_adopts_what_is_there() {
+    let mut book = ready(at(1, 1));
+    match book.make(ID, at(1, 3), no_claim).unwrap() {
+        Make::Report(end) => assert_eq!((end.stamp, end.outcome), (at(1, 3), Outcome::Ready("guest"))),
+        other => panic!("{other:?}"),
+    }
+    let mut book = Book::default();
+    begun(&mut book, at(1, 1));
+    assert!(matches!(book.make(ID, at(1, 2), no_claim), Ok(Make::Underway)));
+    assert_eq!(book.made(ID, "guest", &[]).unwrap().stamp, at(1, 2));
+}
+
+#[test]
+fn a_newer_make_while_unmaking_is_refused_for_good() {
+    let mut book = ready(at(1, 1));
+    assert_eq!(book.unmake(ID, at(1, 1)), Ok(Unmake::Start));
+    assert_eq!(refusal(book.make(ID, at(1, 2), no_claim)), Reason::ClaimRefused);
+    book.unmade(ID, None, Vec::new());
+    assert_eq!(refusal(book.make(ID, at(1, 2), no_claim)), Reason::StaleGeneration);
+    begun(&mut book, at(1, 3));
+}
+
+#[test]
+fn after_a_restart_what_is_there_is_adopted_and_what_is_not_is_lost() {
+    let mut book = Book::default();
+    book.restore(ID, at(1, 1), "guest");
+    assert_eq!(book.adopt(ID, at(1, 2)).unwrap().stamp, at(1, 2));
+    assert_eq!(book.adopt(ID, at(1, 1)), None);
+    assert_eq!(book.lost(ID, at(1, 2), fault()), None);
+    let lost = book.lost(8, at(1, 1), fault()).unwrap();
+    assert_eq!(lost.outcome, Outcome::Failed(fault()));
+    assert!(matches!(book.make(8, at(1, 1), no_claim), Ok(Make::Report(_))));
+}
+
+#[test]
+fn what_ended_is_forgotten_in_order_and_never_without_bound() {
+    let mut book = Book::default();
+    let most = u32::try_from(REMEMBERED).unwrap();
+    for id in 0..most + 2 {
+        assert!(book.unmake(id, at(1, 1)).is_ok());
+        assert!(book.unmake(0, at(1 + u64::from(id), 1)).is_ok());
+    }
+    assert_eq!(book.remembered(), REMEMBERED);
+    assert!(book.view(0).is_some() && book.view(1).is_none() && book.view(2).is_none());
+    assert!(book.view(3).is_some());
+}

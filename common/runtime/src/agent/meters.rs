@@ -1,0 +1,49 @@
+//! What an agent counts.
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::work::Site;
+
+/// The counters of one agent.
+pub(super) struct Meters {
+    pub started: Counter,
+    pub succeeded: Counter,
+    pub failed: Counter,
+    pub overtaken: Counter,
+    pub removed: Counter,
+    pub took: Histogram,
+}
+
+impl Meters {
+    pub fn new(site: &Site) -> Self {
+        let (service, host) = (site.service.as_str(), site.host.to_string());
+        let builds = |result: &'static str| {
+            metrics::counter!("kilonova_agent_builds_total",
+                "service" => service, "host" => host.clone(), "result" => result)
+        };
+        Self {
+            started: builds("started"),
+            succeeded: builds("succeeded"),
+            failed: builds("failed"),
+            overtaken: builds("overtaken"),
+            removed: metrics::counter!("kilonova_agent_removed_total",
+                "service" => service, "host" => host.clone()),
+            took: metrics::histogram!("kilonova_agent_build_seconds",
+                "service" => service, "host" => host.clone()),
+        }
+    }
+}
+
+impl Site {
+    /// Shows how many reports wait to be accepted.
+    pub fn pending_reports(&self) -> Gauge {
+        metrics::gauge!("kilonova_agent_reports_pending",
+            "service" => self.service.as_str(), "host" => self.host.to_string())
+    }
+
+    /// Shows how much of a resource is claimed, in its own unit.
+    pub fn claimed(&self, resource: impl Into<String>) -> Gauge {
+        metrics::gauge!("kilonova_agent_claimed",
+            "service" => self.service.as_str(), "host" => self.host.to_string(), "resource" => resource.into())
+    }
+}

@@ -1,0 +1,26 @@
+//! What the agents of hypervisors and of storage backends share.
+//!
+//! ```text
+//!  conductor ──command──► guard ──► executor ──► driver       scheduler ◄──stream── capability server
+//!      ▲                             │   │ ledger, claims                               ▲
+//!      └──── reporter ◄──── end ─────┘   └───────── changes ────────► publisher ────────┘
+//! ```
+//!
+//! [`guard`] refuses commands meant for others. [`executor`] does each command once and reports its end; its memory
+//! is the [`ledger`]. [`reporter`] sends reports until a conductor has them; [`register`] keeps the host known and
+//! brings the administrator's word ([`admin`]). [`publisher`] holds the current capabilities, [`capability_server`]
+//! streams them. [`simulated`] is what drivers without hardware share.
+
+pub mod admin;
+pub mod capability_server;
+pub mod conductor;
+pub mod executor;
+pub mod guard;
+pub mod ledger;
+mod meters;
+mod outbox;
+pub mod publisher;
+pub mod register;
+pub mod reporter;
+pub mod simulated;
+pub mod work;

@@ -1,0 +1,59 @@
+//! Keeping a host registered with the conductors: at start until one answers, then every so often, and at once
+//! when the host became another incarnation.
+
+use std::time::Duration;
+
+use kilonova_proto::conductor::v1::RegisterHostRequest;
+use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::admin::{Admin, AdminState};
+use super::conductor::Conductor;
+
+/// Registers for ever. `about` says what does not change; `registered` is set with the first answer.
+pub async fn keep_registered(
+    conductor: Conductor,
+    about: RegisterHostRequest,
+    every: Duration,
+    admin: Admin,
+    registered: watch::Sender<bool>,
+) {
+    let mut epochs = conductor.epochs();
+    let mut backoff = Backoff::new(BackoffPolicy::reconnect());
+    let mut waiting = false;
+    loop {
+        epochs.mark_unchanged();
+        let asked = admin.version();
+        let pause = match conductor.register(about.clone()).await {
+            Ok((enabled, disabled_reason)) => {
+                admin.answered(AdminState { enabled, disabled_reason }, asked);
+                if std::mem::take(&mut waiting) || !*registered.borrow() {
+                    tracing::info!(enabled, epoch = %conductor.epoch(), "registered with a conductor");
+                }
+                registered.send_replace(true);
+                backoff.reset();
+                jittered(every)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut waiting, true) {
+                    tracing::warn!(
+                        error = error.message(),
+                        code = ?error.code(),
+                        "no conductor takes the registration; trying until one does"
+                    );
+                }
+                backoff.next_delay()
+            }
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            changed = epochs.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Somewhat less than `period`, so that hosts started together do not stay together.
+fn jittered(period: Duration) -> Duration {
+    period.mul_f64(0.8 + 0.2 * rand::random::<f64>())
+}

@@ -1,0 +1,7 @@
+//! What drivers without hardware share: a journal that is their memory, and failures and delays on demand.
+
+mod faults;
+mod journal;
+
+pub use faults::{FailRule, Faults, Latency};
+pub use journal::{Entry, Journal, JournalError, Record};
