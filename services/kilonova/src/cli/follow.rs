@@ -1,0 +1,163 @@
+//! Keeps a watch open: when the connection or the api goes away, it resumes where it was.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
+use tonic::{Code, Status, Streaming};
+
+use super::client::Client;
+use super::failure::Failure;
+
+/// How often the api is asked to say that the stream is alive.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Silence of this many heartbeats is a dead stream.
+const MISSED: u32 = 3;
+
+/// What to watch.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only in this project; empty for any.
+    pub project_id: String,
+    /// Only these; empty for all.
+    pub ids: Vec<String>,
+    /// Only on this host; empty for any.
+    pub host: String,
+    /// Only in these states; empty for any but DELETED.
+    pub states: Vec<i32>,
+}
+
+/// What a message of a watch brings.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event<R> {
+    /// One resource, as part of the snapshot.
+    Snapshot(R),
+    /// The snapshot is complete.
+    SnapshotEnd,
+    /// One resource as it is now.
+    Update(R),
+    /// The id of one that is no longer there.
+    Gone(String),
+    /// The stream is alive; also for what this version does not know.
+    Heartbeat,
+}
+
+/// A resource that can be watched.
+pub trait Followed: Sized {
+    /// A message of its watch.
+    type Message;
+    /// Opens the watch.
+    async fn open(
+        client: &Client,
+        filter: &Filter,
+        token: String,
+    ) -> Result<Streaming<Self::Message>, Status>;
+    /// The token to resume after this message.
+    fn token(message: &Self::Message) -> &str;
+    /// What the message brings.
+    fn event(message: Self::Message) -> Event<Self>;
+}
+
+/// A watch that resumes by itself.
+pub struct Follower<R: Followed> {
+    client: Client,
+    filter: Filter,
+    token: String,
+    stream: Option<Streaming<R::Message>>,
+    backoff: Backoff,
+}
+
+/// What to do about the end of a stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Resume,
+    StartOver,
+    GiveUp,
+}
+
+impl<R: Followed> Follower<R> {
+    /// Not open yet.
+    #[must_use]
+    pub fn new(client: Client, filter: Filter) -> Self {
+        let backoff = Backoff::new(BackoffPolicy::reconnect());
+        Self { client, filter, token: String::new(), stream: None, backoff }
+    }
+
+    /// The next message. An error is one that trying again would not mend.
+    pub async fn next(&mut self) -> Result<R::Message, Failure> {
+        loop {
+            let status = match self.receive().await {
+                Ok(message) => {
+                    self.backoff.reset();
+                    R::token(&message).clone_into(&mut self.token);
+                    return Ok(message);
+                }
+                Err(status) => status,
+            };
+            self.stream = None;
+            match after(&status) {
+                Next::Resume => {}
+                Next::StartOver => self.token.clear(),
+                Next::GiveUp => return Err(self.client.failure(status, None)),
+            }
+            tokio::time::sleep(self.backoff.next_delay()).await;
+        }
+    }
+
+    async fn receive(&mut self) -> Result<R::Message, Status> {
+        let silence = HEARTBEAT * MISSED;
+        let receive = async {
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                closed => closed.insert(R::open(&self.client, &self.filter, self.token.clone()).await?),
+            };
+            stream.message().await
+        };
+        match tokio::time::timeout(silence, receive).await {
+            Ok(Ok(Some(message))) => Ok(message),
+            Ok(Ok(None)) => Err(Status::unavailable("the stream ended")),
+            Ok(Err(status)) => Err(status),
+            Err(_) => Err(Status::unavailable("the stream fell silent")),
+        }
+    }
+}
+
+fn after(status: &Status) -> Next {
+    match status.code() {
+        Code::OutOfRange => Next::StartOver,
+        Code::Unavailable | Code::ResourceExhausted | Code::Unknown => Next::Resume,
+        // Made by the transport here, not by the api: the connection broke.
+        _ if status.source().is_some() => Next::Resume,
+        _ => Next::GiveUp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kilonova_model::{Error, Reason};
+    use kilonova_rpc::status::to_status;
+
+    #[test]
+    fn what_ends_a_stream_decides_what_comes_next() {
+        let table = [
+            (Reason::Draining, Next::Resume),
+            (Reason::SlowConsumer, Next::Resume),
+            (Reason::NoEndpoint, Next::Resume),
+            (Reason::ResumeTokenExpired, Next::StartOver),
+            (Reason::ValidationFailed, Next::GiveUp),
+            (Reason::MethodNotImplemented, Next::GiveUp),
+        ];
+        for (reason, next) in table {
+            assert_eq!(after(&to_status(&Error::new(reason, "x"))), next, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_is_resumed_whatever_its_code() {
+        let mut status = Status::internal("h2 protocol error");
+        assert_eq!(after(&status), Next::GiveUp);
+        status.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
+        assert_eq!(after(&status), Next::Resume);
+    }
+}

@@ -1,0 +1,238 @@
+//! `kilonova host …`.
+
+use std::time::SystemTime;
+
+use clap::{Args, Subcommand};
+use kilonova_model::Reason;
+use kilonova_model::time::to_duration;
+use kilonova_proto::api::v1::{DisableHostRequest, EnableHostRequest, ListHostsRequest};
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::{Capabilities, Host, ServiceKind};
+
+use super::client::{Client, PAGE, every_page};
+use super::failure::{Failure, not_found};
+use super::format::{NONE, ago, label, moment, or_dash, usage};
+use super::options::{GlobalOptions, new_request_id};
+use super::output::{Output, Row, Style, details};
+use super::service::{kind_label, parse_kind};
+
+/// What can be done with hosts and backends.
+#[derive(Debug, Clone, Subcommand)]
+pub enum HostCommand {
+    /// List compute hosts and storage backends with what they have and what of it is used.
+    List {
+        /// Only those of this service: compute or volume.
+        #[arg(long, value_parser = parse_kind, value_name = "SERVICE")]
+        service: Option<ServiceKind>,
+    },
+    /// Show one host or backend.
+    Show(Target),
+    /// Let a host or backend take new work.
+    Enable(Target),
+    /// Keep new work away from a host or backend; what is there stays.
+    Disable {
+        #[command(flatten)]
+        target: Target,
+        /// Why, for other administrators.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+/// One host or backend.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// Its name.
+    host: String,
+    /// Compute or volume, where both have that name.
+    #[arg(long, value_parser = parse_kind, value_name = "SERVICE")]
+    service: Option<ServiceKind>,
+}
+
+impl Row for Host {
+    const ONE: &'static str = "host";
+    const MANY: &'static str = "hosts";
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "SERVICE", "ZONE", "STATE", "ADMIN", "VCPUS", "RAM MIB", "DISK GIB", "HOLDS", "AGE"];
+
+    fn row(&self, _now: SystemTime) -> Vec<String> {
+        let [vcpus, ram, disk, holds] = figures(self.capabilities.as_ref());
+        vec![
+            self.name.clone(),
+            kind_label(self.service()),
+            or_dash(&self.availability_zone),
+            label(self.state().as_str_name(), "STATE_"),
+            label(self.admin_state().as_str_name(), "ADMIN_STATE_"),
+            vcpus,
+            ram,
+            disk,
+            holds,
+            self.capabilities_age.as_ref().map_or_else(|| NONE.to_owned(), |age| ago(to_duration(age))),
+        ]
+    }
+}
+
+/// Virtual CPUs, memory and disk as used/total, and what it holds.
+fn figures(capabilities: Option<&Capabilities>) -> [String; 4] {
+    let none = || NONE.to_owned();
+    match capabilities.and_then(|capabilities| capabilities.resources.as_ref()) {
+        Some(Resources::Compute(compute)) => [
+            usage(compute.vcpus_used, compute.vcpus),
+            usage(compute.ram_used_mib, compute.ram_mib),
+            usage(compute.disk_used_gib, compute.disk_gib),
+            format!("{} instances", compute.instances),
+        ],
+        Some(Resources::Volume(volume)) => {
+            let sum = |of: fn(&kilonova_proto::types::v1::StoragePool) -> u32| -> u32 {
+                volume.pools.iter().map(of).fold(0, u32::saturating_add)
+            };
+            let disk = usage(sum(|pool| pool.allocated_gib), sum(|pool| pool.total_gib));
+            [none(), none(), disk, format!("{} volumes", sum(|pool| pool.volumes))]
+        }
+        None => [none(), none(), none(), none()],
+    }
+}
+
+pub(super) async fn run(command: HostCommand, options: &GlobalOptions) -> Result<(), Failure> {
+    let output = Output::new(options);
+    let client = Client::connect(options, Some(options.request_limit())).await?;
+    match command {
+        HostCommand::List { service } => output.list(&every(&client, service).await?),
+        HostCommand::Show(target) => {
+            let host = find(&client, target).await?;
+            output.one(&host, || describe(&host, SystemTime::now(), output.style()))
+        }
+        HostCommand::Enable(target) => {
+            let host = find(&client, target).await?;
+            let request =
+                EnableHostRequest { request_id: new_request_id(), service: host.service, host: host.name };
+            let call = async |request| client.hosts().enable_host(request).await;
+            output.list(&Vec::from_iter(client.call(request, None, call).await?.host))
+        }
+        HostCommand::Disable { target, reason } => {
+            let host = find(&client, target).await?;
+            let request = DisableHostRequest {
+                request_id: new_request_id(),
+                service: host.service,
+                host: host.name,
+                reason,
+            };
+            let call = async |request| client.hosts().disable_host(request).await;
+            output.list(&Vec::from_iter(client.call(request, None, call).await?.host))
+        }
+    }
+}
+
+async fn every(client: &Client, service: Option<ServiceKind>) -> Result<Vec<Host>, Failure> {
+    every_page(async |page_token| {
+        let service = service.unwrap_or_default().into();
+        let request = ListHostsRequest { page_size: PAGE, page_token, service };
+        let page =
+            client.call(request, None, async |request| client.hosts().list_hosts(request).await).await?;
+        Ok((page.hosts, page.next_page_token))
+    })
+    .await
+}
+
+async fn find(client: &Client, target: Target) -> Result<Host, Failure> {
+    choose(every(client, target.service).await?, &target.host)
+}
+
+/// The one host of that name; a compute host and a backend may share it.
+fn choose(hosts: Vec<Host>, name: &str) -> Result<Host, Failure> {
+    let mut named = hosts.into_iter().filter(|host| host.name == name);
+    match (named.next(), named.next()) {
+        (None, _) => Err(not_found(Reason::HostNotFound, format!("no host or backend is named `{name}`"))),
+        (Some(host), None) => Ok(host),
+        (Some(_), Some(_)) => Err(Failure::Usage(format!(
+            "`{name}` is a compute host and a storage backend: say --service compute or --service volume"
+        ))),
+    }
+}
+
+fn describe(host: &Host, now: SystemTime, style: Style) -> String {
+    let [vcpus, ram, disk, holds] = figures(host.capabilities.as_ref());
+    let because = |state: String, why: &str| if why.is_empty() { state } else { format!("{state} ({why})") };
+    let state = because(label(host.state().as_str_name(), "STATE_"), &host.state_detail);
+    let admin = because(label(host.admin_state().as_str_name(), "ADMIN_STATE_"), &host.disabled_reason);
+    let traits = host.capabilities.as_ref().map(|capabilities| capabilities.traits.join(", "));
+    let age = host.capabilities_age.as_ref();
+    let rows = vec![
+        ("name", host.name.clone()),
+        ("service", kind_label(host.service())),
+        ("zone", or_dash(&host.availability_zone)),
+        ("state", state),
+        ("admin", admin),
+        ("address", or_dash(&host.address)),
+        ("version", or_dash(&host.version)),
+        ("epoch", host.epoch.to_string()),
+        ("vcpus", vcpus),
+        ("ram MiB", ram),
+        ("disk GiB", disk),
+        ("holds", holds),
+        ("traits", or_dash(&traits.unwrap_or_default())),
+        ("figures", age.map_or_else(|| NONE.to_owned(), |age| format!("{} ago", ago(to_duration(age))))),
+        ("registered", moment(host.create_time.as_ref(), now)),
+    ];
+    details(rows, style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kilonova_proto::types::v1::host::{AdminState, State};
+    use kilonova_proto::types::v1::{ComputeResources, StoragePool, VolumeResources};
+
+    fn host(name: &str, service: ServiceKind, resources: Resources) -> Host {
+        Host {
+            name: name.into(),
+            service: service.into(),
+            availability_zone: "nova".into(),
+            state: State::Up.into(),
+            admin_state: AdminState::Enabled.into(),
+            capabilities: Some(Capabilities { resources: Some(resources), ..Default::default() }),
+            capabilities_age: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+            ..Default::default()
+        }
+    }
+
+    fn both() -> Vec<Host> {
+        let compute = ComputeResources {
+            vcpus: 8,
+            vcpus_used: 2,
+            ram_mib: 16_384,
+            ram_used_mib: 1024,
+            disk_gib: 100,
+            disk_used_gib: 10,
+            instances: 2,
+            ..Default::default()
+        };
+        let pool = StoragePool { total_gib: 500, allocated_gib: 30, volumes: 3, ..Default::default() };
+        let volume = VolumeResources { pools: vec![pool.clone(), pool], ..Default::default() };
+        vec![
+            host("node1", ServiceKind::Compute, Resources::Compute(compute)),
+            host("node1@lvm", ServiceKind::Volume, Resources::Volume(volume)),
+        ]
+    }
+
+    #[test]
+    fn hosts_and_backends_stand_in_one_table() {
+        let rows = both().iter().map(|host| host.row(SystemTime::UNIX_EPOCH)).collect();
+        let text = crate::cli::output::table(Host::COLUMNS, rows, Style::PLAIN);
+        let expected = "\
+NAME        SERVICE   ZONE   STATE   ADMIN     VCPUS   RAM MIB      DISK GIB   HOLDS         AGE
+node1       compute   nova   UP      ENABLED   2/8     1024/16384   10/100     2 instances   2s
+node1@lvm   volume    nova   UP      ENABLED   -       -            60/1000    6 volumes     2s
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_name_two_have_needs_the_service() {
+        let mut hosts = both();
+        assert_eq!(choose(hosts.clone(), "node1").unwrap().name, "node1");
+        assert_eq!(choose(hosts.clone(), "node2").unwrap_err().exit_code(), 3);
+        hosts[1].name = "node1".into();
+        assert_eq!(choose(hosts, "node1").unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,126 @@
+//! `kilonova instance …`.
+
+mod create;
+mod resource;
+mod show;
+mod watch;
+
+use clap::{Args, Subcommand};
+use kilonova_model::{InstanceId, Reason};
+use kilonova_proto::api::v1::{DeleteInstanceRequest, ListInstancesRequest};
+use kilonova_proto::types::v1::Instance;
+use kilonova_proto::types::v1::instance::State;
+
+use super::client::{Client, PAGE, every_page};
+use super::failure::Failure;
+use super::options::{GlobalOptions, Removal, new_request_id, state_numbers};
+use super::output::Output;
+use super::resolve::unique;
+use super::wait::{Goal, wait};
+
+/// What can be done with instances.
+#[derive(Debug, Clone, Subcommand)]
+pub enum InstanceCommand {
+    /// Ask for one or more instances.
+    Create(create::Create),
+    /// List instances, oldest first.
+    List(List),
+    /// Show one instance: where it stands, and what was done step by step.
+    Show {
+        /// Its id, or its name if no other has it.
+        #[arg(value_name = "ID|NAME")]
+        instance: String,
+    },
+    /// Delete instances, at any moment, also while they are built.
+    Delete(Removal),
+    /// Print every change until interrupted, or until --timeout.
+    Watch(watch::Watch),
+}
+
+/// Which instances to list.
+#[derive(Debug, Clone, Args)]
+pub struct List {
+    /// Only in these states: building, active, stopped, error, deleted. Any but deleted when not given.
+    #[arg(long = "state", value_name = "STATE", value_delimiter = ',')]
+    states: Vec<String>,
+    /// Only on this host.
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+}
+
+pub(super) async fn run(command: InstanceCommand, options: &GlobalOptions) -> Result<(), Failure> {
+    let output = Output::new(options);
+    match command {
+        InstanceCommand::Create(create) => create::run(create, options, output).await,
+        InstanceCommand::List(list) => run_list(list, options, output).await,
+        InstanceCommand::Show { instance } => show::run(&instance, options, output).await,
+        InstanceCommand::Delete(removal) => delete(removal, options, output).await,
+        InstanceCommand::Watch(watch) => watch::run(watch, options, output).await,
+    }
+}
+
+async fn run_list(list: List, options: &GlobalOptions, output: Output) -> Result<(), Failure> {
+    let states = parse_states(&list.states)?;
+    let client = Client::connect(options, Some(options.request_limit())).await?;
+    let filter = ListInstancesRequest {
+        page_size: PAGE,
+        project_id: options.project(),
+        states,
+        host: list.host.unwrap_or_default(),
+        ..Default::default()
+    };
+    output.list(&every(&client, filter).await?)
+}
+
+fn parse_states(names: &[String]) -> Result<Vec<i32>, Failure> {
+    state_numbers(names, "STATE_", |name| State::from_str_name(name).map(i32::from))
+}
+
+async fn every(client: &Client, filter: ListInstancesRequest) -> Result<Vec<Instance>, Failure> {
+    every_page(async |page_token| {
+        let request = ListInstancesRequest { page_token, ..filter.clone() };
+        let page = client
+            .call(request, None, async |request| client.instances().list_instances(request).await)
+            .await?;
+        Ok((page.instances, page.next_page_token))
+    })
+    .await
+}
+
+/// The id behind an id or a name.
+async fn resolve(client: &Client, options: &GlobalOptions, text: &str) -> Result<String, Failure> {
+    if InstanceId::parse(text).is_ok() {
+        return Ok(text.to_owned());
+    }
+    let filter =
+        ListInstancesRequest { page_size: PAGE, project_id: options.project(), ..Default::default() };
+    let all = every(client, filter).await?;
+    let named = all.iter().map(|one| (one.id.as_str(), one.spec.as_ref().map_or("", |spec| &spec.name)));
+    unique("instance", Reason::InstanceNotFound, text, named)
+}
+
+async fn delete(removal: Removal, options: &GlobalOptions, output: Output) -> Result<(), Failure> {
+    let client = Client::connect(options, Some(options.limit(removal.wait))).await?;
+    let mut deleted = Vec::new();
+    for text in &removal.targets {
+        let instance_id = match resolve(&client, options, text).await {
+            Err(Failure::NotFound(_)) if removal.allow_missing => continue,
+            other => other?,
+        };
+        let request = DeleteInstanceRequest {
+            request_id: new_request_id(),
+            project_id: options.project(),
+            instance_id,
+            allow_missing: removal.allow_missing,
+            ..Default::default()
+        };
+        let call = async |request| client.instances().delete_instance(request).await;
+        deleted.extend(client.call(request, None, call).await?.instance);
+    }
+    if removal.wait {
+        let ended = wait(&client, Goal::Gone, deleted).await;
+        output.list(&ended.resources)?;
+        return ended.verdict;
+    }
+    output.list(&deleted)
+}

@@ -1,0 +1,84 @@
+//! `kilonova volume create`.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use kilonova_proto::api::v1::CreateVolumeRequest;
+use kilonova_proto::types::v1::{SchedulerHints, VolumeSpec};
+
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::options::{GlobalOptions, Mutation, key_value};
+use crate::cli::output::Output;
+use crate::cli::wait::{Goal, wait};
+
+/// What to create.
+#[derive(Debug, Clone, Args)]
+pub struct Create {
+    /// The name.
+    #[arg(default_value = "")]
+    name: String,
+    /// The size in GiB.
+    #[arg(long, value_name = "GIB")]
+    size: u32,
+    /// The availability zone to be in; any when not given.
+    #[arg(long, value_name = "ZONE")]
+    zone: Option<String>,
+    /// A demand on the backend; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    extra_spec: Vec<(String, String)>,
+    /// A note to keep with it; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    metadata: Vec<(String, String)>,
+    /// Only this backend; it still has to pass the filters.
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// Not this backend; may be repeated.
+    #[arg(long, value_name = "HOST")]
+    exclude_host: Vec<String>,
+    /// Only check; create nothing.
+    #[arg(long, conflicts_with = "wait")]
+    validate_only: bool,
+    /// Wait until it is available or has failed.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    mutation: Mutation,
+}
+
+pub(super) async fn run(create: Create, options: &GlobalOptions, output: Output) -> Result<(), Failure> {
+    let waits = create.wait;
+    let client = Client::connect(options, Some(options.limit(waits))).await?;
+    let request = request(create, options.project());
+    let request_id = request.request_id.clone();
+    let call = async |request| client.volumes().create_volume(request).await;
+    let created = Vec::from_iter(client.call(request, Some(&request_id), call).await?.volume);
+    if !waits {
+        return output.list(&created);
+    }
+    let ended = wait(&client, Goal::Ready, created).await;
+    output.list(&ended.resources)?;
+    ended.verdict
+}
+
+fn request(create: Create, project_id: String) -> CreateVolumeRequest {
+    let hints = SchedulerHints {
+        force_host: create.host.unwrap_or_default(),
+        exclude_hosts: create.exclude_host,
+        ..Default::default()
+    };
+    CreateVolumeRequest {
+        request_id: create.mutation.id(),
+        project_id,
+        volume: Some(VolumeSpec {
+            name: create.name,
+            size_gib: create.size,
+            availability_zone: create.zone.unwrap_or_default(),
+            extra_specs: BTreeMap::from_iter(create.extra_spec),
+            metadata: BTreeMap::from_iter(create.metadata),
+            hints: (hints != SchedulerHints::default()).then_some(hints),
+            ..Default::default()
+        }),
+        validate_only: create.validate_only,
+    }
+}
