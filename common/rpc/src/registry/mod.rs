@@ -13,6 +13,7 @@
 //! An outage of the store never makes members disappear: a member goes when its key is deleted, not when the
 //! registry cannot be read.
 
+mod claim;
 mod members;
 mod record;
 mod register;
