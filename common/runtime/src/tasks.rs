@@ -29,24 +29,37 @@ use tokio_util::sync::CancellationToken;
 /// A group of tasks with one owner and one token. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Tasks {
-    owner: Arc<str>,
+    group: Arc<Group>,
     token: CancellationToken,
     table: Arc<Table>,
 }
 
 #[derive(Debug)]
+struct Group {
+    owner: Arc<str>,
+    /// The groups around it, outermost first, and itself.
+    path: Vec<u64>,
+}
+
+#[derive(Debug)]
 struct Table {
     running: Mutex<BTreeMap<u64, Entry>>,
-    /// How many run, for whoever waits until none does.
-    count: watch::Sender<usize>,
+    /// Told whenever a task has ended.
+    ended: watch::Sender<()>,
     next: AtomicU64,
     panics: AtomicU64,
+}
+
+impl Table {
+    fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
     name: Cow<'static, str>,
-    owner: Arc<str>,
+    group: Arc<Group>,
     started: Instant,
     started_at: SystemTime,
     abort: Option<AbortHandle>,
@@ -103,16 +116,20 @@ impl Tasks {
     pub fn new(owner: impl Into<Arc<str>>) -> Self {
         let table = Table {
             running: Mutex::default(),
-            count: watch::Sender::new(0),
+            ended: watch::Sender::new(()),
             next: AtomicU64::new(0),
             panics: AtomicU64::new(0),
         };
-        Self { owner: owner.into(), token: CancellationToken::new(), table: Arc::new(table) }
+        let group = Group { owner: owner.into(), path: vec![table.next()] };
+        Self { group: Arc::new(group), token: CancellationToken::new(), table: Arc::new(table) }
     }
 
     /// A part of this group: listed with it and stopped with it, and can be stopped alone.
     pub fn child(&self, owner: impl Into<Arc<str>>) -> Self {
-        Self { owner: owner.into(), token: self.token.child_token(), table: self.table.clone() }
+        let mut path = self.group.path.clone();
+        path.push(self.table.next());
+        let group = Arc::new(Group { owner: owner.into(), path });
+        Self { group, token: self.token.child_token(), table: self.table.clone() }
     }
 
     /// Cancelled when the group stops.
@@ -151,8 +168,8 @@ impl Tasks {
         T: Send + 'static,
         F: Future<Output = Option<T>> + Send + 'static,
     {
-        let row = Row::insert(&self.table, name.clone(), self.owner.clone());
-        let (id, table, owner) = (row.id, self.table.clone(), self.owner.clone());
+        let row = Row::insert(&self.table, name.clone(), self.group.clone());
+        let (id, table, owner) = (row.id, self.table.clone(), self.group.owner.clone());
         let join = tokio::spawn(async move {
             let _row = row;
             match AssertUnwindSafe(future).catch_unwind().await {
@@ -172,32 +189,41 @@ impl Tasks {
         TaskHandle { join }
     }
 
-    /// What runs now, oldest first: this group, its parents and its children.
+    /// What runs now in this group and those made from it, oldest first.
     pub fn list(&self) -> Vec<TaskInfo> {
-        self.table.running.lock().values().map(Entry::info).collect()
+        let running = self.table.running.lock();
+        running.values().filter(|entry| self.owns(entry)).map(Entry::info).collect()
     }
 
-    /// How many tasks have panicked.
+    fn owns(&self, entry: &Entry) -> bool {
+        entry.group.path.starts_with(&self.group.path)
+    }
+
+    /// How many tasks have panicked, in this group and all groups of the same origin.
     pub fn panics(&self) -> u64 {
         self.table.panics.load(Ordering::Relaxed)
     }
 
-    /// Cancels the group and waits until nothing runs. Tasks not ended by the deadline are named in the log, cut,
-    /// and returned. To be called on the outermost group: it waits for all that are listed.
+    /// Cancels the group and waits until nothing of it runs. Tasks not ended by the deadline are named in the log,
+    /// cut, and returned.
     pub async fn shutdown(&self, deadline: Duration) -> Vec<TaskInfo> {
         self.token.cancel();
-        let mut count = self.table.count.subscribe();
-        if tokio::time::timeout(deadline, count.wait_for(|running| *running == 0)).await.is_ok() {
+        let mut ended = self.table.ended.subscribe();
+        // The sender is in the table, which outlives the wait.
+        let drained = async { while !self.list().is_empty() && ended.changed().await.is_ok() {} };
+        if tokio::time::timeout(deadline, drained).await.is_ok() {
             return Vec::new();
         }
         let running = self.table.running.lock();
-        for entry in running.values() {
-            tracing::warn!(task = %entry.name, owner = %entry.owner, "task is late to stop and was cut");
+        let late = running.values().filter(|entry| self.owns(entry));
+        let cut = late.map(|entry| {
+            tracing::warn!(task = %entry.name, owner = %entry.group.owner, "task is late to stop and was cut");
             if let Some(abort) = &entry.abort {
                 abort.abort();
             }
-        }
-        running.values().map(Entry::info).collect()
+            entry.info()
+        });
+        cut.collect()
     }
 }
 
@@ -206,7 +232,7 @@ impl Entry {
         let since_1970 = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         TaskInfo {
             name: self.name.to_string(),
-            owner: self.owner.to_string(),
+            owner: self.group.owner.to_string(),
             started_unix: since_1970.as_secs(),
             age_seconds: self.started.elapsed().as_secs_f64(),
         }
@@ -220,12 +246,11 @@ struct Row {
 }
 
 impl Row {
-    fn insert(table: &Arc<Table>, name: Cow<'static, str>, owner: Arc<str>) -> Self {
-        let id = table.next.fetch_add(1, Ordering::Relaxed);
+    fn insert(table: &Arc<Table>, name: Cow<'static, str>, group: Arc<Group>) -> Self {
+        let id = table.next();
         let entry =
-            Entry { name, owner, started: Instant::now(), started_at: SystemTime::now(), abort: None };
+            Entry { name, group, started: Instant::now(), started_at: SystemTime::now(), abort: None };
         table.running.lock().insert(id, entry);
-        table.count.send_modify(|count| *count += 1);
         Self { id, table: table.clone() }
     }
 }
@@ -233,7 +258,7 @@ impl Row {
 impl Drop for Row {
     fn drop(&mut self) {
         self.table.running.lock().remove(&self.id);
-        self.table.count.send_modify(|count| *count -= 1);
+        self.table.ended.send_replace(());
     }
 }
 
@@ -273,7 +298,8 @@ mod tests {
         let kept = tasks.spawn("kept", std::future::pending::<()>());
         let child = tasks.child("inner");
         let cut = child.spawn("cut", std::future::pending::<()>());
-        child.token().cancel();
+        assert_eq!(child.list().len(), 1);
+        assert!(child.shutdown(Duration::from_secs(5)).await.is_empty());
         assert_eq!(cut.await, Err(TaskLost::Cancelled));
         assert_eq!(tasks.list().len(), 1);
         kept.abort();

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
@@ -61,7 +64,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts logging to standard error, for the whole process.
+    /// Starts logging to standard error, panics included, for the whole process.
     pub fn start(config: &LogConfig) -> Result<Self, LogError> {
         Self::start_to(config, io::stderr, io::stderr().is_terminal())
     }
@@ -83,6 +86,11 @@ impl Log {
         };
         let subscriber = tracing_subscriber::registry().with(filter).with(lines);
         subscriber.try_init().map_err(|_| LogError::AlreadySet)?;
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string);
+            let backtrace = std::backtrace::Backtrace::capture();
+            tracing::error!(place, panic = panic.payload_as_str(), %backtrace, "panic");
+        }));
         Ok(Self { level })
     }
 
@@ -129,13 +137,27 @@ impl Metrics {
         handle().map(PrometheusHandle::render).unwrap_or_default()
     }
 
-    /// Folds samples into their histograms; without it they pile up between two renderings.
+    /// Folds samples into their histograms; without it they pile up between two renderings. Every service of a
+    /// process may ask for it; it is done once per [`FOLD_EVERY`].
     pub fn fold(self) {
-        if let Some(handle) = handle() {
+        static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+        let now = Instant::now();
+        let due = {
+            let mut last = LAST.lock();
+            let due = last.is_none_or(|last| now.duration_since(last) >= FOLD_EVERY);
+            if due {
+                *last = Some(now);
+            }
+            due
+        };
+        if due && let Some(handle) = handle() {
             handle.run_upkeep();
         }
     }
 }
+
+/// How often samples are folded into histograms.
+pub const FOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// None when another recorder owns the process.
 fn handle() -> Option<&'static PrometheusHandle> {

@@ -1,5 +1,7 @@
 //! The life of services, several in one process, over real connections and the embedded store.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

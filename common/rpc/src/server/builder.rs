@@ -65,6 +65,9 @@ pub enum BuildError {
         /// The name it was to be served under.
         served: String,
     },
+    /// The same service again.
+    #[error("{0} was added twice")]
+    Twice(String),
     /// No descriptor defines the service or the method.
     #[error("no descriptor defines {0}")]
     NotDescribed(String),
@@ -205,7 +208,9 @@ impl ServerBuilder {
             if *added != served.service {
                 return Err(BuildError::Mismatch { added, served: served.service.clone() });
             }
-            services.insert(served.service.clone(), served.methods.clone());
+            if services.insert(served.service.clone(), served.methods.clone()).is_some() {
+                return Err(BuildError::Twice(served.service.clone()));
+            }
         }
         Ok(services)
     }

@@ -1,5 +1,7 @@
 //! The server as its callers see it, over real connections.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod calls;
 mod reflection;
 mod setup;

@@ -16,7 +16,7 @@ pub struct Sources {
     file: Option<PathBuf>,
     variables: Vec<(String, String)>,
     reserved: Vec<String>,
-    flags: Dict,
+    flags: Vec<Dict>,
     settings: Vec<(String, String)>,
 }
 
@@ -56,7 +56,7 @@ impl Sources {
     /// Lays command line flags over everything else; a flag not given is a `None` and changes nothing.
     pub fn flags(mut self, overlay: &impl Serialize) -> Self {
         if let Ok(Value::Dict(_, dict)) = Value::serialize(overlay) {
-            self.flags.extend(without_unset(dict));
+            self.flags.push(without_unset(dict));
         }
         self
     }
@@ -73,12 +73,13 @@ impl Sources {
             layers.push(read_file(path)?);
         }
         for (name, value) in self.variables {
-            if !self.reserved.contains(&name) {
+            if !self.reserved.contains(&name) && !is_service_link(&name, &value) {
                 let path = name[ENV_PREFIX.len()..].to_lowercase();
                 layers.push(Layer::text(Origin::Variable(name), path.split("__"), value));
             }
         }
-        layers.push(Layer { origin: Origin::Flag, values: self.flags, text: None });
+        let flags = self.flags.into_iter().map(|values| Layer { origin: Origin::Flag, values, text: None });
+        layers.extend(flags);
         for (key, value) in self.settings {
             layers.push(Layer::text(Origin::Flag, key.split('.'), value));
         }
@@ -109,6 +110,20 @@ impl Layer {
         self.values = nest(&path, Value::from(text));
         true
     }
+}
+
+/// Kubernetes gives every container variables for every Service in its namespace; for one named `kilonova-api` they
+/// start as ours do.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let port_link = name.ends_with("_PORT") && value.contains("://");
+    let port_part = || {
+        let rest = name.rsplit_once("_PORT_").map_or("", |(_, rest)| rest);
+        rest.split_once('_').is_some_and(|(port, rest)| {
+            let protocol = ["TCP", "UDP", "SCTP"].iter().find_map(|known| rest.strip_prefix(known));
+            port.parse::<u16>().is_ok() && protocol.is_some()
+        })
+    };
+    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || port_link || port_part()
 }
 
 fn nest(path: &[String], value: Value) -> Dict {

@@ -207,3 +207,18 @@ fn secrets_are_hidden_and_the_rest_reads_back() {
     let (_kept, sources) = file(&printed);
     assert_eq!(load::<Config>(sources).unwrap().zone.as_deref(), Some("a"));
 }
+
+#[test]
+fn variables_that_kubernetes_sets_for_services_are_left_alone() {
+    let links = [
+        ("KILONOVA_API_SERVICE_HOST", "10.0.0.1"),
+        ("KILONOVA_API_SERVICE_PORT", "7770"),
+        ("KILONOVA_API_SERVICE_PORT_GRPC", "7770"),
+        ("KILONOVA_API_PORT", "tcp://10.0.0.1:7770"),
+        ("KILONOVA_API_PORT_7770_TCP", "tcp://10.0.0.1:7770"),
+        ("KILONOVA_API_PORT_7770_TCP_PROTO", "tcp"),
+        ("KILONOVA_API_PORT_7770_TCP_PORT", "7770"),
+        ("KILONOVA_API_PORT_7770_TCP_ADDR", "10.0.0.1"),
+    ];
+    assert_eq!(load::<Config>(Sources::new().env(env(&links))).unwrap(), Config::default());
+}

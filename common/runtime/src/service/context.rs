@@ -1,6 +1,6 @@
 //! What a registered service is built from, and its second step: serving.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kilonova_model::{CellName, Epoch, HostName, ServiceKind, ZoneName};
 use kilonova_proto::base::v1::base_service_server::BaseServiceServer;
@@ -22,7 +22,7 @@ use crate::http::SidePort;
 use crate::readiness::Readiness;
 use crate::signals;
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{FOLD_EVERY, Metrics};
 
 /// A registered service that does not serve yet. Clone out of it what the service's parts need.
 pub struct Context {
@@ -63,6 +63,13 @@ pub struct Context {
     pub(super) options: LaunchOptions,
 }
 
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Context");
+        shown.field("service", &self.service).field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
 /// Tells whoever runs the service that it cannot go on. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Fatal {
@@ -97,9 +104,6 @@ impl Fatal {
         }
     }
 }
-
-/// How often samples are folded into histograms.
-const FOLD_EVERY: Duration = Duration::from_secs(5);
 
 impl Context {
     /// The incarnation now. It changes if the registry's lease was lost and taken again.

@@ -42,6 +42,13 @@ pub struct Running {
     pub(super) options: LaunchOptions,
 }
 
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Running");
+        shown.field("service", &self.service).field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
 /// The part of a stop kept for tasks, whatever the drain took.
 const FOR_TASKS: Duration = Duration::from_millis(1500);
 /// How long one word to the registry may take; with the registry away, the lease says it later.
