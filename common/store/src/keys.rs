@@ -3,6 +3,7 @@
 //! ```text
 //! kilonova/v1/<cell>/endpoints/<service>/<host>      discovery, leased; nothing else lies under endpoints/
 //!                    shards/<n>                      ownership, leased; four digits, so that keys sort
+//!                    owners/<conductor>              who shares the shards, leased
 //!                    flavors/<id> images/<id> instances/<id> volumes/<id> snapshots/<id> server_groups/<id>
 //!                    hosts/<service>/<host>          what the conductors know of an agent
 //!                    quotas/<project> usage/<project>
@@ -21,6 +22,8 @@ pub enum Key {
     Endpoint(ServiceKind, HostName),
     /// The owner of a shard.
     Shard(u16),
+    /// A conductor that takes part in sharing out the shards.
+    Owner(HostName),
     /// A flavor.
     Flavor(FlavorId),
     /// An image.
@@ -117,6 +120,18 @@ impl Keys {
         format!("{}shards/", self.root)
     }
 
+    /// The key by which one conductor takes part in sharing out the shards.
+    #[must_use]
+    pub fn owner(&self, conductor: &HostName) -> String {
+        format!("{}owners/{conductor}", self.root)
+    }
+
+    /// The prefix of every conductor that takes part in sharing out the shards.
+    #[must_use]
+    pub fn owners(&self) -> String {
+        format!("{}owners/", self.root)
+    }
+
     /// The key of one registered agent.
     #[must_use]
     pub fn host(&self, service: ServiceKind, host: &HostName) -> String {
@@ -160,6 +175,7 @@ impl Keys {
         let parsed = match (parts.next()?, parts.next()?) {
             ("endpoints", service) => Key::Endpoint(service.parse().ok()?, parts.next()?.parse().ok()?),
             ("shards", shard) if shard.len() == 4 => Key::Shard(shard.parse().ok()?),
+            ("owners", conductor) => Key::Owner(conductor.parse().ok()?),
             ("flavors", id) => Key::Flavor(id.parse().ok()?),
             ("images", id) => Key::Image(id.parse().ok()?),
             ("instances", id) => Key::Instance(id.parse().ok()?),
@@ -192,6 +208,7 @@ mod tests {
         let cases = [
             (keys.endpoint(compute, &host), keys.endpoints(compute), Key::Endpoint(compute, host.clone())),
             (keys.shard(7), keys.shards(), Key::Shard(7)),
+            (keys.owner(&host), keys.owners(), Key::Owner(host.clone())),
             (keys.flavor(&flavor), keys.flavors(), Key::Flavor(flavor)),
             (keys.image(&image), keys.images(), Key::Image(image)),
             (keys.instance(instance), keys.instances(), Key::Instance(instance)),
