@@ -38,7 +38,7 @@ async fn bind() -> TcpListener {
 }
 
 async fn launch(store: &SharedStore, service: ServiceKind, name: &str) -> Launch {
-    let registry = RegistryOptions { ttl: Duration::from_secs(2), ..RegistryOptions::default() };
+    let registry = RegistryOptions { ttl: Duration::from_secs(2) };
     let config = serde_json::json!({ "driver": "simulated", "api_token": "hunter2" });
     Launch {
         service,

@@ -191,7 +191,8 @@ pub(super) fn code_in(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-fn draining() -> Error {
+/// What a watcher hears when streams end.
+pub(super) fn draining() -> Error {
     // Watchers that all come back at once would meet again elsewhere.
     let pause = Duration::from_millis(rand::random_range(50..500));
     Error::new(Reason::Draining, "the service is stopping; resume the stream at another member")

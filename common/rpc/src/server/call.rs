@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use kilonova_model::{Error, Reason};
@@ -15,10 +16,10 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
 
-use super::body::{RequestBody, ResponseBody, code_in};
+use super::body::{RequestBody, ResponseBody, code_in, draining};
 use super::builder::Identity;
 use super::deadline::{self, Deadline};
-use super::gate::Gate;
+use super::gate::{Gate, Method};
 use super::observe::Observer;
 use crate::status::to_status;
 
@@ -65,17 +66,38 @@ impl Core {
         };
 
         let request = self.prepare(request, ends, deadline, &observer);
-        let answer = AssertUnwindSafe(async { handler(request).await }).catch_unwind();
-        let answer = match deadline {
-            Some(Deadline(at)) => match tokio::time::timeout_at(at, answer).await {
-                Ok(answer) => answer,
-                Err(_) => return refuse(&deadline::exceeded(), observer),
-            },
-            None => answer.await,
-        };
-        match answer {
+        match self.answer(&method, handler(request), deadline).await {
             Ok(answer) => self.watch(answer, observer, deadline),
-            Err(panic) => refuse(&panicked(&method.path, &*panic), observer),
+            Err(error) => refuse(&error, observer),
+        }
+    }
+
+    /// The handler's answer, unless the handler panics, time runs out, or streams end before it has one.
+    async fn answer(
+        &self,
+        method: &Method,
+        handler: BoxFuture<'static, Response<Body>>,
+        deadline: Option<Deadline>,
+    ) -> Result<Response<Body>, Error> {
+        let out_of_time = async {
+            match deadline {
+                Some(Deadline(at)) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let streams_end = async {
+            match method.shape.server_streams() {
+                true => self.streams_end.cancelled().await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = AssertUnwindSafe(handler).catch_unwind() => {
+                answer.map_err(|panic| panicked(&method.path, &*panic))
+            }
+            () = out_of_time => Err(deadline::exceeded()),
+            () = streams_end => Err(draining()),
         }
     }
 

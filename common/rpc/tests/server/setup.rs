@@ -34,6 +34,14 @@ pub struct Echo {
     pub stuck: Arc<watch::Sender<usize>>,
 }
 
+impl Echo {
+    async fn get_stuck<T>(&self) -> T {
+        self.stuck.send_modify(|stuck| *stuck += 1);
+        let _stuck = Stuck(self.stuck.clone());
+        std::future::pending().await
+    }
+}
+
 struct Stuck(Arc<watch::Sender<usize>>);
 
 impl Drop for Stuck {
@@ -47,18 +55,14 @@ impl BaseService for Echo {
     async fn ping(&self, request: tonic::Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
         let payload = request.into_inner().payload;
         match payload.as_str() {
-            "stuck" => {
-                self.stuck.send_modify(|stuck| *stuck += 1);
-                let _stuck = Stuck(self.stuck.clone());
-                std::future::pending().await
-            }
+            "stuck" => self.get_stuck().await,
             "panic" => panic!("on purpose"),
             _ => Ok(Response::new(PingResponse { payload, host: "h".into() })),
         }
     }
 }
 
-/// Sends one heartbeat, then nothing; with the token `panic`, a panic.
+/// Sends one heartbeat, then nothing; with the token `panic`, a panic; with `stuck`, never begins.
 #[tonic::async_trait]
 impl CapabilityService for Echo {
     async fn watch_capabilities(
@@ -68,10 +72,10 @@ impl CapabilityService for Echo {
         let event = Some(Event::Heartbeat(Heartbeat {}));
         let first = WatchCapabilitiesResponse { event, ..Default::default() };
         let first = stream::once(async { Ok(first) });
-        Ok(Response::new(if request.get_ref().resume_token == "panic" {
-            first.chain(stream::once(async { panic!("on purpose") })).boxed()
-        } else {
-            first.chain(stream::pending()).boxed()
+        Ok(Response::new(match request.get_ref().resume_token.as_str() {
+            "stuck" => self.get_stuck().await,
+            "panic" => first.chain(stream::once(async { panic!("on purpose") })).boxed(),
+            _ => first.chain(stream::pending()).boxed(),
         }))
     }
 

@@ -74,6 +74,21 @@ async fn open_streams_end_with_draining_and_a_pause() {
 }
 
 #[tokio::test]
+async fn streams_that_have_not_begun_end_too() {
+    let (server, echo) = start().await;
+    let mut stuck = echo.stuck.subscribe();
+    let mut client = CapabilityServiceClient::new(channel(&server));
+    let request = WatchCapabilitiesRequest { resume_token: "stuck".into(), ..Default::default() };
+    let mut calls = JoinSet::new();
+    calls.spawn(async move { client.watch_capabilities(request).await.map(|_| ()) });
+    stuck.wait_for(|stuck| *stuck == 1).await.unwrap();
+
+    assert_eq!(server.stop(SOON).await, Stopped::Drained);
+    let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!(reason_of(&status), Some(Reason::Draining));
+}
+
+#[tokio::test]
 async fn calls_that_do_not_end_are_cut_at_the_bound() {
     let (server, echo) = start().await;
     let mut stuck = echo.stuck.subscribe();
