@@ -1,0 +1,233 @@
+//! The calls a conductor makes: to schedulers, and to the agents of hosts and backends.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, HostName, InstanceId, ServiceKind, VolumeId};
+use kilonova_proto::compute::v1 as compute;
+use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
+use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Receipt, VolumeRecord};
+use kilonova_proto::scheduler::v1 as scheduler;
+use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::volume::v1 as volume;
+use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
+use kilonova_rpc::outcome::{CallError, classify};
+use kilonova_rpc::peers::{Channel, Peers};
+use tonic::Request;
+
+use crate::placed::Placed;
+
+/// The longest a scheduler may think.
+const SELECT_DEADLINE: Duration = Duration::from_secs(5);
+/// The longest an agent may take to accept a command.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a scheduler answered.
+#[derive(Debug)]
+pub struct Selected {
+    /// The places, best first; none when there is none.
+    pub places: Vec<Alternate>,
+    /// Why.
+    pub explanation: pb::PlacementExplanation,
+}
+
+/// How records of one type are placed, built and removed.
+#[async_trait]
+pub trait Agents<P: Placed>: Send + Sync + 'static {
+    /// Asks a scheduler where.
+    async fn select(&self, id: P::Id, record: &P, alternates: u32) -> Result<Selected, CallError>;
+    /// Has the record's host build it.
+    async fn build(&self, id: P::Id, record: &P, epoch: Epoch) -> Result<(), CallError>;
+    /// Has a host remove what it may hold.
+    async fn terminate(
+        &self,
+        id: P::Id,
+        record: &P,
+        receipt: &Receipt,
+        epoch: Epoch,
+    ) -> Result<(), CallError>;
+}
+
+/// The calls over the network.
+#[derive(Clone)]
+pub struct Callers {
+    /// The channels.
+    pub peers: Peers,
+}
+
+fn within<T>(message: T, deadline: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+/// Names one decision or command, the same for every repetition of it.
+fn step_id(id: impl std::fmt::Display, generation: u64, attempt: u32, step: &str) -> String {
+    format!("{id}-{generation}-{attempt}-{step}")
+}
+
+fn places(best: Option<scheduler::SelectedHost>, rest: Vec<scheduler::SelectedHost>) -> Vec<Alternate> {
+    let place = |selected: scheduler::SelectedHost| Alternate {
+        host: selected.host,
+        availability_zone: selected.availability_zone,
+        pool: selected.pool,
+    };
+    best.into_iter().chain(rest).map(place).collect()
+}
+
+impl Callers {
+    /// The channel to a host. A name that is none belongs to no host.
+    pub fn host(&self, service: ServiceKind, host: &str) -> Result<Channel, CallError> {
+        let host = HostName::parse(host).map_err(|error| {
+            let error = kilonova_model::Error::new(kilonova_model::Reason::NoSuchHost, error.to_string());
+            classify(kilonova_rpc::status::to_status(&error))
+        })?;
+        Ok(self.peers.host(service, &host))
+    }
+}
+
+#[async_trait]
+impl Agents<InstanceRecord> for Callers {
+    async fn select(
+        &self,
+        id: InstanceId,
+        record: &InstanceRecord,
+        alternates: u32,
+    ) -> Result<Selected, CallError> {
+        let instance = record.resource();
+        let spec = instance.spec.clone().unwrap_or_default();
+        let request = scheduler::SelectHostsRequest {
+            request_id: step_id(id, instance.generation, instance.attempt + 1, "select"),
+            flavor: instance.flavor.clone(),
+            image: record.image.clone(),
+            availability_zone: spec.availability_zone,
+            count: 1,
+            alternates,
+            excluded_hosts: record.tried_hosts.clone(),
+            hints: spec.hints,
+            project_id: instance.project_id.clone(),
+            dry_run: false,
+        };
+        let mut client = SchedulerServiceClient::new(self.peers.any(ServiceKind::Scheduler));
+        let answer =
+            client.select_hosts(within(request, SELECT_DEADLINE)).await.map_err(classify)?.into_inner();
+        let selection = answer.selections.into_iter().next().unwrap_or_default();
+        Ok(Selected {
+            places: places(selection.host, selection.alternates),
+            explanation: answer.explanation.unwrap_or_default(),
+        })
+    }
+
+    async fn build(&self, id: InstanceId, record: &InstanceRecord, epoch: Epoch) -> Result<(), CallError> {
+        let instance = record.resource();
+        let command = compute::InstanceCommand {
+            instance_id: id.to_string(),
+            generation: instance.generation,
+            attempt: instance.attempt,
+            target_host: instance.host.clone(),
+            target_epoch: epoch.0,
+            request_id: step_id(id, instance.generation, instance.attempt, "build"),
+        };
+        let request = compute::BuildInstanceRequest {
+            command: Some(command),
+            project_id: instance.project_id.clone(),
+            spec: instance.spec.clone(),
+            flavor: instance.flavor.clone(),
+            image: record.image.clone(),
+        };
+        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &instance.host)?);
+        client.build_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+
+    async fn terminate(
+        &self,
+        id: InstanceId,
+        record: &InstanceRecord,
+        receipt: &Receipt,
+        epoch: Epoch,
+    ) -> Result<(), CallError> {
+        let generation = record.resource().generation;
+        let command = compute::InstanceCommand {
+            instance_id: id.to_string(),
+            generation,
+            attempt: receipt.attempt,
+            target_host: receipt.host.clone(),
+            target_epoch: epoch.0,
+            request_id: step_id(id, generation, receipt.attempt, "terminate"),
+        };
+        let request = compute::TerminateInstanceRequest { command: Some(command) };
+        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &receipt.host)?);
+        client.terminate_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+}
+
+#[async_trait]
+impl Agents<VolumeRecord> for Callers {
+    async fn select(
+        &self,
+        id: VolumeId,
+        record: &VolumeRecord,
+        alternates: u32,
+    ) -> Result<Selected, CallError> {
+        let volume = record.resource();
+        let request = scheduler::SelectBackendsRequest {
+            request_id: step_id(id, volume.generation, volume.attempt + 1, "select"),
+            volume: volume.spec.clone(),
+            count: 1,
+            alternates,
+            excluded_backends: record.tried_hosts.clone(),
+            project_id: volume.project_id.clone(),
+            dry_run: false,
+        };
+        let mut client = SchedulerServiceClient::new(self.peers.any(ServiceKind::Scheduler));
+        let answer =
+            client.select_backends(within(request, SELECT_DEADLINE)).await.map_err(classify)?.into_inner();
+        let selection = answer.selections.into_iter().next().unwrap_or_default();
+        Ok(Selected {
+            places: places(selection.backend, selection.alternates),
+            explanation: answer.explanation.unwrap_or_default(),
+        })
+    }
+
+    async fn build(&self, id: VolumeId, record: &VolumeRecord, epoch: Epoch) -> Result<(), CallError> {
+        let resource = record.resource();
+        let command = volume::VolumeCommand {
+            volume_id: id.to_string(),
+            generation: resource.generation,
+            attempt: resource.attempt,
+            target_host: resource.host.clone(),
+            target_epoch: epoch.0,
+            request_id: step_id(id, resource.generation, resource.attempt, "build"),
+        };
+        let request = volume::CreateVolumeRequest {
+            command: Some(command),
+            project_id: resource.project_id.clone(),
+            spec: resource.spec.clone(),
+            pool: resource.pool.clone(),
+        };
+        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &resource.host)?);
+        client.create_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+
+    async fn terminate(
+        &self,
+        id: VolumeId,
+        record: &VolumeRecord,
+        receipt: &Receipt,
+        epoch: Epoch,
+    ) -> Result<(), CallError> {
+        let generation = record.resource().generation;
+        let command = volume::VolumeCommand {
+            volume_id: id.to_string(),
+            generation,
+            attempt: receipt.attempt,
+            target_host: receipt.host.clone(),
+            target_epoch: epoch.0,
+            request_id: step_id(id, generation, receipt.attempt, "terminate"),
+        };
+        let request = volume::DeleteVolumeRequest { command: Some(command) };
+        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &receipt.host)?);
+        client.delete_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+}

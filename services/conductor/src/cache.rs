@@ -1,0 +1,389 @@
+//! Records in memory, kept current by watching the store.
+//!
+//! Two paths lead in. The *watch* brings every change of every conductor, in the order of revisions; it alone feeds
+//! subscribers, so that what they see is ordered and a revision is a place to resume from. A *commit* of this
+//! process is entered at once, so that a conductor reads what it wrote; when the watch brings it again nothing
+//! changes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kilonova_model::Revision;
+use kilonova_runtime::tasks::Tasks;
+use kilonova_store::keys::{Key, Keys};
+use kilonova_store::{KeyValue, SharedStore, WatchEvent, WatchFrom};
+use parking_lot::RwLock;
+use tokio::sync::{broadcast, watch};
+
+use crate::db::decode;
+
+/// How many changes are kept for subscribers that resume.
+const KEPT_CHANGES: usize = 16_384;
+/// How far a subscriber may fall behind before it is ended.
+const SUBSCRIBER_LAG: usize = 4_096;
+
+/// A record and the revision of its last change.
+#[derive(Debug)]
+pub struct Entry<R> {
+    /// The record.
+    pub record: Arc<R>,
+    /// The revision of its last change.
+    pub revision: Revision,
+}
+
+impl<R> Clone for Entry<R> {
+    fn clone(&self) -> Self {
+        Self { record: self.record.clone(), revision: self.revision }
+    }
+}
+
+impl<R> Entry<R> {
+    /// What users compare to see whether it changed.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        format!("{:x}", self.revision.0)
+    }
+}
+
+/// One change, as subscribers see it.
+#[derive(Debug)]
+pub struct Change<K, R> {
+    /// Whose.
+    pub id: K,
+    /// What it was; none when it is new.
+    pub before: Option<Entry<R>>,
+    /// What it is; none when it is gone.
+    pub after: Option<Entry<R>>,
+    /// When, in the store's history.
+    pub revision: Revision,
+}
+
+impl<K: Clone, R> Clone for Change<K, R> {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            before: self.before.clone(),
+            after: self.after.clone(),
+            revision: self.revision,
+        }
+    }
+}
+
+/// What a subscriber starts from.
+#[derive(Debug)]
+pub enum Start<K, R> {
+    /// Everything, as of a revision.
+    Snapshot(Vec<(K, Entry<R>)>, Revision),
+    /// The changes since the revision it named.
+    Resume(Vec<Change<K, R>>),
+}
+
+/// Where a subscriber starts, and what follows.
+pub type Subscription<K, R> = (Start<K, R>, broadcast::Receiver<Change<K, R>>);
+
+/// Records with their ids, and whether there are more.
+pub type Page<K, R> = (Vec<(K, Entry<R>)>, bool);
+
+/// The revision a subscriber named is no longer kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired;
+
+/// All records of one type.
+pub struct Cache<K, R> {
+    shared: Arc<Shared<K, R>>,
+}
+
+impl<K, R> Clone for Cache<K, R> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+struct Shared<K, R> {
+    state: RwLock<State<K, R>>,
+    changes: broadcast::Sender<Change<K, R>>,
+    filled: watch::Sender<bool>,
+}
+
+struct State<K, R> {
+    entries: BTreeMap<K, Entry<R>>,
+    log: VecDeque<Change<K, R>>,
+    /// Changes after this revision are all in the log.
+    log_start: Revision,
+    /// The watch has brought everything up to here.
+    seen: Revision,
+}
+
+impl<K, R> Cache<K, R>
+where
+    K: Clone + Ord + Send + Sync + 'static,
+    R: prost::Message + Default + PartialEq + 'static,
+{
+    /// Follows the keys under `prefix` in a task of `tasks`; `id_of` says which of them belong here.
+    pub fn follow(
+        name: &'static str,
+        store: &SharedStore,
+        keys: &Keys,
+        prefix: String,
+        id_of: fn(Key) -> Option<K>,
+        tasks: &Tasks,
+    ) -> Self {
+        let state = State {
+            entries: BTreeMap::new(),
+            log: VecDeque::new(),
+            log_start: Revision(0),
+            seen: Revision(0),
+        };
+        let shared = Arc::new(Shared {
+            state: RwLock::new(state),
+            changes: broadcast::Sender::new(SUBSCRIBER_LAG),
+            filled: watch::Sender::new(false),
+        });
+        let cache = Self { shared };
+        let follower = cache.clone();
+        let keys = keys.clone();
+        let mut events = store.watch(&prefix, WatchFrom::Snapshot);
+        tasks.spawn(name, async move {
+            while let Some(event) = events.next().await {
+                follower.take(event, &|key| keys.parse(key).and_then(id_of));
+            }
+        });
+        cache
+    }
+
+    /// Waits until the store has been read once.
+    pub async fn filled(&self) {
+        let mut filled = self.shared.filled.subscribe();
+        // The sender lives as long as `self`.
+        let _ = filled.wait_for(|filled| *filled).await;
+    }
+
+    /// One record.
+    #[must_use]
+    pub fn get(&self, id: &K) -> Option<Entry<R>> {
+        self.shared.state.read().entries.get(id).cloned()
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.state.read().entries.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Up to `limit` records after `after` that pass, in the order of their ids, and whether there are more.
+    pub fn page(&self, after: Option<&K>, limit: usize, pass: impl Fn(&K, &R) -> bool) -> Page<K, R> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let state = self.shared.state.read();
+        let range = state.entries.range((after.map_or(Unbounded, Excluded), Unbounded));
+        let mut passing = range.filter(|(id, entry)| pass(id, &entry.record));
+        let page = passing.by_ref().take(limit).map(|(id, entry)| (id.clone(), entry.clone())).collect();
+        (page, passing.next().is_some())
+    }
+
+    /// The ids of all records that pass.
+    pub fn ids(&self, pass: impl Fn(&K, &R) -> bool) -> Vec<K> {
+        let state = self.shared.state.read();
+        state.entries.iter().filter(|(id, entry)| pass(id, &entry.record)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Enters what this process committed.
+    pub fn committed(&self, id: K, record: Arc<R>, revision: Revision) {
+        let mut state = self.shared.state.write();
+        let known = state.entries.get(&id).map_or(state.seen, |entry| entry.revision.max(state.seen));
+        if revision > known {
+            state.entries.insert(id, Entry { record, revision });
+        }
+    }
+
+    /// Every change from now on, after what the subscriber missed.
+    pub fn subscribe(&self, from: Option<Revision>) -> Result<Subscription<K, R>, Expired> {
+        // The lock is held while subscribing, so that nothing falls between the snapshot and the first change.
+        let state = self.shared.state.write();
+        let receiver = self.shared.changes.subscribe();
+        let start = match from {
+            None => {
+                let all = state.entries.iter().map(|(id, entry)| (id.clone(), entry.clone())).collect();
+                Start::Snapshot(all, state.seen)
+            }
+            Some(revision) if revision < state.log_start => return Err(Expired),
+            Some(revision) => {
+                Start::Resume(state.log.iter().filter(|c| c.revision > revision).cloned().collect())
+            }
+        };
+        Ok((start, receiver))
+    }
+
+    fn take(&self, event: WatchEvent, id_of: &dyn Fn(&str) -> Option<K>) {
+        let mut state = self.shared.state.write();
+        let revision = event.revision();
+        match event {
+            WatchEvent::Snapshot { items, revision } => {
+                let mut gone: std::collections::BTreeSet<K> = state.entries.keys().cloned().collect();
+                let first = state.seen == Revision(0);
+                for item in &items {
+                    if let Some((id, entry)) = read(item, id_of) {
+                        gone.remove(&id);
+                        let unchanged = state.entries.get(&id).is_some_and(|e| e.revision >= entry.revision);
+                        if first {
+                            state.entries.insert(id, entry);
+                        } else if !unchanged {
+                            self.apply(&mut state, id, Some(entry), revision);
+                        }
+                    }
+                }
+                for id in gone {
+                    if state.entries.get(&id).is_some_and(|entry| entry.revision <= revision) {
+                        self.apply(&mut state, id, None, revision);
+                    }
+                }
+                if first {
+                    state.log_start = revision;
+                }
+            }
+            WatchEvent::Put(item) => {
+                if let Some((id, entry)) = read(&item, id_of) {
+                    self.apply(&mut state, id, Some(entry), revision);
+                }
+            }
+            WatchEvent::Delete { key, revision } => {
+                if let Some(id) = id_of(&key) {
+                    self.apply(&mut state, id, None, revision);
+                }
+            }
+        }
+        state.seen = state.seen.max(revision);
+        drop(state);
+        self.shared.filled.send_replace(true);
+    }
+
+    fn apply(&self, state: &mut State<K, R>, id: K, after: Option<Entry<R>>, revision: Revision) {
+        let before = match &after {
+            // A later commit of this process may be here already: subscribers still get this one, in its order.
+            Some(entry) if state.entries.get(&id).is_some_and(|e| e.revision > entry.revision) => {
+                state.entries.get(&id).cloned()
+            }
+            Some(entry) => state.entries.insert(id.clone(), entry.clone()),
+            None => state.entries.remove(&id),
+        };
+        let change = Change { id, before, after, revision };
+        state.log.push_back(change.clone());
+        if state.log.len() > KEPT_CHANGES
+            && let Some(dropped) = state.log.pop_front()
+        {
+            state.log_start = dropped.revision;
+        }
+        // No receiver is no error.
+        let _ = self.shared.changes.send(change);
+    }
+}
+
+fn read<K, R: prost::Message + Default>(
+    item: &KeyValue,
+    id_of: &dyn Fn(&str) -> Option<K>,
+) -> Option<(K, Entry<R>)> {
+    let id = id_of(&item.key)?;
+    match decode::<R>(item) {
+        Ok(read) => Some((id, Entry { record: Arc::new(read.record), revision: read.revision })),
+        Err(error) => {
+            tracing::error!(key = item.key, %error, "a record cannot be read and is passed over");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kilonova_model::FlavorId;
+    use kilonova_proto::types::v1::Flavor;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn cache() -> Cache<FlavorId, Flavor> {
+        let state = State {
+            entries: BTreeMap::new(),
+            log: VecDeque::new(),
+            log_start: Revision(0),
+            seen: Revision(0),
+        };
+        Cache {
+            shared: Arc::new(Shared {
+                state: RwLock::new(state),
+                changes: broadcast::Sender::new(16),
+                filled: watch::Sender::new(false),
+            }),
+        }
+    }
+
+    fn item(id: &str, vcpus: u32, revision: u64) -> KeyValue {
+        let value = Flavor { id: id.into(), vcpus, ..Default::default() }.encode_to_vec().into();
+        let (create_revision, mod_revision) = (Revision(1), Revision(revision));
+        KeyValue { key: id.into(), value, create_revision, mod_revision, leased: false }
+    }
+
+    fn id_of(key: &str) -> Option<FlavorId> {
+        FlavorId::parse(key).ok()
+    }
+
+    fn vcpus(cache: &Cache<FlavorId, Flavor>, id: &str) -> Option<u32> {
+        cache.get(&FlavorId::parse(id).unwrap()).map(|entry| entry.record.vcpus)
+    }
+
+    #[test]
+    fn an_own_commit_is_read_at_once_and_an_older_watch_event_does_not_undo_it() {
+        let cache = cache();
+        cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+        let committed = Flavor { id: "a".into(), vcpus: 3, ..Default::default() };
+        cache.committed(FlavorId::parse("a").unwrap(), Arc::new(committed), Revision(8));
+        cache.take(WatchEvent::Put(item("a", 2, 7)), &id_of);
+        assert_eq!(vcpus(&cache, "a"), Some(3));
+        cache.take(WatchEvent::Delete { key: "a".into(), revision: Revision(9) }, &id_of);
+        let late = Flavor { id: "a".into(), vcpus: 3, ..Default::default() };
+        cache.committed(FlavorId::parse("a").unwrap(), Arc::new(late), Revision(8));
+        assert_eq!(vcpus(&cache, "a"), None);
+    }
+
+    #[test]
+    fn a_subscriber_resumes_without_gap_or_is_told_that_it_cannot() {
+        let cache = cache();
+        cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+        for revision in 6..10 {
+            cache.take(WatchEvent::Put(item("b", 1, revision)), &id_of);
+        }
+        let (start, _) = cache.subscribe(Some(Revision(7))).unwrap();
+        let Start::Resume(missed) = start else { panic!("a snapshot was not asked for") };
+        assert_eq!(missed.iter().map(|c| c.revision.0).collect::<Vec<_>>(), [8, 9]);
+        assert_eq!(cache.subscribe(Some(Revision(4))).unwrap_err(), Expired);
+    }
+
+    #[test]
+    fn a_new_listing_reports_what_differs() {
+        let cache = cache();
+        let both = vec![item("a", 1, 5), item("b", 1, 5)];
+        cache.take(WatchEvent::Snapshot { items: both, revision: Revision(5) }, &id_of);
+        let (_, mut changes) = cache.subscribe(None).unwrap();
+        cache.take(WatchEvent::Snapshot { items: vec![item("b", 2, 8)], revision: Revision(9) }, &id_of);
+        assert_eq!(changes.try_recv().unwrap().after.unwrap().record.vcpus, 2);
+        assert!(changes.try_recv().unwrap().after.is_none());
+        assert!(changes.try_recv().is_err());
+    }
+
+    #[test]
+    fn pages_follow_each_other() {
+        let cache = cache();
+        let items = ["a", "b", "c", "d"].map(|id| item(id, 1, 5)).to_vec();
+        cache.take(WatchEvent::Snapshot { items, revision: Revision(5) }, &id_of);
+        let (page, more) = cache.page(None, 2, |_, _| true);
+        assert!(more);
+        let (rest, more) = cache.page(Some(&page[1].0), 2, |_, _| true);
+        assert!(!more);
+        assert_eq!(rest.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["c", "d"]);
+    }
+}

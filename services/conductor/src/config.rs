@@ -1,0 +1,92 @@
+//! What can be set of a conductor.
+
+use kilonova_proto::types::v1::QuotaLimits;
+use kilonova_runtime::config::Period;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The section `[conductor]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// On how many hosts a build is tried before it ends in ERROR.
+    pub max_attempts: u32,
+    /// How many further hosts to ask the scheduler for.
+    pub alternates: u32,
+    /// How long a host may take over a build before it is tried elsewhere.
+    pub build_timeout: Period,
+    /// How long the removal waits for a host that has left the registry; the host removes its copy when it is back.
+    pub delete_timeout: Period,
+    /// How long an unanswered command is left before it is sent again.
+    pub resend_interval: Period,
+    /// How long the record of a deleted resource stays readable.
+    pub retention: Period,
+    /// How long a request id is remembered.
+    pub request_retention: Period,
+    /// How often every record is looked at, whatever was heard of it.
+    pub scan_interval: Period,
+    /// How long the shards of a conductor that died stay with it.
+    pub shard_ttl: Period,
+    /// Most records worked on at once.
+    pub concurrency: usize,
+    /// The limits of a project for which none are set; -1 for none.
+    pub quota: QuotaDefaults,
+}
+
+/// The section `[conductor.quota]`; the defaults are Nova's and Cinder's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaDefaults {
+    /// Instances.
+    pub instances: i32,
+    /// Virtual CPUs of all instances.
+    pub cores: i32,
+    /// Memory of all instances in MiB.
+    pub ram_mib: i32,
+    /// Volumes.
+    pub volumes: i32,
+    /// Size of all volumes and snapshots in GiB.
+    pub gigabytes: i32,
+    /// Snapshots.
+    pub snapshots: i32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let seconds = |n| Period::from(Duration::from_secs(n));
+        Self {
+            max_attempts: 3,
+            alternates: 2,
+            build_timeout: seconds(300),
+            delete_timeout: seconds(60),
+            resend_interval: seconds(10),
+            retention: seconds(3600),
+            request_retention: seconds(24 * 3600),
+            scan_interval: seconds(60),
+            shard_ttl: seconds(6),
+            concurrency: 256,
+            quota: QuotaDefaults::default(),
+        }
+    }
+}
+
+impl Default for QuotaDefaults {
+    fn default() -> Self {
+        Self { instances: 10, cores: 20, ram_mib: 51_200, volumes: 10, gigabytes: 1000, snapshots: 10 }
+    }
+}
+
+impl QuotaDefaults {
+    /// The limits as they are answered.
+    #[must_use]
+    pub fn limits(&self) -> QuotaLimits {
+        QuotaLimits {
+            instances: self.instances,
+            cores: self.cores,
+            ram_mib: self.ram_mib,
+            volumes: self.volumes,
+            gigabytes: self.gigabytes,
+            snapshots: self.snapshots,
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! Drives records to what is wanted of them.
+//!
+//! One pass over one record: read it from memory, let [`plan`] decide, write the intent, make the one call it asks for,
+//! write what came of it; again until there is nothing to do now. Every write compares the record's revision and
+//! the shard's fence. A pass is started by a change of the record, by a change of a host's registration, by a
+//! shard that became this conductor's, or by the slow scan; it takes nothing from what started it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
+use kilonova_proto::conductor::v1::{Alternate, UsageRecord};
+use kilonova_proto::types::v1 as pb;
+use kilonova_rpc::backoff::BackoffPolicy;
+use kilonova_rpc::outcome::CallError;
+use kilonova_rpc::registry::Members;
+use kilonova_runtime::reconcile::{Next, Queue, Reconcile, ReconcileOptions};
+use kilonova_runtime::tasks::Tasks;
+use kilonova_store::{Compare, Txn, TxnOutcome};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::agents::Agents;
+use crate::cache::Entry;
+use crate::config::Config;
+use crate::history::{self, Actor};
+use crate::placed::Placed;
+use crate::plan::{Decision, Leave, Sent, Verb, View, plan};
+use crate::quota;
+use crate::records::{Records, Written};
+use crate::shards::{Fence, Shards};
+
+/// Most steps of one pass: a record that needs more goes back into the queue, so that others get their turn.
+const STEPS_PER_PASS: usize = 8;
+/// How long a host that cannot be reached is tried before the build goes elsewhere.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// Drives the records of one type.
+pub struct Engine<P: Placed, A> {
+    records: Records<P>,
+    agents: A,
+    members: Members,
+    shards: Shards,
+    config: Arc<Config>,
+    conductor: HostName,
+    /// What was sent and accepted, by record. Lost in a crash, which only means that it is sent again.
+    sent: Mutex<HashMap<P::Id, Vec<Sent>>>,
+}
+
+/// How one step went.
+enum Stepped<P> {
+    /// Go on with the record as it is now.
+    On(Entry<P>),
+    /// Stop here.
+    Stop(Next),
+}
+
+impl<P: Placed, A: Agents<P>> Engine<P, A> {
+    /// Drives `records` with `agents`.
+    pub fn new(
+        records: Records<P>,
+        agents: A,
+        members: Members,
+        shards: Shards,
+        config: Arc<Config>,
+        conductor: HostName,
+    ) -> Arc<Self> {
+        Arc::new(Self { records, agents, members, shards, config, conductor, sent: Mutex::default() })
+    }
+
+    /// Starts driving in tasks of `tasks`.
+    pub fn run(self: &Arc<Self>, tasks: &Tasks) -> Queue<P::Id> {
+        let queue = Queue::new();
+        let options =
+            ReconcileOptions { concurrency: self.config.concurrency, backoff: BackoffPolicy::retry() };
+        queue.run(P::NOUN, tasks, self.clone(), options);
+        tasks.spawn(format!("{} changes", P::NOUN), self.clone().follow_changes(queue.clone()));
+        tasks.spawn(format!("{} hosts", P::NOUN), self.clone().follow_hosts(queue.clone()));
+        tasks.spawn(format!("{} scan", P::NOUN), self.clone().scan(queue.clone()));
+        queue
+    }
+
+    /// Looks at every record that is this conductor's and passes.
+    pub fn nudge_all(&self, queue: &Queue<P::Id>, pass: impl Fn(&P) -> bool) {
+        for id in self.records.cache.ids(|id, record| self.shards.owns(id) && pass(record)) {
+            queue.nudge(id);
+        }
+    }
+
+    async fn follow_changes(self: Arc<Self>, queue: Queue<P::Id>) {
+        self.records.cache.filled().await;
+        loop {
+            let Ok((_, mut changes)) = self.records.cache.subscribe(None) else { return };
+            self.nudge_all(&queue, |_| true);
+            loop {
+                match changes.recv().await {
+                    Ok(change) if self.shards.owns(&change.id) => queue.nudge(change.id),
+                    Ok(_) => {}
+                    // Too many at once: look at all.
+                    Err(RecvError::Lagged(_)) => break,
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+
+    /// A host that came back or left concerns every record with a receipt there.
+    async fn follow_hosts(self: Arc<Self>, queue: Queue<P::Id>) {
+        let mut members = self.members.subscribe();
+        let mut known: HashMap<HostName, Epoch> = HashMap::new();
+        loop {
+            let now: HashMap<HostName, Epoch> = {
+                let set = members.borrow_and_update().clone();
+                set.members.iter().map(|(host, member)| (host.clone(), member.epoch)).collect()
+            };
+            let changed: BTreeSet<&str> = now
+                .keys()
+                .chain(known.keys())
+                .filter(|host| now.get(*host) != known.get(*host))
+                .map(HostName::as_str)
+                .collect();
+            if !changed.is_empty() {
+                self.nudge_all(&queue, |record| {
+                    record.receipts().iter().any(|receipt| changed.contains(receipt.host.as_str()))
+                });
+            }
+            known = now;
+            if members.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn scan(self: Arc<Self>, queue: Queue<P::Id>) {
+        loop {
+            tokio::time::sleep(self.config.scan_interval.get()).await;
+            self.sent.lock().retain(|id, _| self.records.cache.get(id).is_some());
+            self.nudge_all(&queue, |_| true);
+        }
+    }
+
+    fn epoch_of(&self, host: &str) -> Option<Epoch> {
+        let host = HostName::parse(host).ok()?;
+        self.members.current().get(&host).map(|member| member.epoch)
+    }
+
+    fn decide(&self, id: P::Id, record: &P, now: SystemTime) -> Decision {
+        let sent = self.sent.lock().get(&id).cloned().unwrap_or_default();
+        plan(&View {
+            status: &record.status(),
+            receipts: record.receipts(),
+            alternates: record.alternates(),
+            deadline: record.deadline(),
+            expiry: record.expiry(),
+            sent: &sent,
+            epoch_of: &|host| self.epoch_of(host),
+            now,
+            max_attempts: self.config.max_attempts,
+            resend: self.config.resend_interval.get(),
+        })
+    }
+
+    async fn step(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
+        let now = SystemTime::now();
+        match self.decide(id, &entry.record, now) {
+            Decision::Done => Stepped::Stop(Next::Done),
+            Decision::Wait(time) => Stepped::Stop(Next::After(time)),
+            Decision::Select => self.select(id, entry, fence).await,
+            Decision::TakeAlternate => {
+                let mut record = P::clone(&entry.record);
+                let place = record.alternates_mut().remove(0);
+                self.place(&mut record, &place, now);
+                self.store(id, entry, record, fence).await
+            }
+            Decision::Build => self.build(id, entry, fence).await,
+            Decision::LeaveHost(why) => {
+                let error = self.left(&entry.record.status().host, why);
+                self.attempt_failed(id, entry, fence, &error, true).await
+            }
+            Decision::GiveUp => {
+                let error = self.too_many(&entry.record);
+                self.fail(id, entry, fence, history::fault(&error, "", entry.record.status().attempt, now))
+                    .await
+            }
+            Decision::Terminate(receipt) => {
+                let Some(epoch) = self.epoch_of(&receipt.host) else {
+                    return Stepped::Stop(Next::After(self.config.resend_interval.get()));
+                };
+                match self.agents.terminate(id, &entry.record, &receipt, epoch).await {
+                    Ok(()) => {
+                        self.note_sent(
+                            id,
+                            Verb::Terminate,
+                            &receipt.host,
+                            epoch,
+                            receipt.attempt,
+                            &entry.record,
+                        );
+                        Stepped::On(entry.clone())
+                    }
+                    Err(error) => {
+                        tracing::info!(%id, host = receipt.host, %error, "cannot terminate yet");
+                        Stepped::Stop(Next::Retry)
+                    }
+                }
+            }
+            Decision::Finish { forced } => self.finish(id, entry, fence, forced).await,
+            Decision::Purge => self.purge(id, entry, fence).await,
+        }
+    }
+
+    async fn select(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
+        let start = SystemTime::now();
+        let selected = match self.agents.select(id, &entry.record, self.config.alternates).await {
+            Ok(selected) => selected,
+            Err(error) => {
+                tracing::warn!(%id, %error, "no scheduler answered");
+                return Stepped::Stop(Next::Retry);
+            }
+        };
+        let now = SystemTime::now();
+        let mut record = P::clone(&entry.record);
+        let attempt = record.status().attempt + 1;
+        let scheduler = Actor { service: ServiceKind::Scheduler, host: &selected.explanation.scheduler };
+        let took = now.duration_since(start).unwrap_or_default();
+        let mut places = selected.places.into_iter();
+        if let Some(place) = places.next() {
+            *record.alternates_mut() = places.collect();
+            let others: Vec<&str> = record.alternates_mut().iter().map(|a| a.host.as_str()).collect();
+            let mut detail = format!("{} of {}", place.host, selected.explanation.considered);
+            if !others.is_empty() {
+                detail.push_str(&format!(", then {}", others.join(", ")));
+            }
+            history::add(
+                record.actions_mut(),
+                history::done("schedule", scheduler, start, took, attempt, detail),
+            );
+            self.place(&mut record, &place, now);
+            self.store(id, entry, record, fence).await
+        } else {
+            let summary = match selected.explanation.summary.as_str() {
+                "" => format!("no place for this {}", P::NOUN),
+                summary => summary.to_owned(),
+            };
+            let mut fault = history::fault(&Error::new(P::NO_PLACE, summary), "", attempt, now);
+            fault.explanation = Some(selected.explanation.clone());
+            let mut step = history::done("schedule", scheduler, start, took, attempt, "no place");
+            step.outcome = pb::Outcome::Failed.into();
+            history::add(record.actions_mut(), step);
+            self.fail_with(id, entry, record, fence, fault).await
+        }
+    }
+
+    /// Enters the place, and with it the intent to build there.
+    fn place(&self, record: &mut P, place: &Alternate, now: SystemTime) {
+        record.set_place(place, now + self.config.build_timeout.get(), now);
+        let attempt = record.status().attempt;
+        let step = history::begun("build", self.me(), now, attempt, format!("on {}", place.host));
+        history::add(record.actions_mut(), step);
+    }
+
+    async fn build(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
+        let status = entry.record.status();
+        let Some(epoch) = self.epoch_of(&status.host) else { return Stepped::Stop(Next::Again) };
+        let error = match self.agents.build(id, &entry.record, epoch).await {
+            Ok(()) => {
+                self.note_sent(id, Verb::Build, &status.host, epoch, status.attempt, &entry.record);
+                return Stepped::On(entry.clone());
+            }
+            Err(error) => error,
+        };
+        tracing::info!(%id, host = status.host, attempt = status.attempt, %error, "the host did not take the build");
+        let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
+        match (&error, cause.reason) {
+            // The registry or the record is about to say something newer.
+            (CallError::Refused(_), Reason::StaleEpoch | Reason::WrongHost | Reason::StaleGeneration) => {
+                Stepped::Stop(Next::Retry)
+            }
+            // The host says that it holds nothing.
+            (CallError::Refused(_), Reason::ClaimRefused | Reason::HostDisabled) => {
+                self.attempt_failed(id, entry, fence, &cause, false).await
+            }
+            (CallError::Refused(_), _)
+            | (CallError::NotExecuted(_), Reason::Draining | Reason::NoSuchHost) => {
+                self.attempt_failed(id, entry, fence, &cause, true).await
+            }
+            (CallError::NotExecuted(_), _) if self.tried_for(&entry.record) >= UNREACHABLE_AFTER => {
+                self.attempt_failed(id, entry, fence, &cause, true).await
+            }
+            _ => Stepped::Stop(Next::Retry),
+        }
+    }
+
+    /// How long the present host has been tried.
+    fn tried_for(&self, record: &P) -> Duration {
+        let placed = record.receipts().last().and_then(|receipt| receipt.create_time.as_ref());
+        let placed = placed.and_then(kilonova_model::time::system_time);
+        placed.and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default()
+    }
+
+    async fn attempt_failed(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        cause: &Error,
+        may_hold_something: bool,
+    ) -> Stepped<P> {
+        let now = SystemTime::now();
+        let mut record = P::clone(&entry.record);
+        let status = record.status();
+        if !may_hold_something {
+            record.drop_receipt(&status.host, status.attempt);
+        }
+        leave_host(&mut record, history::fault(cause, &status.host, status.attempt, now), now);
+        self.store(id, entry, record, fence).await
+    }
+
+    async fn fail(&self, id: P::Id, entry: &Entry<P>, fence: &Fence, fault: pb::Fault) -> Stepped<P> {
+        self.fail_with(id, entry, P::clone(&entry.record), fence, fault).await
+    }
+
+    async fn fail_with(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        mut record: P,
+        fence: &Fence,
+        fault: pb::Fault,
+    ) -> Stepped<P> {
+        let now = SystemTime::now();
+        tracing::info!(%id, reason = fault.reason, message = fault.message, "{} failed", P::NOUN);
+        metrics::counter!("conductor_failed_total", "resource" => P::NOUN, "reason" => fault.reason.clone())
+            .increment(1);
+        record.set_failed(fault, now);
+        history::end(record.actions_mut(), pb::Outcome::Failed, now);
+        self.store(id, entry, record, fence).await
+    }
+
+    /// Nothing of it is left: it stops counting in the project's usage, and its record starts to expire.
+    async fn finish(&self, id: P::Id, entry: &Entry<P>, fence: &Fence, forced: bool) -> Stepped<P> {
+        let now = SystemTime::now();
+        let mut record = P::clone(&entry.record);
+        let mut with = Txn::new();
+        let usage = record.usage();
+        record.set_counted(false);
+        record.set_gone(now + self.config.retention.get(), now);
+        let detail = if forced { "its host has left; what it holds is removed when it is back" } else { "" };
+        let step = history::done("delete", self.me(), now, Duration::ZERO, 0, detail);
+        history::add(record.actions_mut(), step);
+        history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
+        let db = &self.records.db;
+        if let Ok(project) = crate::accept::project(record.project_id()) {
+            let key = db.keys.usage(&project);
+            let read = match db.read_or_default::<UsageRecord>(&key).await {
+                Ok(read) => read,
+                Err(error) => return self.store_failed(id, &error),
+            };
+            let left = quota::difference(&read.record.usage.unwrap_or_default(), &usage);
+            with = with
+                .when(Compare::ModRevision(key.clone(), read.revision))
+                .put(key, UsageRecord { usage: Some(left) }.encode_to_vec());
+        }
+        self.sent.lock().remove(&id);
+        self.store_with(id, entry, record, fence, with).await
+    }
+
+    async fn purge(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
+        let key = P::key(&self.records.db.keys, id);
+        let txn = Txn::new()
+            .when(Compare::CreateRevision(fence.key.clone(), fence.revision))
+            .when(Compare::ModRevision(key.clone(), entry.revision))
+            .delete(key);
+        match self.records.db.commit(txn).await {
+            Ok(TxnOutcome::Committed { .. }) => Stepped::Stop(Next::Done),
+            Ok(TxnOutcome::Conflict { .. }) => Stepped::Stop(Next::Again),
+            Err(error) => self.store_failed(id, &error),
+        }
+    }
+
+    async fn store(&self, id: P::Id, entry: &Entry<P>, record: P, fence: &Fence) -> Stepped<P> {
+        self.store_with(id, entry, record, fence, Txn::new()).await
+    }
+
+    async fn store_with(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        record: P,
+        fence: &Fence,
+        with: Txn,
+    ) -> Stepped<P> {
+        match self.records.write(id, entry, record, Some(fence), with).await {
+            Ok(Written::Stored(entry)) => Stepped::On(entry),
+            // What changed it is in memory already, or the watch brings it and with it a new pass.
+            Ok(Written::Changed) => match self.records.read(id).await {
+                Ok(Some(entry)) => Stepped::On(entry),
+                Ok(None) => Stepped::Stop(Next::Done),
+                Err(error) => self.store_failed(id, &error),
+            },
+            Ok(Written::Fenced) => {
+                tracing::info!(%id, "the shard has another owner");
+                self.shards.lost(&id);
+                Stepped::Stop(Next::Done)
+            }
+            Err(error) => self.store_failed(id, &error),
+        }
+    }
+
+    fn store_failed(&self, id: P::Id, error: &Error) -> Stepped<P> {
+        tracing::warn!(%id, %error, "cannot write a step");
+        Stepped::Stop(Next::Retry)
+    }
+
+    fn note_sent(&self, id: P::Id, verb: Verb, host: &str, epoch: Epoch, attempt: u32, record: &P) {
+        let generation = record.status().generation;
+        let mut sent = self.sent.lock();
+        let list = sent.entry(id).or_default();
+        list.retain(|other| {
+            (other.verb, other.host.as_str(), other.attempt) != (verb, host, attempt)
+                && other.generation == generation
+        });
+        list.push(Sent { verb, host: host.to_owned(), epoch, generation, attempt, at: SystemTime::now() });
+    }
+
+    fn me(&self) -> Actor<'_> {
+        Actor { service: ServiceKind::Conductor, host: self.conductor.as_str() }
+    }
+
+    fn left(&self, host: &str, why: Leave) -> Error {
+        match why {
+            Leave::Late => {
+                let limit = self.config.build_timeout;
+                Error::new(Reason::BuildTimeout, format!("{host} did not finish within {limit}"))
+                    .with("timeout", limit)
+            }
+            Leave::NotRegistered => Error::new(Reason::NoSuchHost, format!("{host} has left the registry")),
+        }
+        .with("host", host)
+    }
+
+    fn too_many(&self, record: &P) -> Error {
+        let tried = record.tried().join(", ");
+        let message = format!(
+            "tried {} of at most {} hosts, and each failed: {tried}",
+            record.tried().len(),
+            self.config.max_attempts
+        );
+        Error::new(Reason::MaxAttemptsExceeded, message)
+            .with("max_attempts", self.config.max_attempts)
+            .with("tried", tried)
+    }
+}
+
+/// The attempt at the present host came to nothing.
+pub fn leave_host<P: Placed>(record: &mut P, fault: pb::Fault, now: SystemTime) {
+    history::close(record.actions_mut(), "build", Some(&fault), now);
+    record.set_attempt_failed(fault, now);
+}
+
+#[async_trait]
+impl<P: Placed, A: Agents<P>> Reconcile for Engine<P, A> {
+    type Key = P::Id;
+
+    async fn reconcile(&self, id: &P::Id) -> Next {
+        let Some(mut entry) = self.records.cache.get(id) else { return Next::Done };
+        for _ in 0..STEPS_PER_PASS {
+            let Some(fence) = self.shards.fence(id) else { return Next::Done };
+            match self.step(*id, &entry, &fence).await {
+                Stepped::On(now) => entry = now,
+                Stepped::Stop(next) => return next,
+            }
+        }
+        Next::Again
+    }
+}

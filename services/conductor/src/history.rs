@@ -1,0 +1,195 @@
+//! The history of a resource: what was asked of it, and the steps that were taken, with their times.
+
+use std::time::{Duration, SystemTime};
+
+use kilonova_model::time::{duration, timestamp};
+use kilonova_model::{Error, ServiceKind};
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
+
+/// Most actions kept of one resource.
+pub const MAX_ACTIONS: usize = 16;
+/// Most steps kept of one action.
+pub const MAX_STEPS: usize = 64;
+
+/// Notes that something was asked.
+pub fn begin(actions: &mut Vec<pb::Action>, kind: Kind, request_id: &str, now: SystemTime) {
+    supersede(actions, now);
+    actions.push(pb::Action {
+        kind: kind.into(),
+        request_id: request_id.to_owned(),
+        start_time: Some(timestamp(now)),
+        outcome: pb::Outcome::InProgress.into(),
+        ..Default::default()
+    });
+    let excess = actions.len().saturating_sub(MAX_ACTIONS);
+    actions.drain(..excess);
+}
+
+/// Ends what goes on because something else was asked.
+fn supersede(actions: &mut [pb::Action], now: SystemTime) {
+    if let Some(action) = open(actions) {
+        for step in &mut action.steps {
+            if step.outcome() == pb::Outcome::InProgress {
+                step.outcome = pb::Outcome::Superseded.into();
+            }
+        }
+        action.outcome = pb::Outcome::Superseded.into();
+        action.end_time = Some(timestamp(now));
+    }
+}
+
+/// Adds a step to the action that goes on; without one it is dropped.
+pub fn add(actions: &mut [pb::Action], step: pb::Step) {
+    if let Some(action) = open(actions) {
+        action.steps.push(step);
+        if action.steps.len() > MAX_STEPS {
+            action.steps.remove(MAX_STEPS / 2);
+            action.dropped_steps += 1;
+        }
+    }
+}
+
+/// Ends the newest step of that name that goes on.
+pub fn close(actions: &mut [pb::Action], name: &str, fault: Option<&pb::Fault>, now: SystemTime) {
+    let Some(action) = open(actions) else { return };
+    let goes_on = |step: &&mut pb::Step| step.name == name && step.outcome() == pb::Outcome::InProgress;
+    if let Some(step) = action.steps.iter_mut().rev().find(goes_on) {
+        let started = step.start_time.as_ref().and_then(kilonova_model::time::system_time).unwrap_or(now);
+        step.duration = Some(duration(now.duration_since(started).unwrap_or_default()));
+        step.outcome = if fault.is_some() { pb::Outcome::Failed } else { pb::Outcome::Succeeded }.into();
+        step.fault = fault.cloned();
+    }
+}
+
+/// Ends the action that goes on.
+pub fn end(actions: &mut [pb::Action], outcome: pb::Outcome, now: SystemTime) {
+    if let Some(action) = open(actions) {
+        action.outcome = outcome.into();
+        action.end_time = Some(timestamp(now));
+    }
+}
+
+fn open(actions: &mut [pb::Action]) -> Option<&mut pb::Action> {
+    actions.last_mut().filter(|action| action.outcome() == pb::Outcome::InProgress)
+}
+
+/// Who does a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Actor<'a> {
+    /// The service.
+    pub service: ServiceKind,
+    /// The member of it.
+    pub host: &'a str,
+}
+
+/// A step that is done.
+#[must_use]
+pub fn done(
+    name: &str,
+    actor: Actor<'_>,
+    start: SystemTime,
+    took: Duration,
+    attempt: u32,
+    detail: impl Into<String>,
+) -> pb::Step {
+    pb::Step {
+        name: name.to_owned(),
+        service: service_kind(actor.service).into(),
+        host: actor.host.to_owned(),
+        start_time: Some(timestamp(start)),
+        duration: Some(duration(took)),
+        outcome: pb::Outcome::Succeeded.into(),
+        detail: detail.into(),
+        attempt,
+        fault: None,
+    }
+}
+
+/// A step that begins.
+#[must_use]
+pub fn begun(
+    name: &str,
+    actor: Actor<'_>,
+    start: SystemTime,
+    attempt: u32,
+    detail: impl Into<String>,
+) -> pb::Step {
+    pb::Step {
+        duration: None,
+        outcome: pb::Outcome::InProgress.into(),
+        ..done(name, actor, start, Duration::ZERO, attempt, detail)
+    }
+}
+
+/// A service as the wire has it.
+#[must_use]
+pub fn service_kind(kind: ServiceKind) -> pb::ServiceKind {
+    match kind {
+        ServiceKind::Api => pb::ServiceKind::Api,
+        ServiceKind::Conductor => pb::ServiceKind::Conductor,
+        ServiceKind::Scheduler => pb::ServiceKind::Scheduler,
+        ServiceKind::Compute => pb::ServiceKind::Compute,
+        ServiceKind::Volume => pb::ServiceKind::Volume,
+    }
+}
+
+/// An error as it is stored with a resource.
+#[must_use]
+pub fn fault(error: &Error, host: &str, attempt: u32, now: SystemTime) -> pb::Fault {
+    pb::Fault {
+        reason: error.reason.as_str().to_owned(),
+        message: error.message.clone(),
+        metadata: error.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        time: Some(timestamp(now)),
+        host: host.to_owned(),
+        attempt,
+        explanation: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: Actor<'static> = Actor { service: ServiceKind::Conductor, host: "c1" };
+
+    #[test]
+    fn a_delete_supersedes_the_create_that_goes_on() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let mut actions = Vec::new();
+        begin(&mut actions, Kind::Create, "r1", now);
+        add(&mut actions, begun("build", ME, now, 1, ""));
+        begin(&mut actions, Kind::Delete, "r2", now);
+        assert_eq!(actions[0].outcome(), pb::Outcome::Superseded);
+        assert_eq!(actions[0].steps[0].outcome(), pb::Outcome::Superseded);
+        assert_eq!(actions[1].outcome(), pb::Outcome::InProgress);
+    }
+
+    #[test]
+    fn a_step_closes_with_its_duration_and_cause() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let mut actions = Vec::new();
+        begin(&mut actions, Kind::Create, "r1", start);
+        add(&mut actions, begun("build", ME, start, 1, ""));
+        let cause = pb::Fault { reason: "DRIVER_FAILED".into(), ..Default::default() };
+        close(&mut actions, "build", Some(&cause), start + Duration::from_secs(2));
+        let step = &actions[0].steps[0];
+        assert_eq!((step.outcome(), step.duration.unwrap().seconds), (pb::Outcome::Failed, 2));
+    }
+
+    #[test]
+    fn history_is_bounded() {
+        let now = SystemTime::UNIX_EPOCH;
+        let mut actions = Vec::new();
+        for _ in 0..100 {
+            begin(&mut actions, Kind::Create, "r", now);
+        }
+        for _ in 0..100 {
+            add(&mut actions, done("step", ME, now, Duration::ZERO, 0, ""));
+        }
+        assert_eq!(actions.len(), MAX_ACTIONS);
+        let last = actions.last().unwrap();
+        assert_eq!((last.steps.len(), last.dropped_steps), (MAX_STEPS, 36));
+    }
+}

@@ -1,0 +1,328 @@
+//! What to do next with a record: pure, so that every crash ends in the same place as no crash.
+//!
+//! ```text
+//!                 Select / TakeAlternate           Build, then READY reported
+//!   BUILDING, no host ───────────────► BUILDING, at a host ──────────────────► there
+//!        ▲  │ no place, or too many attempts     │
+//!        │  └──────────► ERROR                   │ refused, FAILED reported, or too late
+//!        └───────────────────────────────────────┘ (the next attempt, elsewhere)
+//!
+//!   any, unwanted:  Terminate at every receipt ──► receipts gone ──► Finish ──► DELETED ──► Purge
+//! ```
+//!
+//! A receipt is written before a host is asked for anything and removed only when that host says that nothing
+//! is left. So whatever the record says about where it *is*, its receipts say where something of it may *be*, and
+//! the same rule cleans up after a failed attempt and after a delete.
+
+use std::time::{Duration, SystemTime};
+
+use kilonova_model::Epoch;
+use kilonova_proto::conductor::v1::Receipt;
+
+use crate::placed::{Phase, Status, Wanted, until};
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Ask a scheduler for a place.
+    Select,
+    /// Take the next place the scheduler named.
+    TakeAlternate,
+    /// Send the build to its host.
+    Build,
+    /// The host took too long or left; go elsewhere.
+    LeaveHost(Leave),
+    /// As many hosts were tried as may be.
+    GiveUp,
+    /// Have this host remove what it may hold.
+    Terminate(Receipt),
+    /// Nothing of it is left anywhere: it is gone. `forced` when a host that left the registry may still hold a copy.
+    Finish {
+        /// Whether a host could not be asked.
+        forced: bool,
+    },
+    /// The record has been kept long enough.
+    Purge,
+    /// Nothing before this time, unless something is heard.
+    Wait(Duration),
+    /// Nothing.
+    Done,
+}
+
+/// Why a host is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// It did not report in time.
+    Late,
+    /// It is not registered.
+    NotRegistered,
+}
+
+/// A command that was sent and accepted by an agent's incarnation. Kept in memory only: after a crash it is sent
+/// again, which is harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Which command.
+    pub verb: Verb,
+    /// To which host.
+    pub host: String,
+    /// To which incarnation.
+    pub epoch: Epoch,
+    /// For which generation.
+    pub generation: u64,
+    /// For which attempt.
+    pub attempt: u32,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// A command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Build.
+    Build,
+    /// Terminate.
+    Terminate,
+}
+
+/// All a plan is made from.
+pub struct View<'a> {
+    /// The record's figures.
+    pub status: &'a Status,
+    /// Where something of it may be.
+    pub receipts: &'a [Receipt],
+    /// How many places are left to try.
+    pub alternates: usize,
+    /// When the present task is late.
+    pub deadline: Option<SystemTime>,
+    /// When the record may be removed.
+    pub expiry: Option<SystemTime>,
+    /// What was sent and not yet answered.
+    pub sent: &'a [Sent],
+    /// The incarnation of a registered host.
+    pub epoch_of: &'a dyn Fn(&str) -> Option<Epoch>,
+    /// The time.
+    pub now: SystemTime,
+    /// Most hosts tried.
+    pub max_attempts: u32,
+    /// When to send an unanswered command again.
+    pub resend: Duration,
+}
+
+/// Decides.
+#[must_use]
+pub fn plan(view: &View<'_>) -> Decision {
+    let status = view.status;
+    if status.phase == Phase::Gone {
+        return match view.expiry {
+            Some(expiry) if expiry > view.now => Decision::Wait(until(expiry, view.now)),
+            _ => Decision::Purge,
+        };
+    }
+    if status.wanted == Wanted::Absent {
+        return remove(view);
+    }
+    match status.phase {
+        Phase::Building if status.host.is_empty() => {
+            if status.attempt >= view.max_attempts {
+                Decision::GiveUp
+            } else if view.alternates > 0 {
+                Decision::TakeAlternate
+            } else {
+                Decision::Select
+            }
+        }
+        Phase::Building => build(view),
+        Phase::Ready => clean_up(view, &status.host).unwrap_or(Decision::Done),
+        Phase::Failed | Phase::Gone => clean_up(view, "").unwrap_or(Decision::Done),
+    }
+}
+
+fn build(view: &View<'_>) -> Decision {
+    let status = view.status;
+    if view.deadline.is_some_and(|deadline| deadline <= view.now) {
+        return Decision::LeaveHost(Leave::Late);
+    }
+    let Some(epoch) = (view.epoch_of)(&status.host) else {
+        return Decision::LeaveHost(Leave::NotRegistered);
+    };
+    if !view.was_sent(Verb::Build, &status.host, epoch, status.attempt) {
+        return Decision::Build;
+    }
+    let late = view.deadline.map_or(view.resend, |deadline| until(deadline, view.now));
+    match clean_up(view, &status.host) {
+        Some(Decision::Wait(wait)) => Decision::Wait(wait.min(late)),
+        Some(decision) => decision,
+        None => Decision::Wait(late),
+    }
+}
+
+fn remove(view: &View<'_>) -> Decision {
+    match clean_up(view, "") {
+        None => Decision::Finish { forced: false },
+        Some(Decision::Wait(wait)) => {
+            let unreachable = view.receipts.iter().all(|receipt| (view.epoch_of)(&receipt.host).is_none());
+            let late = view.deadline.map_or(Duration::ZERO, |deadline| until(deadline, view.now));
+            if unreachable && late.is_zero() {
+                Decision::Finish { forced: true }
+            } else if unreachable {
+                Decision::Wait(wait.min(late))
+            } else {
+                Decision::Wait(wait)
+            }
+        }
+        Some(decision) => decision,
+    }
+}
+
+/// The next receipt to have removed, other than that of `keep`; a wait while the rest is under way or out of reach.
+fn clean_up(view: &View<'_>, keep: &str) -> Option<Decision> {
+    let mut left = view.receipts.iter().filter(|receipt| receipt.host != keep).peekable();
+    left.peek()?;
+    let next = left.find(|receipt| {
+        (view.epoch_of)(&receipt.host)
+            .is_some_and(|epoch| !view.was_sent(Verb::Terminate, &receipt.host, epoch, receipt.attempt))
+    });
+    Some(next.map_or(Decision::Wait(view.resend), |receipt| Decision::Terminate(receipt.clone())))
+}
+
+impl View<'_> {
+    fn was_sent(&self, verb: Verb, host: &str, epoch: Epoch, attempt: u32) -> bool {
+        self.sent.iter().any(|sent| {
+            sent.verb == verb
+                && sent.host == host
+                && sent.epoch == epoch
+                && sent.generation == self.status.generation
+                && sent.attempt == attempt
+                && self.now.duration_since(sent.at).unwrap_or_default() < self.resend
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    struct World {
+        status: Status,
+        receipts: Vec<Receipt>,
+        alternates: usize,
+        deadline: Option<SystemTime>,
+        expiry: Option<SystemTime>,
+        sent: Vec<Sent>,
+        up: Vec<&'static str>,
+        now: SystemTime,
+    }
+
+    fn world(wanted: Wanted, phase: Phase, host: &str, attempt: u32) -> World {
+        World {
+            status: Status { wanted, phase, host: host.into(), attempt, generation: 1 },
+            receipts: Vec::new(),
+            alternates: 0,
+            deadline: None,
+            expiry: None,
+            sent: Vec::new(),
+            up: vec!["h1", "h2"],
+            now: NOW + Duration::from_secs(1000),
+        }
+    }
+
+    impl World {
+        fn receipt(mut self, host: &str, attempt: u32) -> Self {
+            self.receipts.push(Receipt { host: host.into(), attempt, create_time: None });
+            self
+        }
+        fn sent(mut self, verb: Verb, host: &str, attempt: u32, ago: u64) -> Self {
+            let at = self.now - Duration::from_secs(ago);
+            self.sent.push(Sent { verb, host: host.into(), epoch: Epoch(7), generation: 1, attempt, at });
+            self
+        }
+        fn plan(&self) -> Decision {
+            plan(&View {
+                status: &self.status,
+                receipts: &self.receipts,
+                alternates: self.alternates,
+                deadline: self.deadline,
+                expiry: self.expiry,
+                sent: &self.sent,
+                epoch_of: &|host| self.up.contains(&host).then_some(Epoch(7)),
+                now: self.now,
+                max_attempts: 3,
+                resend: Duration::from_secs(10),
+            })
+        }
+    }
+
+    #[test]
+    fn a_new_record_asks_for_a_place_then_takes_alternates_then_gives_up() {
+        let mut w = world(Wanted::Present, Phase::Building, "", 0);
+        assert_eq!(w.plan(), Decision::Select);
+        w.alternates = 1;
+        w.status.attempt = 2;
+        assert_eq!(w.plan(), Decision::TakeAlternate);
+        w.status.attempt = 3;
+        assert_eq!(w.plan(), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_build_is_sent_once_and_again_when_unanswered_or_to_a_new_incarnation() {
+        let mut w = world(Wanted::Present, Phase::Building, "h1", 1).receipt("h1", 1);
+        w.deadline = Some(w.now + Duration::from_secs(60));
+        assert_eq!(w.plan(), Decision::Build);
+        let mut w = w.sent(Verb::Build, "h1", 1, 5);
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(60)));
+        w.sent[0].epoch = Epoch(6);
+        assert_eq!(w.plan(), Decision::Build);
+        w.sent[0].epoch = Epoch(7);
+        w.sent[0].at = w.now - Duration::from_secs(11);
+        assert_eq!(w.plan(), Decision::Build);
+    }
+
+    #[test]
+    fn a_late_or_vanished_host_is_left_and_its_receipt_is_cleaned_up_later() {
+        let mut w = world(Wanted::Present, Phase::Building, "h1", 1).receipt("h1", 1);
+        w.deadline = Some(w.now);
+        assert_eq!(w.plan(), Decision::LeaveHost(Leave::Late));
+        w.deadline = None;
+        w.up = vec!["h2"];
+        assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
+        let mut w = world(Wanted::Present, Phase::Ready, "h2", 2).receipt("h1", 1).receipt("h2", 2);
+        assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h1"));
+        w.up = vec!["h2"];
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_delete_clears_every_receipt_before_it_is_finished() {
+        let w = world(Wanted::Absent, Phase::Building, "h2", 2).receipt("h1", 1).receipt("h2", 2);
+        assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h1"));
+        let w = w.sent(Verb::Terminate, "h1", 1, 1);
+        assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h2"));
+        let mut w = w.sent(Verb::Terminate, "h2", 2, 1);
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
+        w.receipts.clear();
+        assert_eq!(w.plan(), Decision::Finish { forced: false });
+    }
+
+    #[test]
+    fn a_delete_does_not_wait_for_ever_for_a_host_that_left() {
+        let mut w = world(Wanted::Absent, Phase::Ready, "h9", 1).receipt("h9", 1);
+        w.deadline = Some(w.now + Duration::from_secs(3));
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(3)));
+        w.deadline = Some(w.now);
+        assert_eq!(w.plan(), Decision::Finish { forced: true });
+        w.up.push("h9");
+        assert!(matches!(w.plan(), Decision::Terminate(_)));
+    }
+
+    #[test]
+    fn a_deleted_record_is_kept_for_its_retention() {
+        let mut w = world(Wanted::Absent, Phase::Gone, "", 1);
+        w.expiry = Some(w.now + Duration::from_secs(5));
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(5)));
+        w.expiry = Some(w.now);
+        assert_eq!(w.plan(), Decision::Purge);
+    }
+}

@@ -1,0 +1,117 @@
+//! The records of one type: read from memory, changed by compare-and-swap.
+
+use std::sync::Arc;
+
+use kilonova_model::Error;
+use kilonova_runtime::tasks::Tasks;
+use kilonova_store::{Compare, Txn, TxnOutcome};
+
+use crate::cache::{Cache, Entry};
+use crate::db::{Db, conflict};
+use crate::placed::Placed;
+use crate::shards::Fence;
+
+/// How often a change is tried again when somebody else was faster.
+const TRIES: usize = 16;
+
+/// The records of one type. Clones share them.
+pub struct Records<P: Placed> {
+    /// The store.
+    pub db: Db,
+    /// The memory.
+    pub cache: Cache<P::Id, P>,
+}
+
+impl<P: Placed> Clone for Records<P> {
+    fn clone(&self) -> Self {
+        Self { db: self.db.clone(), cache: self.cache.clone() }
+    }
+}
+
+/// How a fenced write ended.
+pub enum Written<P> {
+    /// It is stored.
+    Stored(Entry<P>),
+    /// The record, or another key the write compared, had changed; nothing was written.
+    Changed,
+    /// The shard is no longer this conductor's; nothing was written.
+    Fenced,
+}
+
+impl<P: Placed> Records<P> {
+    /// Follows the store.
+    pub fn follow(name: &'static str, db: &Db, tasks: &Tasks) -> Self {
+        let id_of = |key: kilonova_store::keys::Key| P::id_of(&key);
+        let cache = Cache::follow(name, &db.store, &db.keys, P::prefix(&db.keys), id_of, tasks);
+        Self { db: db.clone(), cache }
+    }
+
+    /// One record, from memory or else from the store.
+    pub async fn get(&self, id: P::Id) -> Result<Option<Entry<P>>, Error> {
+        match self.cache.get(&id) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.read(id).await,
+        }
+    }
+
+    /// One record, from the store.
+    pub async fn read(&self, id: P::Id) -> Result<Option<Entry<P>>, Error> {
+        let read = self.db.read::<P>(&P::key(&self.db.keys, id)).await?;
+        Ok(read.map(|read| Entry { record: Arc::new(read.record), revision: read.revision }))
+    }
+
+    /// The answer when there is none of that id.
+    #[must_use]
+    pub fn not_found(id: P::Id) -> Error {
+        Error::new(P::NOT_FOUND, format!("no {} {id}", P::NOUN)).with(&format!("{}_id", P::NOUN), id)
+    }
+
+    /// Changes a record on behalf of a user or an agent: `change` sees it as it is and answers with what it should be,
+    /// or `None` to leave it. Tried again when somebody else was faster.
+    pub async fn modify(
+        &self,
+        id: P::Id,
+        mut change: impl FnMut(&Entry<P>) -> Result<Option<P>, Error> + Send,
+    ) -> Result<Option<Entry<P>>, Error> {
+        let mut current = self.get(id).await?;
+        for _ in 0..TRIES {
+            let Some(entry) = current else { return Ok(None) };
+            let Some(record) = change(&entry)? else { return Ok(Some(entry)) };
+            if let Written::Stored(entry) = self.write(id, &entry, record, None, Txn::new()).await? {
+                return Ok(Some(entry));
+            }
+            current = self.read(id).await?;
+        }
+        Err(conflict(&format!("{} {id}", P::NOUN)))
+    }
+
+    /// Writes a record if it is still as `read`, the fence holds and so does all that `with` compares.
+    pub async fn write(
+        &self,
+        id: P::Id,
+        read: &Entry<P>,
+        record: P,
+        fence: Option<&Fence>,
+        with: Txn,
+    ) -> Result<Written<P>, Error> {
+        let key = P::key(&self.db.keys, id);
+        let record = Arc::new(record);
+        let mut txn = Txn::new();
+        if let Some(fence) = fence {
+            txn = txn.when(Compare::CreateRevision(fence.key.clone(), fence.revision));
+        }
+        txn = txn.when(Compare::ModRevision(key.clone(), read.revision)).put(key, record.encode_to_vec());
+        txn.compares.extend(with.compares);
+        txn.ops.extend(with.ops);
+        match self.db.commit(txn).await? {
+            TxnOutcome::Committed { revision } => {
+                self.cache.committed(id, record.clone(), revision);
+                Ok(Written::Stored(Entry { record, revision }))
+            }
+            TxnOutcome::Conflict { failed, .. } if fence.is_some() && failed.contains(&0) => {
+                Ok(Written::Fenced)
+            }
+            TxnOutcome::Conflict { .. } => Ok(Written::Changed),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What agents report, entered in the records.
+//!
+//! A report is believed only about the agent's own host, and only as far as it is not older than the record: one
+//! about an attempt that was left behind changes nothing but that attempt's receipt.
+
+use std::time::SystemTime;
+
+use kilonova_model::{Error, Reason};
+use kilonova_proto::conductor::v1::ReportStatus;
+use kilonova_proto::types::v1 as pb;
+
+use crate::engine::leave_host;
+use crate::history;
+use crate::placed::{Phase, Placed, Wanted};
+use crate::records::Records;
+
+/// A report about one record.
+#[derive(Debug, Clone)]
+pub struct Report<I> {
+    /// The record.
+    pub id: I,
+    /// The agent's host.
+    pub host: String,
+    /// The generation of the command it answers.
+    pub generation: u64,
+    /// The attempt of that command.
+    pub attempt: u32,
+    /// How it ended.
+    pub status: ReportStatus,
+    /// Why it failed.
+    pub fault: Option<pb::Fault>,
+    /// What the agent did.
+    pub steps: Vec<pb::Step>,
+}
+
+/// Enters a report. `details` adds what a ready resource's report says besides, and tells whether that was new.
+pub async fn enter<P: Placed>(
+    records: &Records<P>,
+    report: Report<P::Id>,
+    details: impl Fn(&mut P) -> bool + Send + Sync,
+) -> Result<(), Error> {
+    let entered = records
+        .modify(report.id, |entry| Ok(apply(&entry.record, &report, &details, SystemTime::now())))
+        .await?;
+    if entered.is_none() {
+        tracing::info!(id = %report.id, host = report.host, "a report about an unknown {} is passed over", P::NOUN);
+    }
+    Ok(())
+}
+
+/// The record with the report entered; `None` if that changes nothing.
+fn apply<P: Placed>(
+    record: &P,
+    report: &Report<P::Id>,
+    details: &impl Fn(&mut P) -> bool,
+    now: SystemTime,
+) -> Option<P> {
+    let status = record.status();
+    if status.phase == Phase::Gone || report.generation > status.generation {
+        return None;
+    }
+    let current =
+        status.wanted == Wanted::Present && status.host == report.host && status.attempt == report.attempt;
+    let mut changed = record.clone();
+    match report.status {
+        ReportStatus::Unspecified => return None,
+        ReportStatus::Ready => match status.phase {
+            Phase::Building if current => {
+                details(&mut changed);
+                history::close(changed.actions_mut(), "build", None, now);
+                add_steps(&mut changed, report);
+                changed.set_ready(now);
+                history::end(changed.actions_mut(), pb::Outcome::Succeeded, now);
+            }
+            Phase::Ready if current && details(&mut changed) => {}
+            _ => return None,
+        },
+        ReportStatus::Failed | ReportStatus::Gone => {
+            changed.drop_receipt(&report.host, report.attempt);
+            if status.wanted == Wanted::Absent {
+                add_steps(&mut changed, report);
+            } else if current && status.phase == Phase::Building {
+                add_steps(&mut changed, report);
+                leave_host(&mut changed, cause(report, now), now);
+            } else if current && status.phase == Phase::Ready {
+                changed.set_failed(cause(report, now), now);
+            }
+            // A repeated report finds its receipt gone already.
+            if changed.receipts() == record.receipts() && changed.status() == status {
+                return None;
+            }
+        }
+    }
+    Some(changed)
+}
+
+fn add_steps<P: Placed>(record: &mut P, report: &Report<P::Id>) {
+    for step in &report.steps {
+        history::add(record.actions_mut(), step.clone());
+    }
+}
+
+fn cause<I>(report: &Report<I>, now: SystemTime) -> pb::Fault {
+    let lost = || {
+        let message = format!("{} no longer has it", report.host);
+        history::fault(&Error::new(Reason::BuildLost, message), &report.host, report.attempt, now)
+    };
+    let mut fault = report.fault.clone().unwrap_or_else(lost);
+    fault.host = report.host.clone();
+    fault.attempt = report.attempt;
+    fault.time.get_or_insert(kilonova_model::time::timestamp(now));
+    fault
+}
+
+#[cfg(test)]
+mod tests {
+    use kilonova_model::InstanceId;
+    use kilonova_proto::conductor::v1::{Alternate, InstanceRecord};
+    use kilonova_proto::types::v1::instance::State;
+
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn built_on(host: &str) -> InstanceRecord {
+        let mut record = InstanceRecord::default();
+        record.instance.get_or_insert_default().generation = 1;
+        record.instance.get_or_insert_default().set_state(State::Building);
+        record.set_place(&Alternate { host: host.into(), ..Default::default() }, NOW, NOW);
+        record
+    }
+
+    fn report(host: &str, attempt: u32, status: ReportStatus) -> Report<InstanceId> {
+        let (id, fault, steps) = (InstanceId::generate(), None, Vec::new());
+        Report { id, host: host.into(), generation: 1, attempt, status, fault, steps }
+    }
+
+    fn entered(record: &InstanceRecord, report: &Report<InstanceId>) -> Option<InstanceRecord> {
+        apply(record, report, &|_| false, NOW)
+    }
+
+    #[test]
+    fn ready_makes_it_active_once() {
+        let active = entered(&built_on("h1"), &report("h1", 1, ReportStatus::Ready)).unwrap();
+        assert_eq!(active.resource().state(), State::Active);
+        assert_eq!(entered(&active, &report("h1", 1, ReportStatus::Ready)), None);
+    }
+
+    #[test]
+    fn a_report_of_an_attempt_left_behind_only_drops_its_receipt() {
+        let mut record = built_on("h1");
+        leave_host(&mut record, pb::Fault::default(), NOW);
+        record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, NOW, NOW);
+        assert_eq!(entered(&record, &report("h1", 1, ReportStatus::Ready)), None);
+        let after = entered(&record, &report("h1", 1, ReportStatus::Failed)).unwrap();
+        assert_eq!(after.status(), record.status());
+        assert_eq!(after.receipts().iter().map(|r| r.host.as_str()).collect::<Vec<_>>(), ["h2"]);
+    }
+
+    #[test]
+    fn another_host_cannot_speak_for_it() {
+        assert_eq!(entered(&built_on("h1"), &report("h2", 1, ReportStatus::Ready)), None);
+        assert_eq!(entered(&built_on("h1"), &report("h2", 1, ReportStatus::Failed)), None);
+    }
+
+    #[test]
+    fn a_failure_sends_it_elsewhere_with_the_cause_kept() {
+        let after = entered(&built_on("h1"), &report("h1", 1, ReportStatus::Failed)).unwrap();
+        assert_eq!((after.status().host.as_str(), after.receipts().len()), ("", 0));
+        assert_eq!(after.resource().failed_attempts[0].host, "h1");
+        assert_eq!(after.tried(), ["h1"]);
+    }
+
+    #[test]
+    fn ready_after_a_delete_keeps_the_receipt_for_the_removal() {
+        let mut record = built_on("h1");
+        record.set_absent(NOW, NOW);
+        assert_eq!(entered(&record, &report("h1", 1, ReportStatus::Ready)), None);
+        let mut gone = report("h1", 1, ReportStatus::Gone);
+        gone.generation = 2;
+        assert!(entered(&record, &gone).unwrap().receipts().is_empty());
+    }
+
+    #[test]
+    fn a_guest_that_vanished_is_an_error() {
+        let active = entered(&built_on("h1"), &report("h1", 1, ReportStatus::Ready)).unwrap();
+        let after = entered(&active, &report("h1", 1, ReportStatus::Gone)).unwrap();
+        assert_eq!(after.resource().state(), State::Error);
+        assert_eq!(after.resource().fault.as_ref().unwrap().reason, "BUILD_LOST");
+    }
+}

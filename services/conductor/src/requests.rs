@@ -1,0 +1,281 @@
+//! What users ask of instances and volumes, made into records and changes of records.
+
+use std::time::{Duration, SystemTime};
+
+use kilonova_model::check::{self, Checker};
+use kilonova_model::time::timestamp;
+use kilonova_model::{Error, FieldViolation, InstanceId, Reason, ServiceKind, VolumeId};
+use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
+
+use crate::cache::Entry;
+use crate::history::{self, Actor};
+use crate::placed::{Phase, Placed, Wanted};
+use crate::records::Records;
+
+/// Who accepts, and since when.
+#[derive(Debug, Clone, Copy)]
+pub struct Acceptance<'a> {
+    /// The conductor.
+    pub conductor: &'a str,
+    /// When the request arrived.
+    pub arrived: SystemTime,
+    /// The request's id.
+    pub request_id: &'a str,
+}
+
+impl Acceptance<'_> {
+    fn note(&self, actions: &mut Vec<pb::Action>, kind: Kind) {
+        history::begin(actions, kind, self.request_id, self.arrived);
+        let me = Actor { service: ServiceKind::Conductor, host: self.conductor };
+        let took = self.arrived.elapsed().unwrap_or_default();
+        history::add(actions, history::done("accept", me, self.arrived, took, 0, ""));
+    }
+}
+
+/// The records of `count` new instances.
+pub fn new_instances(
+    spec: &pb::InstanceSpec,
+    count: u32,
+    project: &str,
+    flavor: &pb::Flavor,
+    image: &pb::Image,
+    acceptance: Acceptance<'_>,
+) -> Vec<(InstanceId, InstanceRecord)> {
+    (1..=count.max(1))
+        .map(|number| {
+            let id = InstanceId::generate();
+            let mut spec = spec.clone();
+            if count > 1 {
+                spec.name = format!("{}-{number}", spec.name);
+            }
+            let instance = pb::Instance {
+                id: id.to_string(),
+                project_id: project.to_owned(),
+                spec: Some(spec),
+                flavor: Some(flavor.clone()),
+                desired: pb::instance::Desired::Running.into(),
+                state: pb::instance::State::Building.into(),
+                task: pb::instance::Task::Scheduling.into(),
+                create_time: Some(timestamp(acceptance.arrived)),
+                update_time: Some(timestamp(acceptance.arrived)),
+                generation: 1,
+                ..Default::default()
+            };
+            let mut record = InstanceRecord {
+                instance: Some(instance),
+                image: Some(image.clone()),
+                counted: true,
+                ..Default::default()
+            };
+            acceptance.note(&mut record.actions, Kind::Create);
+            (id, record)
+        })
+        .collect()
+}
+
+/// The record of a new volume.
+pub fn new_volume(
+    spec: &pb::VolumeSpec,
+    project: &str,
+    acceptance: Acceptance<'_>,
+) -> (VolumeId, VolumeRecord) {
+    let id = VolumeId::generate();
+    let volume = pb::Volume {
+        id: id.to_string(),
+        project_id: project.to_owned(),
+        spec: Some(spec.clone()),
+        desired: pb::volume::Desired::Present.into(),
+        state: pb::volume::State::Creating.into(),
+        create_time: Some(timestamp(acceptance.arrived)),
+        update_time: Some(timestamp(acceptance.arrived)),
+        generation: 1,
+        ..Default::default()
+    };
+    let mut record = VolumeRecord { volume: Some(volume), counted: true, ..Default::default() };
+    acceptance.note(&mut record.actions, Kind::Create);
+    (id, record)
+}
+
+/// Whether an image runs in a flavor.
+pub fn check_fit(flavor: &pb::Flavor, image: &pb::Image) -> Result<(), Error> {
+    let mut check = Checker::new();
+    check.ensure(
+        flavor.ram_mib >= image.min_ram_mib,
+        "instance.flavor_id",
+        format!(
+            "image {} needs {} MiB of memory, {} has {}",
+            image.id, image.min_ram_mib, flavor.id, flavor.ram_mib
+        ),
+    );
+    check.ensure(
+        flavor.disk_gib == 0 || flavor.disk_gib >= image.min_disk_gib,
+        "instance.flavor_id",
+        format!(
+            "image {} needs {} GiB of disk, {} has {}",
+            image.id, image.min_disk_gib, flavor.id, flavor.disk_gib
+        ),
+    );
+    check.finish()
+}
+
+/// One record as a user names it.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a, I> {
+    /// Its id.
+    pub id: I,
+    /// Its project; empty for any.
+    pub project: &'a str,
+    /// Its etag; empty for any.
+    pub etag: &'a str,
+}
+
+impl<I: Copy> Named<'_, I> {
+    fn check_project<P: Placed<Id = I>>(&self, entry: &Entry<P>) -> Result<(), Error> {
+        if self.project.is_empty() || self.project == entry.record.project_id() {
+            Ok(())
+        } else {
+            Err(Records::<P>::not_found(self.id))
+        }
+    }
+
+    fn check_etag<P: Placed<Id = I>>(&self, entry: &Entry<P>) -> Result<(), Error> {
+        if self.etag.is_empty() || self.etag == entry.etag() {
+            return Ok(());
+        }
+        Err(Error::new(Reason::EtagMismatch, format!("the {} has changed since it was read", P::NOUN))
+            .with("etag", entry.etag()))
+    }
+}
+
+/// Reads a record as a user names it.
+pub async fn get<P: Placed>(records: &Records<P>, named: Named<'_, P::Id>) -> Result<Entry<P>, Error> {
+    let entry = records.get(named.id).await?.ok_or_else(|| Records::<P>::not_found(named.id))?;
+    named.check_project(&entry)?;
+    Ok(entry)
+}
+
+/// Accepts the end of a record; `None` when it is missing and may be.
+pub async fn delete<P: Placed>(
+    records: &Records<P>,
+    named: Named<'_, P::Id>,
+    allow_missing: bool,
+    timeout: Duration,
+    acceptance: Acceptance<'_>,
+    may_go: impl Fn(&P) -> Result<(), Error> + Send + Sync,
+) -> Result<Option<Entry<P>>, Error> {
+    let accepted = records
+        .modify(named.id, |entry| {
+            named.check_project(entry)?;
+            let status = entry.record.status();
+            if status.phase == Phase::Gone {
+                let ours = entry.record.actions().last().is_some_and(|action| {
+                    !acceptance.request_id.is_empty() && action.request_id == acceptance.request_id
+                });
+                return if ours { Ok(None) } else { Err(Records::<P>::not_found(named.id)) };
+            }
+            if status.wanted == Wanted::Absent {
+                return Ok(None);
+            }
+            named.check_etag(entry)?;
+            may_go(&entry.record)?;
+            let mut record = P::clone(&entry.record);
+            let now = SystemTime::now();
+            record.set_absent(now + timeout, now);
+            acceptance.note(record.actions_mut(), Kind::Delete);
+            Ok(Some(record))
+        })
+        .await;
+    match accepted {
+        Ok(Some(entry)) => Ok(Some(entry)),
+        Ok(None) if allow_missing => Ok(None),
+        Ok(None) => Err(Records::<P>::not_found(named.id)),
+        Err(error) if allow_missing && error.reason == P::NOT_FOUND => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What of a user's description can be changed.
+pub struct Description {
+    name: Option<String>,
+    metadata: Option<std::collections::BTreeMap<String, String>>,
+}
+
+impl Description {
+    /// Reads the new values that the mask names.
+    pub fn read(
+        path: &str,
+        mask: Option<&prost_types::FieldMask>,
+        name: &str,
+        metadata: &std::collections::BTreeMap<String, String>,
+        name_required: bool,
+    ) -> Result<Self, Error> {
+        let mut check = Checker::new();
+        let mut read = Self { name: None, metadata: None };
+        let paths = mask.map(|mask| mask.paths.as_slice()).unwrap_or_default();
+        check.ensure(!paths.is_empty(), "update_mask", "is required: name, metadata, or both");
+        for field in paths {
+            match field.as_str() {
+                "name" => {
+                    check::name(&mut check, &format!("{path}.name"), name, name_required);
+                    read.name = Some(name.to_owned());
+                }
+                "metadata" => {
+                    check::metadata(&mut check, &format!("{path}.metadata"), metadata);
+                    read.metadata = Some(metadata.clone());
+                }
+                other => check.ensure(false, "update_mask", format!("{other:?} cannot be changed")),
+            }
+        }
+        check.finish().map(|()| read)
+    }
+}
+
+/// Changes what a user calls a record. The same values again change nothing.
+pub async fn describe<P: Placed>(
+    records: &Records<P>,
+    named: Named<'_, P::Id>,
+    new: &Description,
+    fields: impl Fn(&mut P) -> (&mut String, &mut std::collections::BTreeMap<String, String>) + Send + Sync,
+) -> Result<Entry<P>, Error> {
+    let changed = records
+        .modify(named.id, |entry| {
+            named.check_project(entry)?;
+            if entry.record.status().wanted == Wanted::Absent {
+                let message = format!("the {} is being deleted", P::NOUN);
+                return Err(Error::new(Reason::InvalidState, message));
+            }
+            let mut record = P::clone(&entry.record);
+            let (name, metadata) = fields(&mut record);
+            if let Some(new) = &new.name {
+                name.clone_from(new);
+            }
+            if let Some(new) = &new.metadata {
+                metadata.clone_from(new);
+            }
+            if record == *entry.record {
+                return Ok(None);
+            }
+            named.check_etag(entry)?;
+            Ok(Some(record))
+        })
+        .await?;
+    changed.ok_or_else(|| Records::<P>::not_found(named.id))
+}
+
+/// Reads an id out of a request.
+pub fn read_id<I: std::str::FromStr<Err = kilonova_model::InvalidId>>(
+    field: &str,
+    text: &str,
+) -> Result<I, Error> {
+    let mut check = Checker::new();
+    let id = check.id(field, text);
+    check.finish()?;
+    id.ok_or_else(|| {
+        Error::invalid(vec![FieldViolation {
+            field: field.to_owned(),
+            description: "is required".to_owned(),
+        }])
+    })
+}

@@ -1,0 +1,103 @@
+//! The gRPC face: thin adapters from requests to the modules that do the work.
+
+mod records;
+mod reports;
+mod tasks;
+
+use std::sync::Arc;
+
+use kilonova_model::HostName;
+use kilonova_proto::conductor::v1::record_service_server::RecordServiceServer;
+use kilonova_proto::conductor::v1::report_service_server::ReportServiceServer;
+use kilonova_proto::conductor::v1::task_service_server::TaskServiceServer;
+use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
+use kilonova_proto::types::v1 as pb;
+use kilonova_rpc::registry::Registry;
+use kilonova_rpc::server::{Served, ServerBuilder};
+use kilonova_runtime::tasks::Tasks;
+use tokio_util::sync::CancellationToken;
+
+use crate::accept::Acceptor;
+use crate::catalogue::Shelf;
+use crate::config::Config;
+use crate::db::Db;
+use crate::hosts::Hosts;
+use crate::records::Records;
+use crate::shards::Shards;
+
+/// All a conductor's services answer from.
+pub struct Conductor {
+    /// Its name.
+    pub name: HostName,
+    /// The store.
+    pub db: Db,
+    /// Its settings.
+    pub config: Arc<Config>,
+    /// The accept path.
+    pub acceptor: Arc<Acceptor>,
+    /// The instances.
+    pub instances: Records<InstanceRecord>,
+    /// The volumes.
+    pub volumes: Records<VolumeRecord>,
+    /// The flavors.
+    pub flavors: Shelf<pb::Flavor>,
+    /// The images.
+    pub images: Shelf<pb::Image>,
+    /// The hosts and backends.
+    pub hosts: Hosts,
+    /// Who drives what.
+    pub shards: Shards,
+    /// The members of all services.
+    pub registry: Registry,
+    /// Where watches run.
+    pub tasks: Tasks,
+    /// When watches end.
+    pub streams_end: CancellationToken,
+}
+
+/// Adds the services, without what they do not do yet.
+pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuilder {
+    let tasks = [
+        "BuildInstances",
+        "UpdateInstance",
+        "DeleteInstance",
+        "CreateVolume",
+        "UpdateVolume",
+        "DeleteVolume",
+        "CreateFlavor",
+        "DeleteFlavor",
+        "CreateImage",
+        "DeleteImage",
+        "EnableHost",
+        "DisableHost",
+        "UpdateQuota",
+    ];
+    let records = [
+        "GetInstance",
+        "ListInstances",
+        "WatchInstances",
+        "ListInstanceActions",
+        "GetVolume",
+        "ListVolumes",
+        "WatchVolumes",
+        "ListVolumeActions",
+        "GetFlavor",
+        "ListFlavors",
+        "GetImage",
+        "ListImages",
+        "GetHost",
+        "ListHosts",
+        "ListServices",
+        "GetQuota",
+    ];
+    server
+        .add(
+            TaskServiceServer::from_arc(conductor.clone()),
+            Served::only("kilonova.conductor.v1.TaskService", &tasks),
+        )
+        .add(
+            RecordServiceServer::from_arc(conductor.clone()),
+            Served::only("kilonova.conductor.v1.RecordService", &records),
+        )
+        .add(ReportServiceServer::from_arc(conductor), Served::all("kilonova.conductor.v1.ReportService"))
+}

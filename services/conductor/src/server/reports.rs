@@ -1,0 +1,216 @@
+//! `ReportService`: what agents say of themselves and of what they hold.
+
+use kilonova_model::page::{decode_token, encode_token, page_size};
+use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
+use kilonova_proto::conductor::v1 as proto;
+use kilonova_proto::conductor::v1::report_service_server::ReportService;
+use kilonova_proto::conductor::v1::{InstanceRecord, ReportStatus, VolumeRecord};
+use kilonova_proto::types::v1 as pb;
+use kilonova_rpc::caller::Caller;
+use kilonova_rpc::status::to_status;
+use tonic::{Request, Response, Status};
+
+use super::Conductor;
+use crate::cache::Entry;
+use crate::db::{decode, store_error};
+use crate::placed::{Phase, Placed};
+use crate::records::Records;
+use crate::reports::{self, Report};
+use crate::requests::read_id;
+
+/// Most reports in one call.
+const MAX_REPORTS: usize = 100;
+/// How many records are read at once while looking for those of one host.
+const SCAN: usize = 500;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Conductor {
+    /// The host an agent speaks for, if it is its own and no newer incarnation of it is known.
+    fn own_host<T>(
+        &self,
+        request: &Request<T>,
+        service: ServiceKind,
+        host: &str,
+        epoch: u64,
+    ) -> Result<HostName, Status> {
+        let refuse = |error: Error| to_status(&error.with("host", host));
+        let name = read_id::<HostName>("host", host).map_err(refuse)?;
+        let caller = Caller::from_request(request);
+        if !caller.is_some_and(|caller| caller.service == service && caller.host == name) {
+            let message = format!("only the {service} agent of {host} may speak for it");
+            return Err(refuse(Error::new(Reason::NotOwnHost, message)));
+        }
+        let registered = self.registry.members(service).current().get(&name).map(|member| member.epoch);
+        if registered.is_some_and(|registered| registered > Epoch(epoch)) {
+            let message = format!("a newer incarnation of {host} has registered");
+            return Err(refuse(Error::new(Reason::StaleEpoch, message)));
+        }
+        Ok(name)
+    }
+}
+
+fn check_count(count: usize) -> Result<(), Status> {
+    let mut check = kilonova_model::check::Checker::new();
+    check.ensure(count <= MAX_REPORTS, "reports", format!("at most {MAX_REPORTS}"));
+    check.finish().map_err(|error| to_status(&error))
+}
+
+/// The records that belong on a host, read from the store itself: an agent destroys what is not among them, so the
+/// answer must not be a moment old.
+async fn on_host<P: Placed>(
+    records: &Records<P>,
+    host: &str,
+    size: i32,
+    token: &str,
+) -> Result<(Vec<P::Resource>, String), Error> {
+    let limit = page_size(size)?;
+    let filter = format!("{}@{host}", P::NOUN);
+    let mut after = decode_token(&filter, token)?;
+    let prefix = P::prefix(&records.db.keys);
+    let mut found = Vec::new();
+    loop {
+        let page = records.db.store.list(&prefix, after.as_deref(), SCAN).await.map_err(store_error)?;
+        for item in &page.items {
+            let read = decode::<P>(item)?;
+            let status = read.record.status();
+            if status.host == host && status.phase != Phase::Gone {
+                let entry = Entry { record: std::sync::Arc::new(read.record), revision: read.revision };
+                found.push(entry.record.shown(entry.etag()));
+                if found.len() == limit {
+                    return Ok((found, encode_token(&filter, &item.key)));
+                }
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok((found, String::new())),
+        }
+    }
+}
+
+/// Adds what a ready instance's report says of the guest.
+fn guest_details(
+    power_state: pb::instance::PowerState,
+    addresses: Vec<pb::InstanceAddress>,
+) -> impl Fn(&mut InstanceRecord) -> bool {
+    move |record| {
+        let instance = record.instance.get_or_insert_default();
+        let new = instance.power_state() != power_state || instance.addresses != addresses;
+        instance.set_power_state(power_state);
+        instance.addresses.clone_from(&addresses);
+        new
+    }
+}
+
+#[tonic::async_trait]
+impl ReportService for Conductor {
+    async fn register_host(
+        &self,
+        request: Request<proto::RegisterHostRequest>,
+    ) -> Answer<proto::RegisterHostResponse> {
+        let (service, _) = super::tasks::host_id(request.get_ref().service(), &request.get_ref().host)
+            .map_err(|error| to_status(&error))?;
+        let (host, epoch) = (request.get_ref().host.clone(), request.get_ref().epoch);
+        let name = self.own_host(&request, service, &host, epoch)?;
+        let host = self
+            .hosts
+            .register(&(service, name), request.get_ref())
+            .await
+            .map_err(|error| to_status(&error))?;
+        Ok(Response::new(proto::RegisterHostResponse {
+            enabled: host.admin_state() != pb::host::AdminState::Disabled,
+            disabled_reason: host.disabled_reason,
+        }))
+    }
+
+    async fn report_instances(
+        &self,
+        request: Request<proto::ReportInstancesRequest>,
+    ) -> Answer<proto::ReportInstancesResponse> {
+        let message = request.get_ref();
+        let host = self.own_host(&request, ServiceKind::Compute, &message.host, message.epoch)?;
+        check_count(message.reports.len())?;
+        for report in request.into_inner().reports {
+            let details = guest_details(report.power_state(), report.addresses.clone());
+            let read = Report {
+                id: read_id("reports.instance_id", &report.instance_id).map_err(|e| to_status(&e))?,
+                host: host.to_string(),
+                generation: report.generation,
+                attempt: report.attempt,
+                status: report.status(),
+                fault: report.fault,
+                steps: report.steps,
+            };
+            reports::enter(&self.instances, read, details).await.map_err(|error| to_status(&error))?;
+        }
+        Ok(Response::new(proto::ReportInstancesResponse {}))
+    }
+
+    async fn report_volumes(
+        &self,
+        request: Request<proto::ReportVolumesRequest>,
+    ) -> Answer<proto::ReportVolumesResponse> {
+        let message = request.get_ref();
+        let host = self.own_host(&request, ServiceKind::Volume, &message.host, message.epoch)?;
+        check_count(message.reports.len())?;
+        for report in request.into_inner().reports {
+            let read = Report {
+                id: read_id("reports.volume_id", &report.volume_id).map_err(|e| to_status(&e))?,
+                host: host.to_string(),
+                generation: report.generation,
+                attempt: report.attempt,
+                status: report.status(),
+                fault: report.fault,
+                steps: report.steps,
+            };
+            let nothing = |_: &mut VolumeRecord| false;
+            reports::enter(&self.volumes, read, nothing).await.map_err(|error| to_status(&error))?;
+        }
+        Ok(Response::new(proto::ReportVolumesResponse {}))
+    }
+
+    async fn list_host_instances(
+        &self,
+        request: Request<proto::ListHostInstancesRequest>,
+    ) -> Answer<proto::ListHostInstancesResponse> {
+        let message = request.get_ref();
+        let host = self.own_host(&request, ServiceKind::Compute, &message.host, message.epoch)?;
+        let (size, token) = (message.page_size, message.page_token.as_str());
+        let (instances, next_page_token) =
+            on_host(&self.instances, host.as_str(), size, token).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(proto::ListHostInstancesResponse { instances, next_page_token }))
+    }
+
+    async fn list_host_volumes(
+        &self,
+        request: Request<proto::ListHostVolumesRequest>,
+    ) -> Answer<proto::ListHostVolumesResponse> {
+        let message = request.get_ref();
+        let host = self.own_host(&request, ServiceKind::Volume, &message.host, message.epoch)?;
+        let (size, token) = (message.page_size, message.page_token.as_str());
+        let (volumes, next_page_token) =
+            on_host(&self.volumes, host.as_str(), size, token).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(proto::ListHostVolumesResponse { volumes, next_page_token }))
+    }
+
+    async fn reschedule_instance(
+        &self,
+        request: Request<proto::RescheduleInstanceRequest>,
+    ) -> Answer<proto::RescheduleInstanceResponse> {
+        let message = request.get_ref();
+        let host = self.own_host(&request, ServiceKind::Compute, &message.host, message.epoch)?;
+        let message = request.into_inner();
+        let report = Report {
+            id: read_id("instance_id", &message.instance_id).map_err(|error| to_status(&error))?,
+            host: host.to_string(),
+            generation: message.generation,
+            attempt: message.attempt,
+            status: ReportStatus::Failed,
+            fault: message.fault,
+            steps: Vec::new(),
+        };
+        reports::enter(&self.instances, report, |_| false).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(proto::RescheduleInstanceResponse {}))
+    }
+}

@@ -1,0 +1,277 @@
+//! Watches of records, as users see them: a snapshot, then every change, with a token to resume from.
+//!
+//! A token is a revision of the store, so any conductor can resume what another began. Changes of one record that wait
+//! together are sent as one. A reader so slow that the memory's own channel overflows is ended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kilonova_model::{Error, Reason, Revision};
+use kilonova_rpc::status::to_status;
+use kilonova_runtime::tasks::Tasks;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::cache::{Change, Entry, Start};
+use crate::placed::Placed;
+use crate::records::Records;
+
+/// Messages that wait for the transport.
+const BUFFER: usize = 16;
+/// Most changes looked at together.
+const BATCH: usize = 1024;
+/// What a heartbeat interval may be.
+const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+/// What it is when the request does not say.
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// What a watcher is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event<R> {
+    /// Part of the snapshot.
+    Snapshot(R),
+    /// The snapshot is complete.
+    SnapshotEnd,
+    /// New or changed.
+    Update(R),
+    /// Gone, or no longer passing the filter.
+    Delete(String),
+    /// Nothing new.
+    Heartbeat,
+}
+
+/// The stream of a watch.
+pub type WatchStream<M> = ReceiverStream<Result<M, Status>>;
+
+/// What a watch is asked.
+pub struct Ask<P: Placed> {
+    /// The last token, or empty.
+    pub token: String,
+    /// The wished heartbeat interval.
+    pub heartbeat: Option<prost_types::Duration>,
+    /// Which records.
+    pub pass: Arc<dyn Fn(&P) -> bool + Send + Sync>,
+}
+
+/// Opens a watch. `message` makes a message of an event and the token after it.
+pub fn open<P: Placed, M: Send + 'static>(
+    records: &Records<P>,
+    ask: Ask<P>,
+    tasks: &Tasks,
+    streams_end: CancellationToken,
+    message: fn(Event<P::Resource>, String) -> M,
+) -> Result<WatchStream<M>, Error> {
+    let from = match ask.token.as_str() {
+        "" => None,
+        token => Some(parse_token(token)?),
+    };
+    let (start, changes) = records.cache.subscribe(from).map_err(|_| {
+        Error::new(
+            Reason::ResumeTokenExpired,
+            "the changes since this token are no longer kept; watch again without it",
+        )
+    })?;
+    let heartbeat = ask.heartbeat.as_ref().map_or(DEFAULT_HEARTBEAT, kilonova_model::time::to_duration);
+    let heartbeat = heartbeat.clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
+    let (sender, receiver) = mpsc::channel(BUFFER);
+    let mut watch = Watch { pass: ask.pass, sender, message, seen: from.unwrap_or_default() };
+    tasks.spawn(format!("{} watch", P::NOUN), async move {
+        let ended = tokio::select! {
+            ended = watch.run(start, changes, heartbeat) => ended,
+            () = streams_end.cancelled() => {
+                Some(Error::new(Reason::Draining, "this conductor is stopping").retry_after(Duration::from_millis(100)))
+            }
+        };
+        if let Some(error) = ended {
+            // A reader that is gone needs no reason.
+            let _ = watch.sender.try_send(Err(to_status(&error)));
+        }
+    });
+    Ok(ReceiverStream::new(receiver))
+}
+
+struct Watch<P: Placed, M> {
+    pass: Arc<dyn Fn(&P) -> bool + Send + Sync>,
+    sender: mpsc::Sender<Result<M, Status>>,
+    message: fn(Event<P::Resource>, String) -> M,
+    seen: Revision,
+}
+
+/// The reader has gone.
+struct Gone;
+
+impl<P: Placed, M: Send + 'static> Watch<P, M> {
+    /// Runs until the reader goes (`None`) or has to be ended.
+    async fn run(
+        &mut self,
+        start: Start<P::Id, P>,
+        mut changes: broadcast::Receiver<Change<P::Id, P>>,
+        heartbeat: Duration,
+    ) -> Option<Error> {
+        let begun = match start {
+            Start::Snapshot(entries, revision) => self.snapshot(entries, revision).await,
+            Start::Resume(missed) => match self.changes(missed).await {
+                // At once, so that the reader has headers and knows that it resumed.
+                Ok(()) => self.send(Event::SnapshotEnd).await,
+                gone => gone,
+            },
+        };
+        if begun.is_err() {
+            return None;
+        }
+        loop {
+            let first = tokio::select! {
+                first = tokio::time::timeout(heartbeat, changes.recv()) => first,
+                () = self.sender.closed() => return None,
+            };
+            let sent = match first {
+                Err(_) => self.send(Event::Heartbeat).await,
+                Ok(Ok(first)) => {
+                    let mut batch = vec![first];
+                    while batch.len() < BATCH {
+                        match changes.try_recv() {
+                            Ok(change) => batch.push(change),
+                            Err(TryRecvError::Lagged(_)) => return Some(too_slow()),
+                            Err(_) => break,
+                        }
+                    }
+                    self.changes(batch).await
+                }
+                Ok(Err(RecvError::Lagged(_))) => return Some(too_slow()),
+                Ok(Err(RecvError::Closed)) => return None,
+            };
+            if sent.is_err() {
+                return None;
+            }
+        }
+    }
+
+    async fn snapshot(&mut self, entries: Vec<(P::Id, Entry<P>)>, revision: Revision) -> Result<(), Gone> {
+        // Until the snapshot is complete there is nowhere to resume from.
+        for (_, entry) in entries.into_iter().filter(|(_, entry)| (self.pass)(&entry.record)) {
+            let event = Event::Snapshot(entry.record.shown(entry.etag()));
+            self.send_with(event, String::new()).await?;
+        }
+        self.seen = revision;
+        self.send(Event::SnapshotEnd).await
+    }
+
+    /// Sends the newest of each record. The token moves on with the last message only: a reader that stops in
+    /// between sees some again, and misses none.
+    async fn changes(&mut self, batch: Vec<Change<P::Id, P>>) -> Result<(), Gone> {
+        let Some(last) = batch.last().map(|change| change.revision) else { return Ok(()) };
+        let events = coalesce(batch, &*self.pass);
+        let count = events.len();
+        for (position, event) in events.into_iter().enumerate() {
+            if position + 1 == count {
+                self.seen = last;
+            }
+            self.send(event).await?;
+        }
+        self.seen = last;
+        Ok(())
+    }
+
+    async fn send(&self, event: Event<P::Resource>) -> Result<(), Gone> {
+        self.send_with(event, token(self.seen)).await
+    }
+
+    async fn send_with(&self, event: Event<P::Resource>, token: String) -> Result<(), Gone> {
+        self.sender.send(Ok((self.message)(event, token))).await.map_err(|_| Gone)
+    }
+}
+
+/// What a watcher with this filter sees of a batch of changes, one event a record, in the order of their first change.
+fn coalesce<P: Placed>(batch: Vec<Change<P::Id, P>>, pass: &dyn Fn(&P) -> bool) -> Vec<Event<P::Resource>> {
+    let mut order = Vec::new();
+    let mut merged: HashMap<P::Id, Change<P::Id, P>> = HashMap::new();
+    for change in batch {
+        match merged.get_mut(&change.id) {
+            Some(earlier) => earlier.after = change.after,
+            None => {
+                order.push(change.id);
+                merged.insert(change.id, change);
+            }
+        }
+    }
+    let seen = |entry: &Option<Entry<P>>| entry.as_ref().is_some_and(|entry| pass(&entry.record));
+    order
+        .into_iter()
+        .filter_map(|id| merged.remove(&id))
+        .filter_map(|change| match change.after {
+            Some(ref after) if pass(&after.record) => Some(Event::Update(after.record.shown(after.etag()))),
+            _ if seen(&change.before) => Some(Event::Delete(change.id.to_string())),
+            _ => None,
+        })
+        .collect()
+}
+
+fn too_slow() -> Error {
+    Error::new(Reason::SlowConsumer, "changes came faster than they were read; reconnect with the last token")
+}
+
+fn token(revision: Revision) -> String {
+    format!("r{:x}", revision.0)
+}
+
+fn parse_token(text: &str) -> Result<Revision, Error> {
+    let revision = text.strip_prefix('r').and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    revision.map(Revision).ok_or_else(|| {
+        Error::new(Reason::ResumeTokenExpired, "this is no token of a watch; watch again without it")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use kilonova_model::InstanceId;
+    use kilonova_proto::conductor::v1::InstanceRecord;
+
+    use super::*;
+
+    fn entry(project: &str, revision: u64) -> Option<Entry<InstanceRecord>> {
+        let mut record = InstanceRecord::default();
+        record.instance.get_or_insert_default().project_id = project.into();
+        Some(Entry { record: Arc::new(record), revision: Revision(revision) })
+    }
+
+    fn change(
+        id: InstanceId,
+        before: Option<Entry<InstanceRecord>>,
+        after: Option<Entry<InstanceRecord>>,
+    ) -> Change<InstanceId, InstanceRecord> {
+        Change { id, before, after, revision: Revision(9) }
+    }
+
+    fn in_a(record: &InstanceRecord) -> bool {
+        record.project_id() == "a"
+    }
+
+    #[test]
+    fn changes_of_one_record_become_one() {
+        let id = InstanceId::generate();
+        let batch = vec![change(id, None, entry("a", 1)), change(id, entry("a", 1), entry("a", 2))];
+        let events = coalesce(batch, &in_a);
+        assert!(matches!(events.as_slice(), [Event::Update(instance)] if instance.etag == "2"));
+    }
+
+    #[test]
+    fn leaving_the_filter_is_a_delete_and_never_being_in_it_is_nothing() {
+        let (left, other) = (InstanceId::generate(), InstanceId::generate());
+        let batch = vec![
+            change(left, entry("a", 1), entry("b", 2)),
+            change(other, None, entry("b", 3)),
+            change(other, entry("b", 3), None),
+        ];
+        assert_eq!(coalesce(batch, &in_a), [Event::Delete(left.to_string())]);
+    }
+
+    #[test]
+    fn tokens_read_back() {
+        assert_eq!(parse_token(&token(Revision(77))).unwrap(), Revision(77));
+        assert_eq!(parse_token("x").unwrap_err().reason, Reason::ResumeTokenExpired);
+    }
+}
