@@ -8,9 +8,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use kilonova_model::Revision;
 use kilonova_store::{
-    EmbeddedOptions, EmbeddedStore, SharedStore, Store, StoreError, Txn, TxnOutcome, WatchEvent, WatchFrom,
+    EmbeddedOptions, EmbeddedStore, SharedStore, Store, StoreError, Txn, TxnOutcome, Watch, WatchEvent,
+    WatchFrom,
 };
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the child of `acknowledged_writes_survive_a_kill` keeps its store.
 const CHILD_DIR: &str = "KILONOVA_TEST_STORE_DIR";
@@ -21,6 +25,10 @@ fn open(dir: &std::path::Path) -> EmbeddedStore {
 
 async fn commit(store: &dyn Store, txn: Txn) -> Revision {
     store.txn(txn).await.expect("the store answers").committed().expect("no compare failed")
+}
+
+async fn next(watch: &mut Watch) -> WatchEvent {
+    timeout(PATIENCE, watch.next()).await.expect("an event comes").expect("the store is open")
 }
 
 #[tokio::test]
@@ -44,7 +52,7 @@ async fn reopening_keeps_data_and_drops_leased_keys() {
 
     let store = open(dir.path());
     let mut watch = store.watch("", WatchFrom::After(kept));
-    let first = watch.next().await.unwrap();
+    let first = next(&mut watch).await;
     assert!(matches!(first, WatchEvent::Snapshot { items, .. } if items.len() == 2), "history is not kept");
 }
 
@@ -154,21 +162,21 @@ async fn a_watch_that_falls_behind_starts_over() {
     let options = EmbeddedOptions { history: 8, ..EmbeddedOptions::default() };
     let store = EmbeddedStore::open(dir.path(), options).unwrap();
     let mut watch = store.watch("k/", WatchFrom::Snapshot);
-    assert!(matches!(watch.next().await.unwrap(), WatchEvent::Snapshot { .. }));
+    assert!(matches!(next(&mut watch).await, WatchEvent::Snapshot { .. }));
     let early = commit(&store, Txn::new().put("k/0", "0")).await;
-    assert!(matches!(watch.next().await.unwrap(), WatchEvent::Put(_)));
+    assert!(matches!(next(&mut watch).await, WatchEvent::Put(_)));
     for n in 0..20 {
         commit(&store, Txn::new().put(format!("k/{n}"), "1")).await;
     }
     for mut behind in [watch, store.watch("k/", WatchFrom::After(early))] {
-        match behind.next().await.unwrap() {
+        match next(&mut behind).await {
             WatchEvent::Snapshot { items, .. } => {
                 assert_eq!(items, store.list("k/", None, 100).await.unwrap().items)
             }
             other => panic!("expected a snapshot, got {other:?}"),
         }
-        let next = commit(&store, Txn::new().put("k/new", "1")).await;
-        assert_eq!(behind.next().await.unwrap().revision(), next);
+        let written = commit(&store, Txn::new().put("k/new", "1")).await;
+        assert_eq!(next(&mut behind).await.revision(), written);
     }
 }
 
@@ -176,8 +184,8 @@ async fn a_watch_that_falls_behind_starts_over() {
 async fn closing_the_store_ends_its_watches() {
     let store = EmbeddedStore::open_temporary().unwrap();
     let mut watch = store.watch("k/", WatchFrom::Snapshot);
-    assert!(matches!(watch.next().await.unwrap(), WatchEvent::Snapshot { .. }));
+    assert!(matches!(next(&mut watch).await, WatchEvent::Snapshot { .. }));
     drop(store);
-    assert_eq!(watch.next().await, None);
+    assert_eq!(timeout(PATIENCE, watch.next()).await.unwrap(), None);
     assert!(!watch.health().borrow().connected);
 }

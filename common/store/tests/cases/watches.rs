@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use kilonova_model::Revision;
-use kilonova_store::{KeyValue, SharedStore, Txn, WatchEvent, WatchFrom};
+use kilonova_store::{KeyValue, SharedStore, Txn, Watch, WatchEvent, WatchFrom};
 use tokio::task::JoinSet;
 
 use super::{PATIENCE, commit, list_all, next, next_delete, next_put, next_snapshot, put};
@@ -110,6 +110,26 @@ pub async fn a_watch_has_no_gap_and_no_duplicate(store: SharedStore) {
         let expected: BTreeSet<_> =
             written.iter().filter(|(revision, _)| *revision > seen.start).cloned().collect();
         assert_eq!(seen.changes, expected, "from {}", seen.start);
+    }
+    // Any revision will do to resume from, wherever it lies in what was committed together.
+    let revisions: BTreeSet<_> = written.iter().map(|(revision, _)| *revision).collect();
+    for start in revisions.into_iter().step_by(29) {
+        let mut watch = store.watch("w/", WatchFrom::After(start));
+        let expected = written.iter().filter(|(revision, _)| *revision > start).cloned();
+        assert_eq!(changes_until_end(&mut watch).await, expected.collect::<BTreeSet<_>>(), "after {start}");
+    }
+}
+
+async fn changes_until_end(watch: &mut Watch) -> BTreeSet<(Revision, String)> {
+    let mut changes = BTreeSet::new();
+    loop {
+        let change = match next(watch).await {
+            WatchEvent::Put(item) if item.key == "w/end" => return changes,
+            WatchEvent::Put(item) => (item.mod_revision, item.key),
+            WatchEvent::Delete { key, revision } => (revision, key),
+            snapshot @ WatchEvent::Snapshot { .. } => panic!("the changes are still there: {snapshot:?}"),
+        };
+        assert!(changes.insert(change.clone()), "twice: {change:?}");
     }
 }
 
