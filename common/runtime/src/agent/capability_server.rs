@@ -29,17 +29,20 @@ const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(2);
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(500);
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// Asks the driver again.
+/// Where the figures come from.
 #[async_trait]
-pub trait Refresh: Send + Sync + 'static {
-    /// Publishes what the driver says now. Bounded in time.
+pub trait Source: Send + Sync + 'static {
+    /// Publishes what is known now.
+    fn publish(&self);
+
+    /// Asks the driver again and publishes what it says. Bounded in time.
     async fn refresh(&self) -> Result<(), Error>;
 }
 
 /// The service over one publisher.
 pub struct CapabilityServer {
     publisher: CapabilityPublisher,
-    source: Arc<dyn Refresh>,
+    source: Arc<dyn Source>,
     streams_end: CancellationToken,
 }
 
@@ -47,7 +50,7 @@ impl CapabilityServer {
     /// Serves what `publisher` has until `streams_end` is cancelled.
     pub fn new(
         publisher: CapabilityPublisher,
-        source: Arc<dyn Refresh>,
+        source: Arc<dyn Source>,
         streams_end: CancellationToken,
     ) -> Self {
         Self { publisher, source, streams_end }
@@ -146,7 +149,9 @@ mod tests {
     struct Nothing;
 
     #[async_trait]
-    impl Refresh for Nothing {
+    impl Source for Nothing {
+        fn publish(&self) {}
+
         async fn refresh(&self) -> Result<(), Error> {
             Err(Error::new(Reason::DriverFailed, "on purpose"))
         }

@@ -2,6 +2,11 @@
 
 use kilonova_model::{Epoch, Error, HostName, Reason};
 
+use crate::readiness::Readiness;
+
+/// The condition of a service's readiness that says that it is stopping.
+const STOPPING: &str = "stopping";
+
 /// For whom a command is meant, as it came over the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addressee<'a> {
@@ -34,6 +39,14 @@ pub fn admit_question(to: Addressee<'_>, own_host: &HostName, own_epoch: Epoch) 
     admit(Addressee { epoch, ..to }, own_host, own_epoch)
 }
 
+/// Refuses new work once the service is stopping.
+pub fn refuse_if_stopping(readiness: &Readiness, own_host: &HostName) -> Result<(), Error> {
+    if readiness.current().missing().all(|(condition, _)| condition != STOPPING) {
+        return Ok(());
+    }
+    Err(Error::new(Reason::Draining, format!("{own_host} is stopping")).with("host", own_host))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +64,16 @@ mod tests {
         for epoch in [0, 6, 8] {
             assert_eq!(reason("node1", epoch), Some(Reason::StaleEpoch), "{epoch}");
         }
+    }
+
+    #[test]
+    fn a_host_that_stops_takes_nothing_new() {
+        let own = HostName::parse("node1").unwrap();
+        let readiness = Readiness::new();
+        readiness.not("conductor", "none yet");
+        assert!(refuse_if_stopping(&readiness, &own).is_ok());
+        readiness.not("stopping", "the service is stopping");
+        assert_eq!(refuse_if_stopping(&readiness, &own).unwrap_err().reason, Reason::Draining);
     }
 
     #[test]

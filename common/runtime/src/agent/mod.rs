@@ -9,7 +9,7 @@
 //! [`guard`] refuses commands meant for others. [`executor`] does each command once and reports its end; its memory
 //! is the [`ledger`]. [`reporter`] sends reports until a conductor has them; [`register`] keeps the host known and
 //! brings the administrator's word ([`admin`]). [`publisher`] holds the current capabilities, [`capability_server`]
-//! streams them. [`simulated`] is what drivers without hardware share.
+//! streams them. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
 
 pub mod admin;
 pub mod capability_server;
@@ -17,6 +17,7 @@ pub mod conductor;
 pub mod executor;
 pub mod guard;
 pub mod ledger;
+pub mod life;
 mod meters;
 mod outbox;
 pub mod publisher;

@@ -1,0 +1,157 @@
+//! The life of an agent: it registers, reconciles what an earlier incarnation left, and then keeps reporting and
+//! publishing until it stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kilonova_model::ServiceKind;
+use kilonova_proto::capability::v1::capability_service_server::CapabilityServiceServer;
+use kilonova_proto::conductor::v1::RegisterHostRequest;
+use kilonova_proto::types::v1::ServiceKind as ProtoServiceKind;
+use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
+use kilonova_rpc::server::{Served, ServerBuilder};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval_at, sleep};
+use tonic::Status;
+
+use super::admin::Admin;
+use super::capability_server::{CAPABILITY_SERVICE, CapabilityServer, Source};
+use super::conductor::Conductor;
+use super::publisher::CapabilityPublisher;
+use super::register::keep_registered;
+use super::reporter::{Report, Reporter, Sink};
+use crate::base::VERSION;
+use crate::readiness::Readiness;
+use crate::service::Context;
+
+/// The condition that a conductor knows the host.
+const REGISTERED: &str = "registered";
+/// The condition that nothing of an earlier incarnation is left to be decided.
+const RECONCILED: &str = "reconciled";
+
+/// One agent.
+#[async_trait]
+pub trait Agent: Source {
+    /// Counts the changes of what it publishes.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// The administrator's word.
+    fn admin(&self) -> &Admin;
+
+    /// Brings what an earlier incarnation left in line with the conductor's records.
+    async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status>;
+}
+
+/// How often things are repeated.
+#[derive(Debug, Clone, Copy)]
+pub struct LifeOptions {
+    /// Asking the driver for its figures.
+    pub refresh_interval: Duration,
+    /// Registering with a conductor.
+    pub register_interval: Duration,
+}
+
+/// Starts everything an agent does by itself. Ready once it has registered and reconciled.
+pub fn live<A: Agent, R: Report>(
+    context: &Context,
+    agent: &Arc<A>,
+    reporter: Reporter<R>,
+    options: LifeOptions,
+) where
+    Conductor: Sink<R>,
+{
+    let channel = context.peers.any(ServiceKind::Conductor);
+    let conductor = Conductor::new(channel, context.host.clone(), context.epochs());
+    context.readiness.not(REGISTERED, "waiting for a conductor to register with");
+    context.readiness.not(RECONCILED, "waiting for the registration");
+
+    let registered = watch::Sender::new(false);
+    let known = registered.subscribe();
+    context.tasks.spawn("reports", reporter.run(conductor.clone()));
+    context.tasks.spawn(
+        "registration",
+        keep_registered(
+            conductor.clone(),
+            about(context),
+            options.register_interval,
+            agent.admin().clone(),
+            registered,
+        ),
+    );
+    context
+        .tasks
+        .spawn("reconcile", reconcile(agent.clone(), conductor.clone(), known, context.readiness.clone()));
+    context.tasks.spawn("capabilities", publish(agent.clone(), conductor, options.refresh_interval));
+}
+
+/// Adds the agent's capability streams to its server.
+pub fn serve_capabilities<A: Agent>(
+    server: ServerBuilder,
+    agent: &Arc<A>,
+    publisher: CapabilityPublisher,
+) -> ServerBuilder {
+    let streams_end = server.streams_end();
+    let service = CapabilityServer::new(publisher, agent.clone(), streams_end);
+    server.add(CapabilityServiceServer::new(service), Served::all(CAPABILITY_SERVICE))
+}
+
+fn about(context: &Context) -> RegisterHostRequest {
+    let service = match context.service {
+        ServiceKind::Volume => ProtoServiceKind::Volume,
+        _ => ProtoServiceKind::Compute,
+    };
+    RegisterHostRequest {
+        service: service.into(),
+        availability_zone: context.zone.to_string(),
+        address: context.addr.clone(),
+        version: VERSION.to_owned(),
+        ..RegisterHostRequest::default()
+    }
+}
+
+async fn reconcile<A: Agent>(
+    agent: Arc<A>,
+    conductor: Conductor,
+    mut registered: watch::Receiver<bool>,
+    readiness: Readiness,
+) {
+    if registered.wait_for(|registered| *registered).await.is_err() {
+        return;
+    }
+    readiness.ok(REGISTERED);
+    readiness.not(RECONCILED, "comparing with the conductor's records");
+    let mut backoff = Backoff::new(BackoffPolicy::reconnect());
+    while let Err(error) = agent.reconcile(&conductor).await {
+        if backoff.failures() == 0 {
+            tracing::warn!(error = error.message(), code = ?error.code(), "cannot reconcile yet; trying on");
+        }
+        sleep(backoff.next_delay()).await;
+    }
+    readiness.ok(RECONCILED);
+}
+
+/// Publishes after every change, and asks the driver every so often.
+async fn publish<A: Agent>(agent: Arc<A>, conductor: Conductor, every: Duration) {
+    let (mut changes, mut admin, mut epochs) =
+        (agent.changes(), agent.admin().subscribe(), conductor.epochs());
+    let mut refresh = interval_at(tokio::time::Instant::now() + every, every);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        agent.publish();
+        let changed = tokio::select! {
+            changed = changes.changed() => changed,
+            changed = admin.changed() => changed,
+            changed = epochs.changed() => changed,
+            _ = refresh.tick() => {
+                if let Err(error) = agent.refresh().await {
+                    tracing::warn!(%error, "the driver gives no figures; publishing the last ones");
+                }
+                Ok(())
+            }
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}

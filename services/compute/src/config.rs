@@ -1,0 +1,194 @@
+//! The configuration of a compute agent.
+
+use std::path::PathBuf;
+
+use kilonova_model::Error;
+use kilonova_model::check::Checker;
+use kilonova_runtime::agent::executor::ExecutorOptions;
+use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency};
+use kilonova_runtime::config::Period;
+use serde::{Deserialize, Serialize};
+
+use crate::claims::Amount;
+
+/// A compute agent's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the driver keeps what it must not forget.
+    pub data_dir: PathBuf,
+    /// Most builds in the driver at once.
+    pub max_concurrent_builds: usize,
+    /// How long the driver may take to make a guest.
+    pub build_timeout: Period,
+    /// How long the driver may take to remove a guest before it is asked again.
+    pub destroy_timeout: Period,
+    /// How often the driver is asked for its figures.
+    pub refresh_interval: Period,
+    /// How often the host registers with a conductor.
+    pub register_interval: Period,
+    /// How much may be promised.
+    pub allocation: Allocation,
+    /// The driver.
+    pub driver: DriverConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/kilonova/compute"),
+            max_concurrent_builds: 10,
+            build_timeout: Period::from_secs(600),
+            destroy_timeout: Period::from_secs(60),
+            refresh_interval: Period::from_secs(60),
+            register_interval: Period::from_secs(60),
+            allocation: Allocation::default(),
+            driver: DriverConfig::default(),
+        }
+    }
+}
+
+/// How much of what there is may be promised.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Allocation {
+    /// Virtual CPUs per physical thread.
+    pub cpu_allocation_ratio: f64,
+    /// Memory promised per memory there is.
+    pub ram_allocation_ratio: f64,
+    /// Disk promised per disk there is.
+    pub disk_allocation_ratio: f64,
+    /// Memory kept for the host itself, in MiB.
+    pub ram_reserved_mib: u32,
+}
+
+impl Default for Allocation {
+    fn default() -> Self {
+        Self {
+            cpu_allocation_ratio: 4.0,
+            ram_allocation_ratio: 1.0,
+            disk_allocation_ratio: 1.0,
+            ram_reserved_mib: 512,
+        }
+    }
+}
+
+/// Which driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverKind {
+    /// No hypervisor: guests are lines in a journal.
+    Simulated,
+}
+
+/// The driver's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DriverConfig {
+    /// Which driver.
+    pub kind: DriverKind,
+    /// CPU threads of the host.
+    pub vcpus: u32,
+    /// Memory of the host, in MiB.
+    pub ram_mib: u32,
+    /// Local disk of the host, in GiB.
+    pub disk_gib: u32,
+    /// The CPU architecture.
+    pub cpu_architecture: String,
+    /// What the host can do, with the names of os-traits.
+    pub traits: Vec<String>,
+    /// How long making a guest takes.
+    pub latency: Period,
+    /// Give or take this much.
+    pub latency_jitter: Period,
+    /// The part of all guests that fails, 0 to 1.
+    pub fail_rate: f64,
+    /// What fails by its name.
+    pub fail: Vec<FailRule>,
+}
+
+impl Default for DriverConfig {
+    fn default() -> Self {
+        Self {
+            kind: DriverKind::Simulated,
+            vcpus: 16,
+            ram_mib: 65_536,
+            disk_gib: 1_000,
+            cpu_architecture: "x86_64".to_owned(),
+            traits: Vec::new(),
+            latency: Period::from_millis(20),
+            latency_jitter: Period::from_millis(10),
+            fail_rate: 0.0,
+            fail: Vec::new(),
+        }
+    }
+}
+
+impl DriverConfig {
+    /// What the host has.
+    pub fn total(&self) -> Amount {
+        Amount { vcpus: self.vcpus, ram_mib: self.ram_mib, disk_gib: self.disk_gib }
+    }
+
+    /// How long things take.
+    pub fn latency(&self) -> Latency {
+        Latency { base: self.latency.get(), jitter: self.latency_jitter.get() }
+    }
+
+    /// What fails.
+    pub fn faults(&self) -> Faults {
+        Faults { rate: self.fail_rate, rules: self.fail.clone() }
+    }
+}
+
+impl Config {
+    /// How much is done at once, and how long it may take.
+    pub fn executor(&self) -> ExecutorOptions {
+        ExecutorOptions {
+            max_concurrent: self.max_concurrent_builds,
+            make_timeout: self.build_timeout.get(),
+            unmake_timeout: self.destroy_timeout.get(),
+        }
+    }
+
+    /// Refuses values that make no sense, naming each.
+    pub fn check(&self) -> Result<(), Error> {
+        let mut check = Checker::new();
+        check.ensure(self.max_concurrent_builds > 0, "max_concurrent_builds", "at least 1");
+        let periods = [
+            ("build_timeout", self.build_timeout),
+            ("destroy_timeout", self.destroy_timeout),
+            ("refresh_interval", self.refresh_interval),
+            ("register_interval", self.register_interval),
+        ];
+        for (field, period) in periods {
+            check.ensure(!period.get().is_zero(), field, "more than nothing");
+        }
+        let ratios = [
+            ("allocation.cpu_allocation_ratio", self.allocation.cpu_allocation_ratio),
+            ("allocation.ram_allocation_ratio", self.allocation.ram_allocation_ratio),
+            ("allocation.disk_allocation_ratio", self.allocation.disk_allocation_ratio),
+        ];
+        for (field, ratio) in ratios {
+            check.ensure(ratio.is_finite() && ratio > 0.0, field, "a number above 0");
+        }
+        check.ensure((0.0..=1.0).contains(&self.driver.fail_rate), "driver.fail_rate", "0 to 1");
+        check.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_make_sense_and_nonsense_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let mut config = Config { max_concurrent_builds: 0, ..Config::default() };
+        config.allocation.ram_allocation_ratio = f64::NAN;
+        config.driver.fail_rate = 2.0;
+        let error = config.check().unwrap_err();
+        let fields: Vec<&str> = error.violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["max_concurrent_builds", "allocation.ram_allocation_ratio", "driver.fail_rate"]);
+    }
+}

@@ -1,0 +1,90 @@
+//! What a hypervisor's driver does. It only talks to its hypervisor: locking, claims and reports are the manager's.
+
+pub mod simulated;
+
+use async_trait::async_trait;
+use kilonova_model::{Error, InstanceId, ProjectId};
+use kilonova_proto::types::v1::instance::PowerState;
+use kilonova_proto::types::v1::{Flavor, Image, InstanceAddress};
+use kilonova_runtime::agent::ledger::Stamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::claims::Amount;
+
+/// What is asked of the driver for one guest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuestSpec {
+    /// The instance's name; need not be unique.
+    pub name: String,
+    /// The project that owns it.
+    pub project: ProjectId,
+    /// What it takes.
+    pub amount: Amount,
+    /// The size.
+    pub flavor: Flavor,
+    /// What it boots from.
+    pub image: Image,
+}
+
+/// A guest as the hypervisor has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Guest {
+    /// The instance it belongs to.
+    pub id: InstanceId,
+    /// The command that made it.
+    pub stamp: Stamp,
+    /// What it takes.
+    pub amount: Amount,
+    /// What is to be known of it.
+    pub facts: GuestFacts,
+}
+
+/// What is to be known of a guest.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GuestFacts {
+    /// What the hypervisor says.
+    pub power_state: PowerState,
+    /// Its network addresses.
+    pub addresses: Vec<InstanceAddress>,
+}
+
+/// A hypervisor's own figures.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostFigures {
+    /// What the host has.
+    pub total: Amount,
+    /// What it can do, with the names of os-traits.
+    pub traits: Vec<String>,
+    /// `QEMU`, `simulated`.
+    pub hypervisor_type: String,
+    /// Its version.
+    pub hypervisor_version: String,
+    /// `x86_64`.
+    pub cpu_architecture: String,
+}
+
+/// One hypervisor.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// Every guest that Kilonova made here, with the command that made it.
+    async fn list(&self) -> Result<Vec<Guest>, Error>;
+
+    /// Makes and starts a guest. Soon after `cancel` it ends, either way; it may also be dropped at any `.await`.
+    /// What it leaves behind when it does not succeed, [`Driver::destroy`] removes.
+    async fn spawn(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        spec: &GuestSpec,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error>;
+
+    /// Removes a guest with all that belongs to it. There being none is a success.
+    async fn destroy(&self, id: InstanceId, stamp: Stamp) -> Result<(), Error>;
+
+    /// What the hypervisor says of a guest; `None` if it has none.
+    async fn power_state(&self, id: InstanceId) -> Result<Option<PowerState>, Error>;
+
+    /// The hypervisor's own figures.
+    async fn figures(&self) -> Result<HostFigures, Error>;
+}

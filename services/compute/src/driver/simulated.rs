@@ -1,0 +1,241 @@
+//! A hypervisor that is a journal: what was spawned and not destroyed runs.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, Error, HostName, InstanceId};
+use kilonova_proto::types::v1::InstanceAddress;
+use kilonova_proto::types::v1::instance::PowerState;
+use kilonova_runtime::agent::ledger::Stamp;
+use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Driver, Guest, GuestFacts, GuestSpec, HostFigures};
+use crate::claims::Amount;
+use crate::config::Config;
+
+/// The simulated hypervisor.
+#[derive(Debug)]
+pub struct Simulated {
+    journal: Journal,
+    guests: Mutex<BTreeMap<InstanceId, Known>>,
+    figures: HostFigures,
+    latency: Latency,
+    faults: Faults,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Known {
+    name: String,
+    stamp: Stamp,
+    amount: Amount,
+}
+
+impl Simulated {
+    /// Opens the journal and takes up where it ends.
+    pub fn open(
+        config: &Config,
+        host: HostName,
+        epochs: watch::Receiver<Epoch>,
+    ) -> Result<Self, JournalError> {
+        let (journal, entries) = Journal::open(&config.data_dir, host, epochs)?;
+        let driver = &config.driver;
+        Ok(Self {
+            journal,
+            guests: Mutex::new(replay(&entries)),
+            figures: HostFigures {
+                total: driver.total(),
+                traits: driver.traits.clone(),
+                hypervisor_type: "simulated".to_owned(),
+                hypervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
+                cpu_architecture: driver.cpu_architecture.clone(),
+            },
+            latency: driver.latency(),
+            faults: driver.faults(),
+        })
+    }
+
+    /// Writes down that the driver started.
+    pub fn note_start(&self) -> Result<(), Error> {
+        let detail = json!({ "guests": self.guests.lock().len() });
+        self.journal.write(Record {
+            op: "start",
+            id: String::new(),
+            name: "",
+            stamp: Stamp::default(),
+            detail,
+        })
+    }
+
+    fn write(
+        &self,
+        op: &'static str,
+        id: InstanceId,
+        name: &str,
+        stamp: Stamp,
+        detail: Value,
+    ) -> Result<(), Error> {
+        self.journal.write(Record { op, id: id.to_string(), name, stamp, detail })
+    }
+}
+
+/// What runs at the end of a journal.
+fn replay(entries: &[Entry]) -> BTreeMap<InstanceId, Known> {
+    let mut guests = BTreeMap::new();
+    for entry in entries {
+        let Ok(id) = InstanceId::parse(&entry.id) else { continue };
+        match entry.op.as_str() {
+            "spawn" => {
+                let amount = serde_json::from_value(entry.detail.clone()).unwrap_or_default();
+                guests.insert(id, Known { name: entry.name.clone(), stamp: entry.stamp(), amount });
+            }
+            "destroy" => {
+                guests.remove(&id);
+            }
+            _ => {}
+        }
+    }
+    guests
+}
+
+/// The guest's address on the simulated network, always the same for one instance.
+fn address(id: InstanceId) -> InstanceAddress {
+    let bytes = id.uuid().into_bytes();
+    let [.., a, b, c] = bytes;
+    InstanceAddress {
+        network: "simulated".to_owned(),
+        address: format!("10.{a}.{b}.{c}"),
+        mac_address: format!("52:54:00:{a:02x}:{b:02x}:{c:02x}"),
+    }
+}
+
+fn facts(id: InstanceId) -> GuestFacts {
+    GuestFacts { power_state: PowerState::Running, addresses: vec![address(id)] }
+}
+
+#[async_trait]
+impl Driver for Simulated {
+    async fn list(&self) -> Result<Vec<Guest>, Error> {
+        let guests = self.guests.lock();
+        let guest = |(&id, known): (&InstanceId, &Known)| Guest {
+            id,
+            stamp: known.stamp,
+            amount: known.amount,
+            facts: facts(id),
+        };
+        Ok(guests.iter().map(guest).collect())
+    }
+
+    async fn spawn(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        spec: &GuestSpec,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error> {
+        let passed = self.latency.pass(cancel).await;
+        let result = passed.and_then(|()| self.faults.check(&spec.name, stamp.attempt, rand::random()));
+        if let Err(error) = result {
+            self.write("spawn_failed", id, &spec.name, stamp, json!({ "error": error.message }))?;
+            return Err(error);
+        }
+        let mut guests = self.guests.lock();
+        self.write("spawn", id, &spec.name, stamp, json!(spec.amount))?;
+        guests.insert(id, Known { name: spec.name.clone(), stamp, amount: spec.amount });
+        Ok(facts(id))
+    }
+
+    async fn destroy(&self, id: InstanceId, stamp: Stamp) -> Result<(), Error> {
+        let mut guests = self.guests.lock();
+        let Some(known) = guests.get(&id) else { return Ok(()) };
+        self.write("destroy", id, &known.name, stamp, Value::Null)?;
+        guests.remove(&id);
+        Ok(())
+    }
+
+    async fn power_state(&self, id: InstanceId) -> Result<Option<PowerState>, Error> {
+        Ok(self.guests.lock().contains_key(&id).then_some(PowerState::Running))
+    }
+
+    async fn figures(&self) -> Result<HostFigures, Error> {
+        Ok(self.figures.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kilonova_model::{Attempt, Generation, ProjectId};
+    use kilonova_proto::types::v1::{Flavor, Image};
+    use kilonova_runtime::agent::simulated::FailRule;
+    use std::path::Path;
+
+    fn open(dir: &Path) -> Simulated {
+        let mut config = Config { data_dir: dir.to_owned(), ..Config::default() };
+        config.driver.fail = vec![FailRule { name: "bad*".into(), attempts: 1 }];
+        let (_sender, epochs) = watch::channel(Epoch(1));
+        Simulated::open(&config, HostName::parse("node1").unwrap(), epochs).unwrap()
+    }
+
+    fn spec(name: &str) -> GuestSpec {
+        GuestSpec {
+            name: name.into(),
+            project: ProjectId::parse("demo").unwrap(),
+            amount: Amount { vcpus: 2, ram_mib: 512, disk_gib: 1 },
+            flavor: Flavor::default(),
+            image: Image::default(),
+        }
+    }
+
+    fn at(attempt: u32) -> Stamp {
+        Stamp { generation: Generation(1), attempt: Attempt(attempt) }
+    }
+
+    fn ops(dir: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(dir.join("journal.jsonl")).unwrap();
+        let entries = text.lines().map(|line| serde_json::from_str::<Entry>(line).unwrap());
+        entries.map(|entry| entry.op).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guests_outlive_the_driver() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, gone) = (InstanceId::generate(), InstanceId::generate());
+        let driver = open(dir.path());
+        driver.note_start().unwrap();
+        for id in [kept, gone] {
+            let facts = driver.spawn(id, at(1), &spec("web"), &CancellationToken::new()).await.unwrap();
+            assert!(facts.addresses[0].address.starts_with("10."));
+        }
+        driver.destroy(gone, at(1)).await.unwrap();
+        driver.destroy(gone, at(1)).await.unwrap();
+        let before = driver.list().await.unwrap();
+        drop(driver);
+
+        let driver = open(dir.path());
+        let guests = driver.list().await.unwrap();
+        assert_eq!(guests, before);
+        assert_eq!((guests[0].id, guests[0].stamp, guests[0].amount.vcpus), (kept, at(1), 2));
+        assert_eq!(driver.power_state(gone).await.unwrap(), None);
+        assert_eq!(ops(dir.path()), ["start", "spawn", "spawn", "destroy"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_or_is_cancelled_does_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = open(dir.path());
+        let id = InstanceId::generate();
+        let go_on = CancellationToken::new();
+        assert!(driver.spawn(id, at(1), &spec("bad-1"), &go_on).await.is_err());
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        assert!(driver.spawn(id, at(2), &spec("bad-1"), &cancelled).await.is_err());
+        driver.destroy(id, at(2)).await.unwrap();
+        assert!(driver.list().await.unwrap().is_empty());
+        assert!(driver.spawn(id, at(2), &spec("bad-1"), &go_on).await.is_ok());
+        assert_eq!(ops(dir.path()), ["spawn_failed", "spawn_failed", "spawn"]);
+    }
+}

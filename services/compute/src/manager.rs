@@ -1,0 +1,324 @@
+//! The manager of one hypervisor: the only one who knows what is claimed and what is being done.
+//!
+//! # Theory of operation
+//!
+//! A command is first measured against host and incarnation (`server.rs`), then taken by the executor of
+//! [`kilonova_runtime::agent`]: one lock covers the ledger of commands and the claims, so that of all that arrive
+//! together exactly what fits is taken, each once. What was taken runs in a task named after the command, and its
+//! end is reported until a conductor has it.
+//!
+//! ```text
+//!   BuildInstance ──► claimed ──► spawning ──────────► running ──► TerminateInstance
+//!        │                           │ fails    ▲          │             │
+//!        ▼ no room, disabled,        ▼          │ found at │             ▼
+//!     refused  older command      destroy       │ start    └───────► destroying ──► gone, room free
+//!                                    │          │                        ▲
+//!                                    └► failed, room free    guest nobody wants, found at start
+//! ```
+//!
+//! The hypervisor is the truth about guests. At start its guests are entered with the commands that made them, and
+//! their room is claimed, before the first command can arrive; what the conductor's records say about them comes
+//! later (`reconcile.rs`). So a host never promises room that a guest already has.
+//!
+//! Everything that changes wakes the task that publishes capabilities; it reads book, administrator's word and
+//! incarnation at one moment, so that what is published last is also newest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use kilonova_model::{Error, InstanceId, Reason, ZoneName, time};
+use kilonova_proto::compute::v1::GetInstanceStateResponse;
+use kilonova_proto::conductor::v1::InstanceReport;
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::{Capabilities, ComputeResources, ServiceKind as ProtoServiceKind};
+use kilonova_runtime::agent::admin::Admin;
+use kilonova_runtime::agent::capability_server::Source;
+use kilonova_runtime::agent::conductor::Conductor;
+use kilonova_runtime::agent::executor::{Book, Executor};
+use kilonova_runtime::agent::guard::refuse_if_stopping;
+use kilonova_runtime::agent::ledger::{Outcome, Stamp};
+use kilonova_runtime::agent::life::Agent;
+use kilonova_runtime::agent::publisher::CapabilityPublisher;
+use kilonova_runtime::agent::reporter::Reporter;
+use kilonova_runtime::agent::work::Site;
+use kilonova_runtime::readiness::Readiness;
+use kilonova_runtime::tasks::Tasks;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::claims::{Amount, HostClaims};
+use crate::config::Config;
+use crate::driver::{Driver, Guest, GuestSpec, HostFigures};
+use crate::guests::Guests;
+use crate::meters::Meters;
+use crate::reconcile::{Verdict, plan};
+
+/// How long the driver may take to answer a question.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// What a manager is given.
+pub struct Parts {
+    /// The host.
+    pub site: Site,
+    /// Its zone.
+    pub zone: ZoneName,
+    /// Its incarnation.
+    pub epochs: watch::Receiver<kilonova_model::Epoch>,
+    /// Whether it is stopping.
+    pub readiness: Readiness,
+    /// Who runs its work.
+    pub tasks: Tasks,
+    /// Its hypervisor.
+    pub driver: Arc<dyn Driver>,
+    /// Its line to the conductors.
+    pub reporter: Reporter<InstanceReport>,
+}
+
+/// The manager.
+pub struct Manager {
+    site: Site,
+    epochs: watch::Receiver<kilonova_model::Epoch>,
+    readiness: Readiness,
+    driver: Arc<dyn Driver>,
+    executor: Executor<Guests>,
+    admin: Admin,
+    publisher: CapabilityPublisher,
+    collected: Mutex<Collected>,
+    /// The guests found at start, with the commands that made them.
+    found: BTreeMap<InstanceId, Stamp>,
+    meters: Meters,
+}
+
+/// What the driver last said of itself.
+struct Collected {
+    figures: HostFigures,
+    at: SystemTime,
+}
+
+impl Manager {
+    /// Asks the driver what there is and claims it.
+    pub async fn start(config: &Config, parts: Parts) -> Result<Self, Error> {
+        let Parts { site, zone, epochs, readiness, tasks, driver, reporter } = parts;
+        let figures = answered(driver.figures()).await?;
+        let guests = answered(driver.list()).await?;
+        let found = guests.iter().map(|guest| (guest.id, guest.stamp)).collect();
+        let claims = HostClaims::new(figures.total, config.allocation);
+        let work = Guests::new(site.clone(), driver.clone());
+        let executor = Executor::new(work, claims, site.clone(), tasks, reporter, config.executor());
+        executor.change(|book| guests.into_iter().for_each(|guest| restore(book, guest)));
+        let publisher = CapabilityPublisher::new(Capabilities {
+            host: site.host.to_string(),
+            service: ProtoServiceKind::Compute.into(),
+            availability_zone: zone.to_string(),
+            ..Capabilities::default()
+        });
+        let manager = Self {
+            meters: Meters::new(&site),
+            site,
+            epochs,
+            readiness,
+            driver,
+            executor,
+            admin: Admin::default(),
+            publisher,
+            collected: Mutex::new(Collected { figures, at: SystemTime::now() }),
+            found,
+        };
+        manager.publish();
+        Ok(manager)
+    }
+
+    /// The host.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Its incarnation now.
+    pub fn epoch(&self) -> kilonova_model::Epoch {
+        *self.epochs.borrow()
+    }
+
+    /// What is published.
+    pub fn publisher(&self) -> CapabilityPublisher {
+        self.publisher.clone()
+    }
+
+    /// Takes a build.
+    pub fn build(&self, id: InstanceId, stamp: Stamp, spec: GuestSpec) -> Result<(), Error> {
+        self.executor.make(id, stamp, spec, || {
+            refuse_if_stopping(&self.readiness, &self.site.host)?;
+            self.admin.admit(&self.site.host)
+        })
+    }
+
+    /// Takes a terminate.
+    pub fn terminate(&self, id: InstanceId, stamp: Stamp) -> Result<(), Error> {
+        self.executor.unmake(id, stamp)
+    }
+
+    /// What is known of an instance.
+    pub async fn state(&self, id: InstanceId) -> Result<GetInstanceStateResponse, Error> {
+        let known = self.executor.read(|book| {
+            let view = book.ledger.view(id)?;
+            let fault = match view.outcome {
+                Some(Outcome::Failed(fault)) => Some(*fault.clone()),
+                Some(Outcome::Ready(_)) => None,
+                None if view.busy => None,
+                Some(Outcome::Gone) | None => return None,
+            };
+            Some(GetInstanceStateResponse {
+                generation: view.stamp.generation.0,
+                attempt: view.stamp.attempt.0,
+                busy: view.busy,
+                fault,
+                ..GetInstanceStateResponse::default()
+            })
+        });
+        let mut state = known.ok_or_else(|| {
+            Error::new(Reason::InstanceNotFound, format!("{} has no instance {id}", self.site.host))
+                .with("id", id)
+        })?;
+        state.set_power_state(answered(self.driver.power_state(id)).await?.unwrap_or_default());
+        Ok(state)
+    }
+
+    /// What the host knows, for diagnostics.
+    pub fn describe(&self) -> serde_json::Value {
+        let admin = self.admin.current();
+        self.executor.read(|book| {
+            serde_json::json!({
+                "enabled": admin.enabled,
+                "disabled_reason": admin.disabled_reason,
+                "instances": book.ledger.live(),
+                "busy": book.ledger.busy(),
+                "remembered": book.ledger.remembered(),
+                "failed_builds_in_row": book.failed_in_row,
+                "claims": {
+                    "instances": book.claims.instances(),
+                    "used": book.claims.used(),
+                    "capacity": book.claims.capacity(),
+                    "total": book.claims.total(),
+                },
+            })
+        })
+    }
+
+    fn carry_out(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Unwanted(id, stamp) => match self.executor.unmake(id, stamp) {
+                Ok(()) => tracing::info!(%id, %stamp, "removing what is no longer wanted here"),
+                Err(error) => tracing::debug!(%id, %error, "a newer command came first"),
+            },
+            Verdict::Ready(id, stamp) => {
+                if let Some(conclusion) = self.executor.change(|book| book.ledger.adopt(id, stamp)) {
+                    tracing::info!(%id, %stamp, "the build had been done");
+                    self.executor.report(id, &conclusion);
+                }
+            }
+            Verdict::Lost(id, stamp) => {
+                let error =
+                    Error::new(Reason::BuildLost, format!("{} restarted during the build", self.site.host));
+                let fault = self.site.fault(&error, stamp.attempt);
+                if let Some(conclusion) = self.executor.change(|book| book.ledger.lost(id, stamp, fault)) {
+                    tracing::info!(%id, %stamp, "the build was lost");
+                    self.executor.report(id, &conclusion);
+                }
+            }
+            Verdict::Missing(id) => {
+                tracing::warn!(%id, "the records have an instance here and the hypervisor has no guest for it");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Manager {
+    fn publish(&self) {
+        self.publisher.publish(|capabilities| {
+            let admin = self.admin.current();
+            let collected = self.collected.lock();
+            capabilities.epoch = self.epoch().0;
+            capabilities.enabled = admin.enabled;
+            capabilities.disabled_reason = admin.disabled_reason;
+            capabilities.traits.clone_from(&collected.figures.traits);
+            capabilities.collected_time = Some(time::timestamp(collected.at));
+            let resources = self.executor.read(|book| resources(book, &collected.figures));
+            self.meters.show(&resources);
+            capabilities.resources = Some(Resources::Compute(resources));
+        });
+    }
+
+    async fn refresh(&self) -> Result<(), Error> {
+        let figures = answered(self.driver.figures()).await?;
+        self.executor.change(|book| book.claims.set_total(figures.total));
+        *self.collected.lock() = Collected { figures, at: SystemTime::now() };
+        self.publish();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Agent for Manager {
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.executor.changes()
+    }
+
+    fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
+        let records = conductor.instances().await?;
+        let verdicts = plan(&self.site.host, &records, &self.found);
+        tracing::info!(
+            records = records.len(),
+            guests = self.found.len(),
+            differences = verdicts.len(),
+            "compared the conductor's records with the hypervisor"
+        );
+        verdicts.into_iter().for_each(|verdict| self.carry_out(verdict));
+        Ok(())
+    }
+}
+
+fn restore(book: &mut Book<Guests>, guest: Guest) {
+    book.claims.restore(guest.id, guest.amount);
+    book.ledger.restore(guest.id, guest.stamp, guest.facts);
+}
+
+fn resources(book: &Book<Guests>, figures: &HostFigures) -> ComputeResources {
+    let Amount { vcpus, ram_mib, disk_gib } = book.claims.total();
+    let (used, allocation) = (book.claims.used(), book.claims.allocation());
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    ComputeResources {
+        vcpus,
+        vcpus_used: used.vcpus,
+        cpu_allocation_ratio: allocation.cpu_allocation_ratio,
+        ram_mib,
+        ram_used_mib: used.ram_mib,
+        ram_reserved_mib: allocation.ram_reserved_mib,
+        ram_allocation_ratio: allocation.ram_allocation_ratio,
+        disk_gib,
+        disk_used_gib: used.disk_gib,
+        disk_allocation_ratio: allocation.disk_allocation_ratio,
+        instances: count(book.claims.instances()),
+        io_ops: count(book.ledger.busy()),
+        failed_builds: book.failed_in_row,
+        hypervisor_type: figures.hypervisor_type.clone(),
+        hypervisor_version: figures.hypervisor_version.clone(),
+        cpu_architecture: figures.cpu_architecture.clone(),
+    }
+}
+
+/// The driver's answer, if it comes in time.
+async fn answered<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(QUESTION, question).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            Err(Error::new(Reason::DriverFailed, format!("the driver did not answer within {QUESTION:?}")))
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `kilonova.compute.v1.ComputeService`: checks what comes over the wire and hands it to the manager.
+
+use std::sync::Arc;
+
+use kilonova_model::check::Checker;
+use kilonova_model::{Attempt, Error, Generation, InstanceId, ProjectId};
+use kilonova_proto::compute::v1::compute_service_server::ComputeService;
+use kilonova_proto::compute::v1::{
+    BuildInstanceRequest, BuildInstanceResponse, GetInstanceStateRequest, GetInstanceStateResponse,
+    InstanceCommand, SetHostEnabledRequest, SetHostEnabledResponse, TerminateInstanceRequest,
+    TerminateInstanceResponse,
+};
+use kilonova_rpc::server::Served;
+use kilonova_rpc::status::to_status;
+use kilonova_runtime::agent::admin::AdminState;
+use kilonova_runtime::agent::guard::{Addressee, admit, admit_question};
+use kilonova_runtime::agent::ledger::Stamp;
+use kilonova_runtime::agent::life::Agent;
+use tonic::{Request, Response, Status};
+
+use crate::claims::Amount;
+use crate::driver::GuestSpec;
+use crate::manager::Manager;
+
+/// The part of the contract that is served.
+pub fn served() -> Served {
+    let methods = ["BuildInstance", "TerminateInstance", "GetInstanceState", "SetHostEnabled"];
+    Served::only("kilonova.compute.v1.ComputeService", &methods)
+}
+
+/// The service over one manager.
+pub struct ComputeServer {
+    manager: Arc<Manager>,
+}
+
+impl ComputeServer {
+    /// Hands commands to `manager`.
+    pub fn new(manager: Arc<Manager>) -> Self {
+        Self { manager }
+    }
+
+    fn admit(&self, host: &str, epoch: u64) -> Result<(), Error> {
+        admit(Addressee { host, epoch }, &self.manager.site().host, self.manager.epoch())
+    }
+
+    fn take_build(&self, request: BuildInstanceRequest) -> Result<(), Error> {
+        let command = request.command.clone().unwrap_or_default();
+        self.admit(&command.target_host, command.target_epoch)?;
+        let (id, stamp, spec) = build_order(command, request)?;
+        self.manager.build(id, stamp, spec)
+    }
+
+    fn take_terminate(&self, command: &InstanceCommand) -> Result<(), Error> {
+        self.admit(&command.target_host, command.target_epoch)?;
+        self.manager.terminate(instance_id(command)?, stamp(command))
+    }
+
+    async fn answer_state(&self, command: &InstanceCommand) -> Result<GetInstanceStateResponse, Error> {
+        let to = Addressee { host: &command.target_host, epoch: command.target_epoch };
+        admit_question(to, &self.manager.site().host, self.manager.epoch())?;
+        self.manager.state(instance_id(command)?).await
+    }
+}
+
+fn stamp(command: &InstanceCommand) -> Stamp {
+    Stamp { generation: Generation(command.generation), attempt: Attempt(command.attempt) }
+}
+
+fn instance_id(command: &InstanceCommand) -> Result<InstanceId, Error> {
+    let mut check = Checker::new();
+    let id = check.id("command.instance_id", &command.instance_id);
+    check.finish()?;
+    Ok(id.expect("an id that is missing or wrong is a violation"))
+}
+
+fn build_order(
+    command: InstanceCommand,
+    request: BuildInstanceRequest,
+) -> Result<(InstanceId, Stamp, GuestSpec), Error> {
+    let (flavor, image) = (request.flavor.unwrap_or_default(), request.image.unwrap_or_default());
+    let mut check = Checker::new();
+    let id = check.id::<InstanceId>("command.instance_id", &command.instance_id);
+    let project = check.id::<ProjectId>("project_id", &request.project_id);
+    check.ensure(command.attempt > 0, "command.attempt", "1 or more");
+    check.ensure(request.spec.is_some(), "spec", "is required");
+    check.ensure(flavor.vcpus > 0, "flavor.vcpus", "1 or more");
+    check.ensure(flavor.ram_mib > 0, "flavor.ram_mib", "1 or more");
+    check.finish()?;
+    let amount = Amount {
+        vcpus: flavor.vcpus,
+        ram_mib: flavor.ram_mib,
+        disk_gib: if flavor.disk_gib > 0 { flavor.disk_gib } else { image.min_disk_gib },
+    };
+    let spec = GuestSpec {
+        name: request.spec.unwrap_or_default().name,
+        project: project.expect("checked above"),
+        amount,
+        flavor,
+        image,
+    };
+    Ok((id.expect("checked above"), stamp(&command), spec))
+}
+
+fn refused(error: Error) -> Status {
+    to_status(&error)
+}
+
+#[tonic::async_trait]
+impl ComputeService for ComputeServer {
+    async fn build_instance(
+        &self,
+        request: Request<BuildInstanceRequest>,
+    ) -> Result<Response<BuildInstanceResponse>, Status> {
+        self.take_build(request.into_inner()).map_err(refused)?;
+        Ok(Response::new(BuildInstanceResponse {}))
+    }
+
+    async fn terminate_instance(
+        &self,
+        request: Request<TerminateInstanceRequest>,
+    ) -> Result<Response<TerminateInstanceResponse>, Status> {
+        let command = request.into_inner().command.unwrap_or_default();
+        self.take_terminate(&command).map_err(refused)?;
+        Ok(Response::new(TerminateInstanceResponse {}))
+    }
+
+    async fn get_instance_state(
+        &self,
+        request: Request<GetInstanceStateRequest>,
+    ) -> Result<Response<GetInstanceStateResponse>, Status> {
+        let command = request.into_inner().command.unwrap_or_default();
+        self.answer_state(&command).await.map(Response::new).map_err(refused)
+    }
+
+    async fn set_host_enabled(
+        &self,
+        request: Request<SetHostEnabledRequest>,
+    ) -> Result<Response<SetHostEnabledResponse>, Status> {
+        let request = request.into_inner();
+        self.admit(&request.target_host, request.target_epoch).map_err(refused)?;
+        let SetHostEnabledRequest { enabled, disabled_reason, .. } = request;
+        self.manager.admin().set(AdminState { enabled, disabled_reason });
+        Ok(Response::new(SetHostEnabledResponse {}))
+    }
+}
