@@ -1,6 +1,8 @@
 //! Placement of instances on compute hosts.
 
+use kilonova_model::ServiceKind;
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
+use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources};
 
 use super::space::{Amount, Demand, Head, Row, Space, Wishes};
@@ -18,6 +20,17 @@ impl Space for Compute {
     type Row = ComputeRow;
     type Demand = ComputeDemand;
     const NOUN: &'static str = "host";
+    const PUBLISHER: ServiceKind = ServiceKind::Compute;
+
+    fn rows(
+        head: Head,
+        _: &str,
+        capabilities: Option<&Capabilities>,
+        vocabulary: &mut Vocabulary,
+    ) -> Vec<ComputeRow> {
+        let unknown = Capabilities::default();
+        vec![ComputeRow::new(head, capabilities.unwrap_or(&unknown), vocabulary)]
+    }
 }
 
 /// One resource of a host.
@@ -95,7 +108,7 @@ impl ComputeRow {
     pub fn new(head: Head, capabilities: &Capabilities, vocabulary: &mut Vocabulary) -> Self {
         let empty = ComputeResources::default();
         let figures = match &capabilities.resources {
-            Some(kilonova_proto::types::v1::capabilities::Resources::Compute(figures)) => figures,
+            Some(Resources::Compute(figures)) => figures,
             _ => &empty,
         };
         Self {

@@ -29,7 +29,7 @@ mod vocabulary;
 pub mod weighers;
 mod world;
 
-pub use compute::{Compute, ComputeAmount, ComputeDemand, ComputeRow, Figure};
+pub use compute::{Compute, ComputeAmount, ComputeDemand, ComputeRow, Figure, TRAIT_PREFIX};
 pub use select::{Chain, Decision, Pick, Wanted, select};
 pub use space::{Amount, Demand, Head, Row, Space, Wishes};
 pub use storage::{PoolAmount, PoolRow, Storage, StorageDemand};
@@ -39,4 +39,4 @@ pub use world::{HostFacts, HostId, World};
 #[cfg(test)]
 mod reference_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -2,7 +2,10 @@
 
 use std::fmt::Debug;
 
-use super::vocabulary::{Symbol, Wish};
+use kilonova_model::ServiceKind;
+use kilonova_proto::types::v1::Capabilities;
+
+use super::vocabulary::{Symbol, Vocabulary, Wish};
 use super::world::{HostId, World};
 
 /// One kind of placement: what is chosen, and for what.
@@ -13,10 +16,21 @@ pub trait Space: Sized + Send + Sync + 'static {
     type Demand: Demand;
     /// What a candidate's owner is called: `host`.
     const NOUN: &'static str;
+    /// Who publishes the candidates.
+    const PUBLISHER: ServiceKind;
+
+    /// The candidates of one publisher. Of one that never said what it has there is one, without room, so that it
+    /// is counted and explained like the others.
+    fn rows(
+        head: Head,
+        name: &str,
+        capabilities: Option<&Capabilities>,
+        vocabulary: &mut Vocabulary,
+    ) -> Vec<Self::Row>;
 }
 
 /// One candidate: figures and small ids only.
-pub trait Row: Debug + Send + Sync + 'static {
+pub trait Row: Debug + Clone + Send + Sync + 'static {
     /// What one placement takes.
     type Amount: Amount;
 

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kilonova_model::ServiceKind;
 use kilonova_proto::scheduler::v1::SelectBackendsRequest;
-use kilonova_proto::types::v1::{StoragePool, VolumeResources};
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::{Capabilities, StoragePool, VolumeResources};
 
 use super::space::{Amount, Demand, Head, Row, Space, Wishes};
+use super::vocabulary::Vocabulary;
 use super::world::World;
 
 /// The extra spec that asks for room that is really there.
@@ -20,6 +23,15 @@ impl Space for Storage {
     type Row = PoolRow;
     type Demand = StorageDemand;
     const NOUN: &'static str = "backend";
+    const PUBLISHER: ServiceKind = ServiceKind::Volume;
+
+    fn rows(head: Head, name: &str, capabilities: Option<&Capabilities>, _: &mut Vocabulary) -> Vec<PoolRow> {
+        let resources = match capabilities.and_then(|capabilities| capabilities.resources.as_ref()) {
+            Some(Resources::Volume(resources)) if !resources.pools.is_empty() => resources.clone(),
+            _ => VolumeResources { pools: vec![StoragePool::default()], ..VolumeResources::default() },
+        };
+        resources.pools.iter().map(|pool| PoolRow::new(head, name, &resources, pool)).collect()
+    }
 }
 
 /// One pool of a backend.

@@ -1,7 +1,7 @@
 //! Up, and enabled by its administrator.
 
 use super::Filter;
-use crate::placement::{Compute, Row, Space, Storage, World};
+use crate::placement::{Compute, ComputeDemand, ComputeRow, PoolRow, Row, Storage, StorageDemand, World};
 
 /// Hosts that answer and are enabled.
 #[derive(Debug, Clone, Copy)]
@@ -16,21 +16,11 @@ impl Filter<Compute> for ComputeFilter {
         "ComputeFilter"
     }
 
-    fn passes(
-        &self,
-        _: &World<<Compute as Space>::Row>,
-        _: &<Compute as Space>::Demand,
-        row: &<Compute as Space>::Row,
-    ) -> bool {
+    fn passes(&self, _: &World<ComputeRow>, _: &ComputeDemand, row: &ComputeRow) -> bool {
         is_serving(row)
     }
 
-    fn detail(
-        &self,
-        world: &World<<Compute as Space>::Row>,
-        _: &<Compute as Space>::Demand,
-        row: &<Compute as Space>::Row,
-    ) -> String {
+    fn detail(&self, world: &World<ComputeRow>, _: &ComputeDemand, row: &ComputeRow) -> String {
         why_not(world, row)
     }
 }
@@ -40,21 +30,11 @@ impl Filter<Storage> for BackendFilter {
         "BackendFilter"
     }
 
-    fn passes(
-        &self,
-        _: &World<<Storage as Space>::Row>,
-        _: &<Storage as Space>::Demand,
-        row: &<Storage as Space>::Row,
-    ) -> bool {
+    fn passes(&self, _: &World<PoolRow>, _: &StorageDemand, row: &PoolRow) -> bool {
         is_serving(row)
     }
 
-    fn detail(
-        &self,
-        world: &World<<Storage as Space>::Row>,
-        _: &<Storage as Space>::Demand,
-        row: &<Storage as Space>::Row,
-    ) -> String {
+    fn detail(&self, world: &World<PoolRow>, _: &StorageDemand, row: &PoolRow) -> String {
         why_not(world, row)
     }
 }
@@ -73,7 +53,6 @@ fn why_not<R: Row>(world: &World<R>, row: &R) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::ComputeDemand;
     use crate::placement::testing::{host, instance, resources};
 
     #[test]

@@ -1,0 +1,320 @@
+//! The state of all hosts, or all backends, of one cell.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kilonova_model::{Epoch, Generation, HostName, RequestId};
+use kilonova_proto::scheduler::v1::SelectedHost;
+use kilonova_proto::types::v1::{Capabilities, PlacementExplanation};
+use tokio::time::Instant;
+
+use super::holds::{Hold, Holds};
+use crate::placement::{Amount, Chain, Demand, Head, HostId, Pick, Row, Space, Wanted, World, select};
+
+type AmountOf<S> = <<S as Space>::Demand as Demand>::Amount;
+
+/// Every host, or every backend, this scheduler knows.
+pub struct HostManager<S: Space> {
+    pub(super) world: World<S::Row>,
+    pub(super) entries: BTreeMap<HostName, Entry>,
+    pub(super) holds: Holds<AmountOf<S>>,
+    chain: Chain<S>,
+    hold_time: Duration,
+    forget_after: Duration,
+}
+
+/// One host.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub id: HostId,
+    pub capabilities: Option<Arc<Capabilities>>,
+    /// When the capabilities last came.
+    pub received: Option<Instant>,
+    /// Why its stream is not alive; `None` while it is.
+    pub lost: Option<String>,
+    pub draining: bool,
+    pub left: Option<Instant>,
+}
+
+impl Entry {
+    /// Why nothing is placed there; `None` while it is up.
+    pub fn down_reason(&self) -> Option<String> {
+        if self.left.is_some() {
+            return Some("left the registry".to_owned());
+        }
+        if let Some(reason) = &self.lost {
+            return Some(reason.clone());
+        }
+        if self.draining {
+            return Some("it is stopping".to_owned());
+        }
+        self.capabilities.is_none().then(|| "it has not said what it has".to_owned())
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.left.is_none() && self.lost.is_none() && !self.draining && self.capabilities.is_some()
+    }
+
+    fn order(&self) -> Option<(Epoch, Generation)> {
+        self.capabilities.as_deref().map(order)
+    }
+}
+
+fn order(capabilities: &Capabilities) -> (Epoch, Generation) {
+    (Epoch(capabilities.epoch), Generation(capabilities.generation))
+}
+
+/// What became of capabilities that came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// They are newer than what was known.
+    Applied,
+    /// They are what was known.
+    Confirmed,
+    /// They are older than what is known.
+    Older,
+    /// Nobody registered under that name.
+    Unknown,
+}
+
+/// One question.
+#[derive(Debug, Clone)]
+pub struct Asked<'a> {
+    /// Names the decision.
+    pub request: &'a RequestId,
+    /// How many.
+    pub wanted: Wanted,
+    /// Promise nothing.
+    pub dry_run: bool,
+    /// Tells equals apart.
+    pub seed: u64,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// One for each placement; none when there is no place for all.
+    pub picks: Vec<SelectedHost>,
+    /// The next best, for every pick.
+    pub alternates: Vec<SelectedHost>,
+    /// Why.
+    pub explanation: PlacementExplanation,
+}
+
+impl<S: Space> HostManager<S> {
+    /// Knows nobody yet.
+    #[must_use]
+    pub fn new(chain: Chain<S>, hold_time: Duration, forget_after: Duration) -> Self {
+        Self {
+            world: World::new(),
+            entries: BTreeMap::new(),
+            holds: Holds::default(),
+            chain,
+            hold_time,
+            forget_after,
+        }
+    }
+
+    /// The registry shows a publisher.
+    pub fn joined(&mut self, host: &HostName, draining: bool) {
+        let id = self.world.add(host.as_str());
+        let entry = self.entries.entry(host.clone()).or_insert_with(|| Entry {
+            id,
+            capabilities: None,
+            received: None,
+            lost: None,
+            draining,
+            left: None,
+        });
+        let is_back = entry.left.take().is_some();
+        entry.draining = draining;
+        if entry.capabilities.is_none() || is_back {
+            entry.lost = Some("no answer yet".to_owned());
+        }
+        self.show(host);
+    }
+
+    /// The registry shows it no longer.
+    pub fn left(&mut self, host: &HostName, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(host) {
+            entry.left.get_or_insert(now);
+            self.show(host);
+        }
+    }
+
+    /// A publisher's stream is alive.
+    pub fn heard(&mut self, host: &HostName) {
+        if let Some(entry) = self.entries.get_mut(host)
+            && entry.lost.take().is_some()
+        {
+            self.show(host);
+        }
+    }
+
+    /// A publisher's stream is not alive.
+    pub fn lost(&mut self, host: &HostName, reason: String) {
+        if let Some(entry) = self.entries.get_mut(host) {
+            entry.lost = Some(reason);
+            self.show(host);
+        }
+    }
+
+    /// A publisher says what it has.
+    pub fn apply(&mut self, host: &HostName, capabilities: Capabilities, now: Instant) -> Outcome {
+        self.expire(now);
+        let Some(entry) = self.entries.get_mut(host) else { return Outcome::Unknown };
+        let known = entry.order();
+        if known.is_some_and(|known| order(&capabilities) < known) {
+            return Outcome::Older;
+        }
+        entry.received = Some(now);
+        entry.lost = None;
+        if known == Some(order(&capabilities)) {
+            self.show(host);
+            return Outcome::Confirmed;
+        }
+        let same_epoch = known.is_some_and(|(epoch, _)| epoch == Epoch(capabilities.epoch));
+        let id = entry.id;
+        entry.capabilities = Some(Arc::new(capabilities));
+        let before: Vec<S::Row> =
+            if same_epoch { self.world.rows_of(id).cloned().collect() } else { Vec::new() };
+        self.rebuild(host);
+        self.settle(id, &before);
+        Outcome::Applied
+    }
+
+    /// Forgets those that left long ago, and lets expired holds go.
+    pub fn sweep(&mut self, now: Instant) {
+        self.expire(now);
+        let is_gone = |entry: &Entry| {
+            entry.left.is_some_and(|left| now.saturating_duration_since(left) >= self.forget_after)
+        };
+        let gone: Vec<HostName> =
+            self.entries.iter().filter(|(_, entry)| is_gone(entry)).map(|(host, _)| host.clone()).collect();
+        for host in gone {
+            if let Some(entry) = self.entries.remove(&host) {
+                self.holds.settle(entry.id, |_| true);
+                self.world.remove(entry.id);
+            }
+        }
+    }
+
+    /// Decides, and holds what it promises.
+    pub fn select(
+        &mut self,
+        asked: &Asked<'_>,
+        demand: impl FnOnce(&World<S::Row>) -> S::Demand,
+        now: Instant,
+    ) -> Answer {
+        self.expire(now);
+        let own = self.holds.take(asked.request);
+        if let Some((_, holds)) = &own {
+            self.release(holds);
+        }
+        let demand = demand(&self.world);
+        let decision = select(&mut self.world, &self.chain, &demand, asked.wanted, asked.seed);
+        let promised: Vec<Hold<AmountOf<S>>> = decision
+            .picks
+            .iter()
+            .map(|pick| Hold { host: pick.host, pool: pick.pool.clone(), amount: demand.amount() })
+            .collect();
+        if !asked.dry_run && !promised.is_empty() {
+            self.hold(&promised);
+            self.holds.add(asked.request.clone(), now + self.hold_time, promised);
+        } else if asked.dry_run
+            && let Some((expires, holds)) = own
+        {
+            self.hold(&holds);
+            self.holds.put_back(asked.request.clone(), expires, holds);
+        }
+        Answer {
+            picks: decision.picks.iter().map(|pick| self.selected(pick)).collect(),
+            alternates: decision.alternates.iter().map(|pick| self.selected(pick)).collect(),
+            explanation: decision.explanation,
+        }
+    }
+
+    fn selected(&self, pick: &Pick) -> SelectedHost {
+        let facts = self.world.facts(pick.host);
+        SelectedHost {
+            host: self.world.name(pick.host).to_owned(),
+            epoch: facts.epoch.0,
+            availability_zone: facts.zone.clone(),
+            pool: pick.pool.clone(),
+        }
+    }
+
+    /// Brings the rows in line with whether the host is up.
+    fn show(&mut self, host: &HostName) {
+        let Some(entry) = self.entries.get(host) else { return };
+        let (id, reason) = (entry.id, entry.down_reason());
+        if self.world.rows_of(id).next().is_none() {
+            self.rebuild(host);
+            return;
+        }
+        let up = entry.is_up();
+        self.world.facts_mut(id).down_reason = reason.unwrap_or_default();
+        self.world.update_rows(id, |row| row.head_mut().up = up);
+    }
+
+    /// Makes the rows anew from the capabilities, with nothing held.
+    fn rebuild(&mut self, host: &HostName) {
+        let Some(entry) = self.entries.get(host) else { return };
+        let (id, reason) = (entry.id, entry.down_reason());
+        let unknown = Capabilities { enabled: true, ..Capabilities::default() };
+        let capabilities = entry.capabilities.as_deref();
+        let told = capabilities.unwrap_or(&unknown);
+        let zone = self.world.vocabulary_mut().intern(&told.availability_zone);
+        let head = Head { host: id, zone, up: reason.is_none(), enabled: told.enabled };
+        let rows = S::rows(head, host.as_str(), capabilities, self.world.vocabulary_mut());
+        self.world.set_rows(id, rows);
+        let facts = self.world.facts_mut(id);
+        facts.epoch = Epoch(told.epoch);
+        facts.zone.clone_from(&told.availability_zone);
+        facts.disabled_reason.clone_from(&told.disabled_reason);
+        facts.down_reason = reason.unwrap_or_default();
+    }
+
+    /// Pays holds from the growth since `before`, and takes the others on the new rows.
+    fn settle(&mut self, id: HostId, before: &[S::Row]) {
+        let mut growth: Vec<(String, AmountOf<S>)> = self
+            .world
+            .rows_of(id)
+            .filter_map(|row| {
+                let old = before.iter().find(|old| old.pool() == row.pool())?;
+                Some((row.pool().to_owned(), row.growth_since(old)))
+            })
+            .collect();
+        self.holds.settle(id, |hold| {
+            growth.iter_mut().any(|(pool, growth)| *pool == hold.pool && growth.take(&hold.amount))
+        });
+        let left: Vec<_> = self.holds.on(id).cloned().collect();
+        self.hold(&left);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let expired = self.holds.take_expired(now);
+        self.release(&expired);
+    }
+
+    fn hold(&mut self, holds: &[Hold<AmountOf<S>>]) {
+        for hold in holds {
+            self.world.update_rows(hold.host, |row| {
+                if row.pool() == hold.pool {
+                    row.hold(&hold.amount);
+                }
+            });
+        }
+    }
+
+    fn release(&mut self, holds: &[Hold<AmountOf<S>>]) {
+        for hold in holds {
+            self.world.update_rows(hold.host, |row| {
+                if row.pool() == hold.pool {
+                    row.release(&hold.amount);
+                }
+            });
+        }
+    }
+}

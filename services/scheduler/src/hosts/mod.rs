@@ -1,0 +1,36 @@
+//! Every host (or backend) this scheduler knows: its figures, whether it answers, and what was promised on it.
+//!
+//! ```text
+//!                  heard, with figures
+//!   joined ─► DOWN ───────────────────► UP ── stream lost, draining ─► DOWN (with the reason)
+//!              ▲                         │                              │
+//!              │ joins again             └────────── left ◄─────────────┘
+//!              └──────────────────────── LEFT: listed as down ── forget_after ─► forgotten
+//! ```
+//!
+//! **Order.** What one publisher says is ordered by (epoch, generation). What is older than what is known is ignored;
+//! the same again only proves that it is still true. Clocks decide nothing: "now" is this process's own.
+//!
+//! **Holds.** What a decision promised is held against the host for later decisions, so that a burst spreads. The
+//! same request id replaces its own hold. A hold ends by the first of these:
+//!
+//! - it expires (`hold_time`);
+//! - the host reports growth that has room for it. A new generation of the same epoch is compared with the one before
+//!   it: by how much did what is claimed grow? From that growth the holds are paid, the oldest first, each only
+//!   whole (CPUs, memory, disk and one instance; or the pool's allocated size). What the growth does not cover stays
+//!   held.
+//!
+//! This errs on the side of too much held: where claims ended in the same update growth looks smaller, and the hold stays until it
+//! expires. It can err the other way only when another scheduler's claim pays for our promise; then the host, which
+//! has the last word, may refuse ours. A new epoch pays nothing: its figures are not comparable.
+
+mod holds;
+mod listing;
+mod manager;
+
+pub use holds::Holds;
+pub use listing::Counts;
+pub use manager::{Answer, Asked, HostManager, Outcome};
+
+#[cfg(test)]
+mod tests;

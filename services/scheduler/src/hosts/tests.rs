@@ -1,0 +1,238 @@
+use std::time::Duration;
+
+use kilonova_model::{HostName, RequestId};
+use kilonova_proto::scheduler::v1::HostState;
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::host::State;
+use kilonova_proto::types::v1::{Capabilities, ComputeResources, VolumeResources};
+use tokio::time::Instant;
+
+use super::{Answer, Asked, HostManager, Outcome};
+use crate::config::{BackendsConfig, HostsConfig};
+use crate::placement::testing::{instance, pool, resources, volume};
+use crate::placement::{Compute, ComputeDemand, Storage, StorageDemand, Wanted};
+
+const HOLD: Duration = Duration::from_secs(30);
+const FORGET: Duration = Duration::from_secs(600);
+
+fn hosts() -> HostManager<Compute> {
+    HostManager::new(HostsConfig::default().chain().unwrap(), HOLD, FORGET)
+}
+
+fn host(name: &str) -> HostName {
+    HostName::parse(name).unwrap()
+}
+
+fn capabilities(epoch: u64, generation: u64, figures: ComputeResources) -> Capabilities {
+    Capabilities {
+        enabled: true,
+        availability_zone: "az1".into(),
+        epoch,
+        generation,
+        resources: Some(Resources::Compute(figures)),
+        ..Capabilities::default()
+    }
+}
+
+fn claimed(instances: u32) -> ComputeResources {
+    ComputeResources { vcpus_used: instances, ram_used_mib: instances * 1024, instances, ..resources() }
+}
+
+fn up(hosts: &mut HostManager<Compute>, name: &str, now: Instant) {
+    hosts.joined(&host(name), false);
+    assert_eq!(hosts.apply(&host(name), capabilities(1, 1, claimed(0)), now), Outcome::Applied);
+}
+
+fn ask(hosts: &mut HostManager<Compute>, request: &str, now: Instant) -> Answer {
+    ask_for(hosts, request, 1, false, now)
+}
+
+fn ask_for(
+    hosts: &mut HostManager<Compute>,
+    request: &str,
+    count: usize,
+    dry_run: bool,
+    now: Instant,
+) -> Answer {
+    let request = RequestId::parse(request).unwrap();
+    let asked = Asked { request: &request, wanted: Wanted { count, alternates: 0 }, dry_run, seed: 1 };
+    hosts.select(&asked, |world| ComputeDemand::new(&instance(1, 1024, 0), world), now)
+}
+
+fn state(hosts: &HostManager<Compute>, name: &str, now: Instant) -> HostState {
+    hosts.list(None, |one| one.as_str() == name, 1, now).remove(0)
+}
+
+fn holds(hosts: &HostManager<Compute>, name: &str) -> u32 {
+    state(hosts, name, Instant::now()).holds
+}
+
+#[test]
+fn a_host_is_down_until_it_answers_and_again_when_it_is_lost() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    hosts.joined(&host("c1"), false);
+    let listed = state(&hosts, "c1", now);
+    assert_eq!((listed.state(), listed.state_detail.as_str()), (State::Down, "no answer yet"));
+    let answer = ask(&mut hosts, "r1", now);
+    assert_eq!(
+        answer.explanation.summary,
+        "no valid host: 1 considered; ComputeFilter removed 1, c1: down: no answer yet"
+    );
+    hosts.heard(&host("c1"));
+    assert_eq!(state(&hosts, "c1", now).state_detail, "it has not said what it has");
+    up(&mut hosts, "c1", now);
+    let later = now + Duration::from_secs(3);
+    let listed = state(&hosts, "c1", later);
+    assert_eq!((listed.state(), listed.state_detail.as_str()), (State::Up, ""));
+    assert_eq!(listed.capabilities_age.unwrap().seconds, 3);
+    assert_eq!(ask(&mut hosts, "r1", now).picks[0].host, "c1");
+    hosts.lost(&host("c1"), "nothing heard for 6s".into());
+    assert_eq!(state(&hosts, "c1", now).state(), State::Down);
+    assert!(ask(&mut hosts, "r1", now).picks.is_empty());
+    hosts.heard(&host("c1"));
+    assert_eq!(state(&hosts, "c1", now).state(), State::Up);
+    hosts.joined(&host("c1"), true);
+    assert_eq!(state(&hosts, "c1", now).state_detail, "it is stopping");
+}
+
+#[test]
+fn what_is_older_is_ignored_and_a_new_epoch_starts_over() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    hosts.joined(&host("c1"), false);
+    let mut apply = |epoch, generation| {
+        let outcome = hosts.apply(&host("c1"), capabilities(epoch, generation, claimed(0)), now);
+        let known = state(&hosts, "c1", now).capabilities.unwrap();
+        (outcome, known.epoch, known.generation)
+    };
+    assert_eq!(apply(5, 7), (Outcome::Applied, 5, 7));
+    assert_eq!(apply(5, 6), (Outcome::Older, 5, 7));
+    assert_eq!(apply(5, 7), (Outcome::Confirmed, 5, 7));
+    assert_eq!(apply(6, 1), (Outcome::Applied, 6, 1));
+    assert_eq!(apply(5, 900), (Outcome::Older, 6, 1));
+    assert_eq!(hosts.apply(&host("c9"), capabilities(1, 1, claimed(0)), now), Outcome::Unknown);
+}
+
+#[test]
+fn one_that_left_stays_listed_for_a_while() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    up(&mut hosts, "c1", now);
+    up(&mut hosts, "c2", now);
+    hosts.left(&host("c1"), now);
+    assert_eq!(state(&hosts, "c1", now).state_detail, "left the registry");
+    hosts.sweep(now + FORGET - Duration::from_secs(1));
+    assert_eq!(hosts.list(None, |_| true, 10, now).len(), 2);
+    assert_eq!(hosts.list(Some(&host("c1")), |_| true, 10, now).len(), 1);
+    hosts.sweep(now + FORGET);
+    assert_eq!(hosts.list(None, |_| true, 10, now).len(), 1);
+    assert_eq!(ask(&mut hosts, "r1", now).explanation.considered, 1);
+}
+
+#[test]
+fn one_that_comes_back_keeps_its_figures_and_must_answer_first() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    up(&mut hosts, "c1", now);
+    hosts.left(&host("c1"), now);
+    hosts.joined(&host("c1"), false);
+    assert_eq!(state(&hosts, "c1", now).state_detail, "no answer yet");
+    hosts.heard(&host("c1"));
+    assert_eq!(state(&hosts, "c1", now).state(), State::Up);
+    hosts.sweep(now + FORGET);
+    assert_eq!(state(&hosts, "c1", now).state(), State::Up);
+}
+
+#[test]
+fn a_burst_spreads_over_what_was_promised() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    for name in ["c1", "c2", "c3", "c4"] {
+        up(&mut hosts, name, now);
+    }
+    let mut chosen: Vec<String> =
+        (0..4).map(|n| ask(&mut hosts, &format!("r{n}"), now).picks.remove(0).host).collect();
+    chosen.sort();
+    assert_eq!(chosen, ["c1", "c2", "c3", "c4"]);
+}
+
+#[test]
+fn the_same_request_replaces_its_own_hold_and_a_dry_run_holds_nothing() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    up(&mut hosts, "c1", now);
+    ask_for(&mut hosts, "r1", 1, true, now);
+    assert_eq!(holds(&hosts, "c1"), 0);
+    ask_for(&mut hosts, "r1", 3, false, now);
+    assert_eq!(holds(&hosts, "c1"), 3);
+    ask_for(&mut hosts, "r1", 2, false, now);
+    assert_eq!(holds(&hosts, "c1"), 2);
+    ask_for(&mut hosts, "r1", 60, true, now);
+    assert_eq!(holds(&hosts, "c1"), 2, "the hold of before is still there");
+    let answer = ask_for(&mut hosts, "r1", 65, false, now);
+    assert!(answer.picks.is_empty());
+    assert_eq!(holds(&hosts, "c1"), 0);
+    assert_eq!(hosts.counts().held_requests, 0);
+}
+
+#[test]
+fn holds_expire() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    up(&mut hosts, "c1", now);
+    ask_for(&mut hosts, "r1", 64, false, now);
+    assert!(ask(&mut hosts, "r2", now + HOLD - Duration::from_millis(1)).picks.is_empty());
+    assert_eq!(ask(&mut hosts, "r2", now + HOLD).picks.len(), 1);
+    assert_eq!(holds(&hosts, "c1"), 1);
+}
+
+#[test]
+fn a_hold_is_paid_by_the_growth_the_host_reports() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    up(&mut hosts, "c1", now);
+    for request in ["r1", "r2", "r3"] {
+        ask(&mut hosts, request, now);
+    }
+    let mut apply = |epoch, generation, instances| {
+        hosts.apply(&host("c1"), capabilities(epoch, generation, claimed(instances)), now);
+        let row = &hosts.world.rows()[0];
+        (row.held_instances, row.ram.held)
+    };
+    assert_eq!(apply(1, 2, 0), (3, 3072), "newer, but nothing was claimed");
+    assert_eq!(apply(1, 3, 1), (2, 2048));
+    assert_eq!(apply(1, 3, 2), (2, 2048), "the same generation again says nothing new");
+    assert_eq!(apply(1, 4, 0), (2, 2048), "a claim that ended pays nothing");
+    assert_eq!(apply(2, 1, 2), (2, 2048), "another epoch is not comparable");
+    assert_eq!(apply(2, 2, 5), (0, 0));
+    assert_eq!(hosts.counts().held_requests, 0);
+}
+
+#[test]
+fn pools_are_held_and_paid_one_by_one() {
+    let now = Instant::now();
+    let chain = BackendsConfig::default().chain().unwrap();
+    let mut backends: HostManager<Storage> = HostManager::new(chain, HOLD, FORGET);
+    let name = host("node1@file");
+    backends.joined(&name, false);
+    let publish = |backends: &mut HostManager<Storage>, generation, allocated_gib| {
+        let mut gold = pool("gold");
+        gold.allocated_gib = allocated_gib;
+        gold.free_gib = 1000 - allocated_gib;
+        let mut tin = pool("tin");
+        tin.free_gib = 10;
+        let resources = VolumeResources { pools: vec![gold, tin], ..VolumeResources::default() };
+        let capabilities = Capabilities {
+            enabled: true,
+            epoch: 1,
+            generation,
+            resources: Some(Resources::Volume(resources)),
+            ..Capabilities::default()
+        };
+        backends.apply(&name, capabilities, now);
+        backends.world.rows().iter().map(|row| row.held_gib).collect::<Vec<_>>()
+    };
+    assert_eq!(publish(&mut backends, 1, 0), [0, 0]);
+    let request = RequestId::parse("r1").unwrap();
+    let wanted = Wanted { count: 1, alternates: 1 };
+    let asked = Asked { request: &request, wanted, dry_run: false, seed: 1 };
+    let answer = backends.select(&asked, |world| StorageDemand::new(&volume(100, &[]), world), now);
+    assert_eq!((answer.picks[0].host.as_str(), answer.picks[0].pool.as_str()), ("node1@file", "gold"));
+    assert!(answer.alternates.is_empty(), "another pool of the same backend is no alternate");
+    assert_eq!(publish(&mut backends, 2, 0), [100, 0]);
+    assert_eq!(publish(&mut backends, 3, 99), [100, 0]);
+    assert_eq!(publish(&mut backends, 4, 199), [0, 0]);
+}

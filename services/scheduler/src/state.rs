@@ -1,0 +1,58 @@
+//! What the parts of a running scheduler share.
+
+use kilonova_model::{HostName, ServiceKind};
+use parking_lot::Mutex;
+
+use crate::config::{BadConfig, Config};
+use crate::hosts::{Counts, HostManager};
+use crate::placement::{Compute, Space, Storage};
+
+/// The memory of a scheduler. Locks are held for one decision or one update, never across an `.await`.
+pub(crate) struct State {
+    pub host: HostName,
+    pub hosts: Mutex<HostManager<Compute>>,
+    pub backends: Mutex<HostManager<Storage>>,
+}
+
+impl State {
+    pub fn new(host: HostName, config: &Config) -> Result<Self, BadConfig> {
+        let (hold_time, forget_after) = (config.hold_time.get(), config.forget_after.get());
+        let hosts = HostManager::new(config.hosts.chain()?, hold_time, forget_after);
+        let backends = HostManager::new(config.backends.chain()?, hold_time, forget_after);
+        Ok(Self { host, hosts: Mutex::new(hosts), backends: Mutex::new(backends) })
+    }
+}
+
+/// A kind of placement whose state a scheduler keeps.
+pub(crate) trait Kept: Space {
+    fn of(state: &State) -> &Mutex<HostManager<Self>>;
+}
+
+impl Kept for Compute {
+    fn of(state: &State) -> &Mutex<HostManager<Self>> {
+        &state.hosts
+    }
+}
+
+impl Kept for Storage {
+    fn of(state: &State) -> &Mutex<HostManager<Self>> {
+        &state.backends
+    }
+}
+
+/// One kind of publisher in figures.
+pub(crate) struct Overview {
+    pub service: ServiceKind,
+    pub counts: Counts,
+    /// The first few that are down, each with the reason.
+    pub down: Vec<(String, String)>,
+}
+
+/// Both kinds, naming at most so many that are down.
+pub(crate) fn overview(state: &State, down: usize) -> [Overview; 2] {
+    fn one<S: Kept>(state: &State, down: usize) -> Overview {
+        let hosts = S::of(state).lock();
+        Overview { service: S::PUBLISHER, counts: hosts.counts(), down: hosts.down(down) }
+    }
+    [one::<Compute>(state, down), one::<Storage>(state, down)]
+}

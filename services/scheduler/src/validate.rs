@@ -1,0 +1,115 @@
+//! What a request must look like to be answered.
+
+use kilonova_model::check::{self, Checker, MAX_COUNT};
+use kilonova_model::{Error, HostName, ProjectId, RequestId, ZoneName};
+use kilonova_proto::scheduler::v1::{SelectBackendsRequest, SelectHostsRequest};
+
+use crate::placement::TRAIT_PREFIX;
+
+/// Most alternates one request may ask for.
+const MAX_ALTERNATES: u32 = 10;
+
+/// Checks a request for hosts; its id.
+pub(crate) fn select_hosts(request: &SelectHostsRequest) -> Result<RequestId, Error> {
+    let mut check = Checker::new();
+    let id = common(&mut check, &request.request_id, &request.project_id, request.count, request.alternates);
+    match &request.flavor {
+        None => check.ensure(false, "flavor", "is required"),
+        Some(flavor) => {
+            check::flavor(&mut check, "flavor", flavor);
+            for (key, value) in &flavor.extra_specs {
+                check.ensure(
+                    !key.starts_with(TRAIT_PREFIX) || matches!(value.as_str(), "required" | "forbidden"),
+                    &format!("flavor.extra_specs[{key:?}]"),
+                    "`required` or `forbidden`",
+                );
+            }
+        }
+    }
+    if let Some(image) = &request.image {
+        check::image(&mut check, "image", image);
+    }
+    check.optional_id::<ZoneName>("availability_zone", &request.availability_zone);
+    hosts(&mut check, "excluded_hosts", &request.excluded_hosts);
+    if let Some(hints) = &request.hints {
+        check::scheduler_hints(&mut check, "hints", hints);
+    }
+    finish(check, id)
+}
+
+/// Checks a request for backends; its id.
+pub(crate) fn select_backends(request: &SelectBackendsRequest) -> Result<RequestId, Error> {
+    let mut check = Checker::new();
+    let id = common(&mut check, &request.request_id, &request.project_id, request.count, request.alternates);
+    match &request.volume {
+        None => check.ensure(false, "volume", "is required"),
+        Some(volume) => check::volume_spec(&mut check, "volume", volume),
+    }
+    hosts(&mut check, "excluded_backends", &request.excluded_backends);
+    finish(check, id)
+}
+
+fn common(
+    check: &mut Checker,
+    request: &str,
+    project: &str,
+    count: u32,
+    alternates: u32,
+) -> Option<RequestId> {
+    check.optional_id::<ProjectId>("project_id", project);
+    check.ensure(count <= MAX_COUNT, "count", format!("at most {MAX_COUNT}"));
+    check.ensure(alternates <= MAX_ALTERNATES, "alternates", format!("at most {MAX_ALTERNATES}"));
+    check.id("request_id", request)
+}
+
+fn hosts(check: &mut Checker, field: &str, names: &[String]) {
+    for (n, name) in names.iter().enumerate() {
+        check.id::<HostName>(&format!("{field}[{n}]"), name);
+    }
+}
+
+fn finish(check: Checker, id: Option<RequestId>) -> Result<RequestId, Error> {
+    check.finish()?;
+    Ok(id.expect("a request id that was not read is a violation"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::testing::{instance, volume};
+
+    fn wrong_fields(result: Result<RequestId, Error>) -> Vec<String> {
+        result.unwrap_err().violations.into_iter().map(|violation| violation.field).collect()
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        let mut request = instance(0, 1, 0);
+        request.excluded_hosts = vec!["fine".into(), "not/fine".into()];
+        request.count = 101;
+        request.alternates = 11;
+        let flavor = request.flavor.as_mut().unwrap();
+        flavor.id = "small".into();
+        flavor.extra_specs.insert("trait:HW_A".into(), "maybe".into());
+        assert_eq!(
+            wrong_fields(select_hosts(&request)),
+            [
+                "count",
+                "alternates",
+                "request_id",
+                "flavor.vcpus",
+                "flavor.extra_specs[\"trait:HW_A\"]",
+                "excluded_hosts[1]"
+            ]
+        );
+        assert_eq!(wrong_fields(select_hosts(&SelectHostsRequest::default())), ["request_id", "flavor"]);
+        assert_eq!(wrong_fields(select_backends(&volume(0, &[]))), ["request_id", "volume.size_gib"]);
+    }
+
+    #[test]
+    fn a_good_request_passes() {
+        let mut request = volume(1, &[]);
+        request.request_id = "r1".into();
+        assert_eq!(select_backends(&request).unwrap().as_str(), "r1");
+    }
+}
