@@ -1,0 +1,127 @@
+//! Between the public messages and the conductor's: two contracts of one shape, free to part one day.
+//!
+//! Every field is named on both sides, so a field added to one contract alone does not compile.
+
+use kilonova_proto::api::v1 as api;
+use kilonova_proto::conductor::v1 as conductor;
+
+/// A message that can be had in the other contract.
+pub trait Recast<To> {
+    /// The same in the other contract.
+    fn recast(self) -> To;
+}
+
+macro_rules! requests {
+    ($($from:ident => $to:ident { $($field:ident),* $(,)? })*) => {
+        $(impl Recast<conductor::$to> for api::$from {
+            fn recast(self) -> conductor::$to {
+                let Self { $($field),* } = self;
+                conductor::$to { $($field),* }
+            }
+        })*
+    };
+}
+
+macro_rules! responses {
+    ($($from:ident => $to:ident { $($field:ident),* $(,)? })*) => {
+        $(impl Recast<api::$to> for conductor::$from {
+            fn recast(self) -> api::$to {
+                let Self { $($field),* } = self;
+                api::$to { $($field),* }
+            }
+        })*
+    };
+}
+
+macro_rules! watches {
+    ($($message:ident, $module:ident;)*) => {
+        $(impl Recast<api::$message> for conductor::$message {
+            fn recast(self) -> api::$message {
+                use conductor::$module::Event as From;
+                use api::$module::Event as To;
+                let Self { event, resume_token } = self;
+                let event = event.map(|event| match event {
+                    From::Snapshot(resource) => To::Snapshot(resource),
+                    From::SnapshotEnd(conductor::SnapshotEnd {}) => To::SnapshotEnd(api::SnapshotEnd {}),
+                    From::Update(resource) => To::Update(resource),
+                    From::Delete(id) => To::Delete(id),
+                    From::Heartbeat(conductor::Heartbeat {}) => To::Heartbeat(api::Heartbeat {}),
+                });
+                api::$message { event, resume_token }
+            }
+        })*
+    };
+}
+
+requests! {
+    CreateInstanceRequest => BuildInstancesRequest { request_id, project_id, instance, count, validate_only }
+    GetInstanceRequest => GetInstanceRequest { instance_id, project_id }
+    ListInstancesRequest => ListInstancesRequest { page_size, page_token, project_id, states, host }
+    WatchInstancesRequest => WatchInstancesRequest {
+        resume_token, heartbeat_interval, project_id, states, host, instance_ids,
+    }
+    ListInstanceActionsRequest => ListInstanceActionsRequest { instance_id, project_id }
+    UpdateInstanceRequest => UpdateInstanceRequest {
+        request_id, project_id, instance_id, etag, instance, update_mask,
+    }
+    DeleteInstanceRequest => DeleteInstanceRequest { request_id, project_id, instance_id, etag, allow_missing }
+    CreateVolumeRequest => CreateVolumeRequest { request_id, project_id, volume, validate_only }
+    GetVolumeRequest => GetVolumeRequest { volume_id, project_id }
+    ListVolumesRequest => ListVolumesRequest { page_size, page_token, project_id, states, host }
+    WatchVolumesRequest => WatchVolumesRequest {
+        resume_token, heartbeat_interval, project_id, states, host, volume_ids,
+    }
+    ListVolumeActionsRequest => ListVolumeActionsRequest { volume_id, project_id }
+    UpdateVolumeRequest => UpdateVolumeRequest { request_id, project_id, volume_id, etag, volume, update_mask }
+    DeleteVolumeRequest => DeleteVolumeRequest { request_id, project_id, volume_id, etag, allow_missing }
+    CreateFlavorRequest => CreateFlavorRequest { request_id, flavor, validate_only }
+    DeleteFlavorRequest => DeleteFlavorRequest { request_id, flavor_id, allow_missing }
+    GetFlavorRequest => GetFlavorRequest { flavor_id }
+    ListFlavorsRequest => ListFlavorsRequest { page_size, page_token }
+    CreateImageRequest => CreateImageRequest { request_id, image, validate_only }
+    DeleteImageRequest => DeleteImageRequest { request_id, image_id, allow_missing }
+    GetImageRequest => GetImageRequest { image_id }
+    ListImagesRequest => ListImagesRequest { page_size, page_token }
+    GetHostRequest => GetHostRequest { service, host }
+    ListHostsRequest => ListHostsRequest { page_size, page_token, service }
+    ListServicesRequest => ListServicesRequest { service }
+    EnableHostRequest => EnableHostRequest { request_id, service, host }
+    DisableHostRequest => DisableHostRequest { request_id, service, host, reason }
+    GetQuotaRequest => GetQuotaRequest { project_id }
+    UpdateQuotaRequest => UpdateQuotaRequest { request_id, project_id, limits, update_mask }
+}
+
+responses! {
+    BuildInstancesResponse => CreateInstanceResponse { instances }
+    GetInstanceResponse => GetInstanceResponse { instance }
+    ListInstancesResponse => ListInstancesResponse { instances, next_page_token }
+    ListInstanceActionsResponse => ListInstanceActionsResponse { actions }
+    UpdateInstanceResponse => UpdateInstanceResponse { instance }
+    DeleteInstanceResponse => DeleteInstanceResponse { instance }
+    CreateVolumeResponse => CreateVolumeResponse { volume }
+    GetVolumeResponse => GetVolumeResponse { volume }
+    ListVolumesResponse => ListVolumesResponse { volumes, next_page_token }
+    ListVolumeActionsResponse => ListVolumeActionsResponse { actions }
+    UpdateVolumeResponse => UpdateVolumeResponse { volume }
+    DeleteVolumeResponse => DeleteVolumeResponse { volume }
+    CreateFlavorResponse => CreateFlavorResponse { flavor }
+    DeleteFlavorResponse => DeleteFlavorResponse {}
+    GetFlavorResponse => GetFlavorResponse { flavor }
+    ListFlavorsResponse => ListFlavorsResponse { flavors, next_page_token }
+    CreateImageResponse => CreateImageResponse { image }
+    DeleteImageResponse => DeleteImageResponse {}
+    GetImageResponse => GetImageResponse { image }
+    ListImagesResponse => ListImagesResponse { images, next_page_token }
+    GetHostResponse => GetHostResponse { host }
+    ListHostsResponse => ListHostsResponse { hosts, next_page_token }
+    ListServicesResponse => ListServicesResponse { services, registry_stale_seconds }
+    EnableHostResponse => EnableHostResponse { host }
+    DisableHostResponse => DisableHostResponse { host }
+    GetQuotaResponse => GetQuotaResponse { quota }
+    UpdateQuotaResponse => UpdateQuotaResponse { quota }
+}
+
+watches! {
+    WatchInstancesResponse, watch_instances_response;
+    WatchVolumesResponse, watch_volumes_response;
+}
