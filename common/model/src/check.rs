@@ -127,11 +127,7 @@ pub fn scheduler_hints(check: &mut Checker, path: &str, hints: &pb::SchedulerHin
 /// What a user asks of a volume.
 pub fn volume_spec(check: &mut Checker, path: &str, spec: &pb::VolumeSpec) {
     name(check, &format!("{path}.name"), &spec.name, false);
-    check.ensure(
-        (1..=1_048_576).contains(&spec.size_gib),
-        &format!("{path}.size_gib"),
-        "1 to 1048576 GiB",
-    );
+    check.ensure((1..=1_048_576).contains(&spec.size_gib), &format!("{path}.size_gib"), "1 to 1048576 GiB");
     check.optional_id::<ZoneName>(&format!("{path}.availability_zone"), &spec.availability_zone);
     metadata(check, &format!("{path}.metadata"), &spec.metadata);
     metadata(check, &format!("{path}.extra_specs"), &spec.extra_specs);

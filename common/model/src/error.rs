@@ -45,11 +45,11 @@ pub enum Code {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal => $code:ident;)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal => $code:ident;)*) => {
         /// Why a request was refused or a resource failed.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Reason {
-            $($(#[$doc])* $name,)*
+            $($(#[doc = $doc])* $name,)*
         }
 
         impl Reason {
@@ -60,6 +60,12 @@ macro_rules! reasons {
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it means, in one sentence.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim(),)* }
             }
 
             /// The gRPC code it travels under.
@@ -152,6 +158,28 @@ reasons! {
     StoreOutcomeUnknown = "STORE_OUTCOME_UNKNOWN" => Unknown;
     /// A defect in Kilonova.
     Internal = "INTERNAL" => Internal;
+}
+
+impl Code {
+    /// The code as gRPC writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::NotFound => "NOT_FOUND",
+            Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::FailedPrecondition => "FAILED_PRECONDITION",
+            Self::Aborted => "ABORTED",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::OutOfRange => "OUT_OF_RANGE",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::Unknown => "UNKNOWN",
+            Self::Internal => "INTERNAL",
+        }
+    }
 }
 
 impl fmt::Display for Reason {
