@@ -25,10 +25,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
-use kilonova_model::{Error, InstanceId, Reason, ZoneName, time};
+use kilonova_model::{Epoch, Error, InstanceId, Reason, ZoneName, time};
 use kilonova_proto::compute::v1::GetInstanceStateResponse;
 use kilonova_proto::conductor::v1::InstanceReport;
 use kilonova_proto::types::v1::capabilities::Resources;
@@ -41,8 +41,9 @@ use kilonova_runtime::agent::guard::refuse_if_stopping;
 use kilonova_runtime::agent::ledger::{Outcome, Stamp};
 use kilonova_runtime::agent::life::Agent;
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
+use kilonova_runtime::agent::reconcile::plan;
 use kilonova_runtime::agent::reporter::Reporter;
-use kilonova_runtime::agent::work::Site;
+use kilonova_runtime::agent::work::{Site, answered};
 use kilonova_runtime::readiness::Readiness;
 use kilonova_runtime::tasks::Tasks;
 use parking_lot::Mutex;
@@ -54,10 +55,7 @@ use crate::config::Config;
 use crate::driver::{Driver, Guest, GuestSpec, HostFigures};
 use crate::guests::Guests;
 use crate::meters::Meters;
-use crate::reconcile::{Verdict, plan};
-
-/// How long the driver may take to answer a question.
-const QUESTION: Duration = Duration::from_secs(10);
+use crate::reconcile::record;
 
 /// What a manager is given.
 pub struct Parts {
@@ -66,7 +64,7 @@ pub struct Parts {
     /// Its zone.
     pub zone: ZoneName,
     /// Its incarnation.
-    pub epochs: watch::Receiver<kilonova_model::Epoch>,
+    pub epochs: watch::Receiver<Epoch>,
     /// Whether it is stopping.
     pub readiness: Readiness,
     /// Who runs its work.
@@ -80,7 +78,7 @@ pub struct Parts {
 /// The manager.
 pub struct Manager {
     site: Site,
-    epochs: watch::Receiver<kilonova_model::Epoch>,
+    epochs: watch::Receiver<Epoch>,
     readiness: Readiness,
     driver: Arc<dyn Driver>,
     executor: Executor<Guests>,
@@ -137,7 +135,7 @@ impl Manager {
     }
 
     /// Its incarnation now.
-    pub fn epoch(&self) -> kilonova_model::Epoch {
+    pub fn epoch(&self) -> Epoch {
         *self.epochs.borrow()
     }
 
@@ -205,33 +203,6 @@ impl Manager {
             })
         })
     }
-
-    fn carry_out(&self, verdict: Verdict) {
-        match verdict {
-            Verdict::Unwanted(id, stamp) => match self.executor.unmake(id, stamp) {
-                Ok(()) => tracing::info!(%id, %stamp, "removing what is no longer wanted here"),
-                Err(error) => tracing::debug!(%id, %error, "a newer command came first"),
-            },
-            Verdict::Ready(id, stamp) => {
-                if let Some(conclusion) = self.executor.change(|book| book.ledger.adopt(id, stamp)) {
-                    tracing::info!(%id, %stamp, "the build had been done");
-                    self.executor.report(id, &conclusion);
-                }
-            }
-            Verdict::Lost(id, stamp) => {
-                let error =
-                    Error::new(Reason::BuildLost, format!("{} restarted during the build", self.site.host));
-                let fault = self.site.fault(&error, stamp.attempt);
-                if let Some(conclusion) = self.executor.change(|book| book.ledger.lost(id, stamp, fault)) {
-                    tracing::info!(%id, %stamp, "the build was lost");
-                    self.executor.report(id, &conclusion);
-                }
-            }
-            Verdict::Missing(id) => {
-                tracing::warn!(%id, "the records have an instance here and the hypervisor has no guest for it");
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -272,14 +243,15 @@ impl Agent for Manager {
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
         let records = conductor.instances().await?;
-        let verdicts = plan(&self.site.host, &records, &self.found);
+        let here = records.iter().filter_map(|instance| record(&self.site.host, instance));
+        let verdicts = plan(here, &self.found);
         tracing::info!(
             records = records.len(),
             guests = self.found.len(),
             differences = verdicts.len(),
             "compared the conductor's records with the hypervisor"
         );
-        verdicts.into_iter().for_each(|verdict| self.carry_out(verdict));
+        verdicts.into_iter().for_each(|verdict| self.executor.carry_out(verdict));
         Ok(())
     }
 }
@@ -310,15 +282,5 @@ fn resources(book: &Book<Guests>, figures: &HostFigures) -> ComputeResources {
         hypervisor_type: figures.hypervisor_type.clone(),
         hypervisor_version: figures.hypervisor_version.clone(),
         cpu_architecture: figures.cpu_architecture.clone(),
-    }
-}
-
-/// The driver's answer, if it comes in time.
-async fn answered<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(QUESTION, question).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            Err(Error::new(Reason::DriverFailed, format!("the driver did not answer within {QUESTION:?}")))
-        }
     }
 }

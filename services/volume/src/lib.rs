@@ -1,1 +1,66 @@
-//! kilonova-volume.
+//! The agent of one storage backend. It owns the truth about its storage: what is promised in its pools and which
+//! volumes there are. It takes commands from conductors, does each once, and reports how it ended.
+
+pub mod config;
+pub mod driver;
+pub mod manager;
+pub mod pools;
+mod reconcile;
+mod server;
+mod stored;
+
+use std::sync::Arc;
+
+use kilonova_proto::volume::v1::volume_service_server::VolumeServiceServer;
+use kilonova_runtime::agent::life::{LifeOptions, live, serve_capabilities};
+use kilonova_runtime::agent::reporter::Reporter;
+use kilonova_runtime::agent::work::Site;
+use kilonova_runtime::{Launch, Running, StartError};
+
+pub use config::Config;
+use config::DriverKind;
+use driver::Driver;
+use driver::simulated::Simulated;
+use manager::{Manager, Parts};
+use server::{VolumeServer, served};
+
+/// Starts a volume agent.
+pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError> {
+    config.check().map_err(StartError::service)?;
+    let context = launch.register().await?;
+    let site = Site { service: context.service, host: context.host.clone() };
+    let driver: Arc<dyn Driver> = match config.driver.kind {
+        DriverKind::Simulated => {
+            let driver = Simulated::open(&config, context.host.clone(), context.epochs());
+            let driver = driver.map_err(StartError::service)?;
+            driver.note_start().map_err(StartError::service)?;
+            Arc::new(driver)
+        }
+    };
+    let reporter = Reporter::new(site.pending_reports());
+    let parts = Parts {
+        site,
+        zone: context.zone.clone(),
+        epochs: context.epochs(),
+        readiness: context.readiness.clone(),
+        tasks: context.tasks.clone(),
+        driver,
+        reporter: reporter.clone(),
+    };
+    let manager = Arc::new(Manager::start(&config, parts).await.map_err(StartError::service)?);
+
+    let (described, reports) = (manager.clone(), reporter.clone());
+    context.diagnostics.add("agent", move || {
+        let mut agent = described.describe();
+        agent["pending_reports"] = reports.pending().into();
+        agent
+    });
+    let options = LifeOptions {
+        refresh_interval: config.refresh_interval.get(),
+        register_interval: config.register_interval.get(),
+    };
+    live(&context, &manager, reporter, options);
+    let server = context.server().add(VolumeServiceServer::new(VolumeServer::new(manager.clone())), served());
+    let server = serve_capabilities(server, &manager, manager.publisher());
+    context.serve(server).await
+}

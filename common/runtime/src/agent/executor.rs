@@ -124,9 +124,9 @@ impl<W: Work> Executor<W> {
         self.shared.changes.subscribe()
     }
 
-    /// The kind of work.
-    pub fn work(&self) -> &W {
-        &self.shared.work
+    /// Where the work is done.
+    pub fn site(&self) -> &Site {
+        &self.shared.site
     }
 
     /// Reports an end.

@@ -9,7 +9,8 @@
 //! [`guard`] refuses commands meant for others. [`executor`] does each command once and reports its end; its memory
 //! is the [`ledger`]. [`reporter`] sends reports until a conductor has them; [`register`] keeps the host known and
 //! brings the administrator's word ([`admin`]). [`publisher`] holds the current capabilities, [`capability_server`]
-//! streams them. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
+//! streams them. [`reconcile`] goes on from what an earlier
+//! incarnation left. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
 
 pub mod admin;
 pub mod capability_server;
@@ -21,6 +22,7 @@ pub mod life;
 mod meters;
 mod outbox;
 pub mod publisher;
+pub mod reconcile;
 pub mod register;
 pub mod reporter;
 pub mod simulated;

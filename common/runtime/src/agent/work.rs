@@ -4,13 +4,16 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use kilonova_model::{Attempt, Error, HostName, ServiceKind, time};
+use kilonova_model::{Attempt, Error, HostName, Reason, ServiceKind, time};
 use kilonova_proto::types::v1::{Fault, Outcome as StepOutcome, ServiceKind as ProtoServiceKind, Step};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Conclusion, Stamp};
 use super::reporter::Report;
+
+/// How long a driver may take to answer a question.
+const QUESTION: Duration = Duration::from_secs(10);
 
 /// Room on the host, and who holds it.
 pub trait Claims: Send + 'static {
@@ -94,6 +97,17 @@ impl Site {
             attempt: attempt.0,
             explanation: None,
         })
+    }
+}
+
+/// A driver's answer to a question, if it comes in time.
+pub async fn answered<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(QUESTION, question).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let message = format!("the driver did not answer within {QUESTION:?}");
+            Err(Error::new(Reason::DriverFailed, message))
+        }
     }
 }
 

@@ -1,0 +1,150 @@
+//! What to do about what an earlier incarnation left: the conductor's records against what the driver found.
+//!
+//! | record says           | driver found         | then                                                    |
+//! |-----------------------|----------------------|---------------------------------------------------------|
+//! | nothing, or elsewhere | it                   | nobody wants it: removed, reported gone                 |
+//! | to be absent          | it, or nothing       | removed if there, reported gone                         |
+//! | being made            | of that generation   | it had been made: reported ready                        |
+//! | being made            | nothing              | the work was lost: reported failed, BUILD_LOST          |
+//! | there                 | it                   | belongs here; nothing to do                             |
+//! | there                 | nothing              | said in the log: it is not this agent's to decide       |
+//!
+//! Commands may arrive meanwhile. They are newer than what was found, and the ledger lets them win.
+
+use std::collections::BTreeMap;
+
+use kilonova_model::{Error, Reason};
+
+use super::executor::Executor;
+use super::ledger::Stamp;
+use super::work::Work;
+
+/// What a record says of a resource that belongs on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is to be absent.
+    Unwanted,
+    /// It is being made.
+    Making,
+    /// It is there.
+    There,
+    /// It failed; there may be something of it or not.
+    Broken,
+}
+
+/// One record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<K> {
+    /// The resource.
+    pub id: K,
+    /// The command that is due.
+    pub stamp: Stamp,
+    /// What it says.
+    pub standing: Standing,
+}
+
+/// What to do about one resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict<K> {
+    /// Remove what there is of it and report it gone.
+    Unwanted(K, Stamp),
+    /// Report it ready.
+    Ready(K, Stamp),
+    /// Report the work on it lost.
+    Lost(K, Stamp),
+    /// It should be there and is not.
+    Missing(K),
+}
+
+/// Decides about everything that is not as it should be. `records` are those that belong on this host; `found` is
+/// what was there when the agent started, with the command that made each.
+pub fn plan<K: Copy + Ord>(
+    records: impl IntoIterator<Item = Record<K>>,
+    found: &BTreeMap<K, Stamp>,
+) -> Vec<Verdict<K>> {
+    let mut unclaimed = found.clone();
+    let mut verdicts = Vec::new();
+    for record in records {
+        let there = unclaimed.remove(&record.id);
+        verdicts.extend(verdict(record, there));
+    }
+    verdicts.extend(unclaimed.into_iter().map(|(id, stamp)| Verdict::Unwanted(id, stamp)));
+    verdicts
+}
+
+fn verdict<K>(Record { id, stamp, standing }: Record<K>, there: Option<Stamp>) -> Option<Verdict<K>> {
+    match (standing, there) {
+        (Standing::Unwanted, _) => Some(Verdict::Unwanted(id, stamp)),
+        (Standing::Making, Some(made)) => {
+            (made.generation == stamp.generation).then_some(Verdict::Ready(id, stamp))
+        }
+        (Standing::Making, None) => Some(Verdict::Lost(id, stamp)),
+        (Standing::There, None) => Some(Verdict::Missing(id)),
+        (Standing::There, Some(_)) | (Standing::Broken, _) => None,
+    }
+}
+
+impl<W: Work> Executor<W> {
+    /// Does what was decided.
+    pub fn carry_out(&self, verdict: Verdict<W::Id>) {
+        match verdict {
+            Verdict::Unwanted(id, stamp) => match self.unmake(id, stamp) {
+                Ok(()) => tracing::info!(%id, %stamp, "not wanted here any more: removed, or gone already"),
+                Err(error) => tracing::info!(%id, %error, "left alone: a newer command came first"),
+            },
+            Verdict::Ready(id, stamp) => {
+                if let Some(conclusion) = self.change(|book| book.ledger.adopt(id, stamp)) {
+                    tracing::info!(%id, %stamp, "the {} had been done", W::VERBS.make);
+                    self.report(id, &conclusion);
+                }
+            }
+            Verdict::Lost(id, stamp) => {
+                let message = format!("{} restarted during the {}", self.site().host, W::VERBS.make);
+                let fault = self.site().fault(&Error::new(Reason::BuildLost, message), stamp.attempt);
+                if let Some(conclusion) = self.change(|book| book.ledger.lost(id, stamp, fault)) {
+                    tracing::info!(%id, %stamp, "the {} was lost", W::VERBS.make);
+                    self.report(id, &conclusion);
+                }
+            }
+            Verdict::Missing(id) => tracing::warn!(%id, "the records have it here, and the driver does not"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kilonova_model::{Attempt, Generation};
+
+    fn at(generation: u64, attempt: u32) -> Stamp {
+        Stamp { generation: Generation(generation), attempt: Attempt(attempt) }
+    }
+
+    fn verdicts(standing: Option<Standing>, there: Option<Stamp>) -> Vec<Verdict<u32>> {
+        let record = standing.map(|standing| Record { id: 7, stamp: at(2, 3), standing });
+        plan(record, &there.map(|stamp| (7, stamp)).into_iter().collect())
+    }
+
+    #[test]
+    fn what_nobody_wants_is_removed() {
+        assert_eq!(verdicts(None, Some(at(1, 1))), [Verdict::Unwanted(7, at(1, 1))]);
+        for there in [None, Some(at(1, 1))] {
+            assert_eq!(verdicts(Some(Standing::Unwanted), there), [Verdict::Unwanted(7, at(2, 3))]);
+        }
+    }
+
+    #[test]
+    fn what_was_being_made_is_ready_lost_or_left_to_the_next_command() {
+        assert_eq!(verdicts(Some(Standing::Making), Some(at(2, 1))), [Verdict::Ready(7, at(2, 3))]);
+        assert_eq!(verdicts(Some(Standing::Making), Some(at(1, 1))), []);
+        assert_eq!(verdicts(Some(Standing::Making), None), [Verdict::Lost(7, at(2, 3))]);
+    }
+
+    #[test]
+    fn what_belongs_here_stays() {
+        assert_eq!(verdicts(Some(Standing::There), Some(at(1, 1))), []);
+        assert_eq!(verdicts(Some(Standing::There), None), [Verdict::Missing(7)]);
+        assert_eq!(verdicts(Some(Standing::Broken), Some(at(1, 1))), []);
+        assert_eq!(verdicts(Some(Standing::Broken), None), []);
+    }
+}

@@ -1,0 +1,93 @@
+//! What a storage driver does. It only talks to its storage: locking, claims and reports are the manager's.
+
+pub mod simulated;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use kilonova_model::{Error, ProjectId, VolumeId};
+use kilonova_proto::types::v1::VolumeSpec;
+use kilonova_runtime::agent::ledger::Stamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::pools::Share;
+
+/// What is asked of the driver for one volume.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VolumeOrder {
+    /// The project that owns it.
+    pub project: ProjectId,
+    /// Where, and how much.
+    pub share: Share,
+    /// What the user asked for.
+    pub spec: VolumeSpec,
+}
+
+/// A volume as the storage has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Which.
+    pub id: VolumeId,
+    /// The command that made it.
+    pub stamp: Stamp,
+    /// What it takes, and where.
+    pub share: Share,
+}
+
+/// One pool's own figures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolFigures {
+    /// Its name within the backend.
+    pub name: String,
+    /// Its size in GiB.
+    pub total_gib: u32,
+    /// Really free, in GiB.
+    pub free_gib: u32,
+    /// The part of it that is kept back, in percent.
+    pub reserved_percentage: u32,
+    /// Whether volumes take room only as they are written.
+    pub thin_provisioning: bool,
+    /// With thin provisioning: what may be promised per room there is.
+    pub max_over_subscription_ratio: f64,
+    /// Whatever else it says of itself.
+    pub capabilities: BTreeMap<String, String>,
+}
+
+/// A backend's own figures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendFigures {
+    /// Every pool; the first is the default.
+    pub pools: Vec<PoolFigures>,
+    /// The driver: `simulated`.
+    pub driver: String,
+    /// Its version.
+    pub driver_version: String,
+    /// How an instance reaches a volume.
+    pub storage_protocol: String,
+}
+
+/// One storage backend.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// Every volume that Kilonova made here, with the command that made it.
+    async fn list(&self) -> Result<Vec<Stored>, Error>;
+
+    /// Makes a volume. Soon after `cancel` it ends, either way; it may also be dropped at any `.await`. What it leaves
+    /// behind when it does not succeed, [`Driver::delete`] removes.
+    async fn create(
+        &self,
+        id: VolumeId,
+        stamp: Stamp,
+        order: &VolumeOrder,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error>;
+
+    /// Removes a volume with all that belongs to it. There being none is a success.
+    async fn delete(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error>;
+
+    /// The size of a volume in GiB; `None` if there is none.
+    async fn size(&self, id: VolumeId) -> Result<Option<u32>, Error>;
+
+    /// The backend's own figures.
+    async fn figures(&self) -> Result<BackendFigures, Error>;
+}

@@ -1,0 +1,207 @@
+//! A storage backend that is a journal: what was created and not deleted is there.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, Error, HostName, VolumeId};
+use kilonova_runtime::agent::ledger::Stamp;
+use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{BackendFigures, Driver, PoolFigures, Stored, VolumeOrder};
+use crate::config::{Config, PoolConfig};
+use crate::pools::Share;
+
+/// The simulated backend.
+#[derive(Debug)]
+pub struct Simulated {
+    journal: Journal,
+    volumes: Mutex<BTreeMap<VolumeId, Known>>,
+    pools: Vec<PoolConfig>,
+    latency: Latency,
+    faults: Faults,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Known {
+    name: String,
+    stamp: Stamp,
+    share: Share,
+}
+
+impl Simulated {
+    /// Opens the journal and takes up where it ends.
+    pub fn open(
+        config: &Config,
+        host: HostName,
+        epochs: watch::Receiver<Epoch>,
+    ) -> Result<Self, JournalError> {
+        let (journal, entries) = Journal::open(&config.data_dir, host, epochs)?;
+        Ok(Self {
+            journal,
+            volumes: Mutex::new(replay(&entries)),
+            pools: config.driver.pools.clone(),
+            latency: config.driver.latency(),
+            faults: config.driver.faults(),
+        })
+    }
+
+    /// Writes down that the driver started.
+    pub fn note_start(&self) -> Result<(), Error> {
+        let detail = json!({ "volumes": self.volumes.lock().len() });
+        self.journal.write(Record {
+            op: "start",
+            id: String::new(),
+            name: "",
+            stamp: Stamp::default(),
+            detail,
+        })
+    }
+
+    fn write(
+        &self,
+        op: &'static str,
+        id: VolumeId,
+        name: &str,
+        stamp: Stamp,
+        detail: Value,
+    ) -> Result<(), Error> {
+        self.journal.write(Record { op, id: id.to_string(), name, stamp, detail })
+    }
+
+    fn figures_of(&self, pool: &PoolConfig) -> PoolFigures {
+        let volumes = self.volumes.lock();
+        let set_aside = volumes.values().filter(|volume| {
+            volume.share.pool == pool.name && (volume.share.thick || !pool.thin_provisioning)
+        });
+        let taken = set_aside.map(|volume| volume.share.size_gib).fold(0, u32::saturating_add);
+        PoolFigures {
+            name: pool.name.clone(),
+            total_gib: pool.total_gib,
+            free_gib: pool.total_gib.saturating_sub(taken),
+            reserved_percentage: pool.reserved_percentage,
+            thin_provisioning: pool.thin_provisioning,
+            max_over_subscription_ratio: pool.max_over_subscription_ratio,
+            capabilities: pool.capabilities.clone(),
+        }
+    }
+}
+
+/// What is there at the end of a journal.
+fn replay(entries: &[Entry]) -> BTreeMap<VolumeId, Known> {
+    let mut volumes = BTreeMap::new();
+    for entry in entries {
+        let Ok(id) = VolumeId::parse(&entry.id) else { continue };
+        match entry.op.as_str() {
+            "create" => {
+                if let Ok(share) = serde_json::from_value(entry.detail.clone()) {
+                    volumes.insert(id, Known { name: entry.name.clone(), stamp: entry.stamp(), share });
+                }
+            }
+            "delete" => {
+                volumes.remove(&id);
+            }
+            _ => {}
+        }
+    }
+    volumes
+}
+
+#[async_trait]
+impl Driver for Simulated {
+    async fn list(&self) -> Result<Vec<Stored>, Error> {
+        let volumes = self.volumes.lock();
+        let stored =
+            |(&id, known): (&VolumeId, &Known)| Stored { id, stamp: known.stamp, share: known.share.clone() };
+        Ok(volumes.iter().map(stored).collect())
+    }
+
+    async fn create(
+        &self,
+        id: VolumeId,
+        stamp: Stamp,
+        order: &VolumeOrder,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let name = &order.spec.name;
+        let passed = self.latency.pass(cancel).await;
+        let result = passed.and_then(|()| self.faults.check(name, stamp.attempt, rand::random()));
+        if let Err(error) = result {
+            self.write("create_failed", id, name, stamp, json!({ "error": error.message }))?;
+            return Err(error);
+        }
+        let mut volumes = self.volumes.lock();
+        self.write("create", id, name, stamp, json!(order.share))?;
+        volumes.insert(id, Known { name: name.clone(), stamp, share: order.share.clone() });
+        Ok(())
+    }
+
+    async fn delete(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
+        let mut volumes = self.volumes.lock();
+        let Some(known) = volumes.get(&id) else { return Ok(()) };
+        self.write("delete", id, &known.name, stamp, Value::Null)?;
+        volumes.remove(&id);
+        Ok(())
+    }
+
+    async fn size(&self, id: VolumeId) -> Result<Option<u32>, Error> {
+        Ok(self.volumes.lock().get(&id).map(|known| known.share.size_gib))
+    }
+
+    async fn figures(&self) -> Result<BackendFigures, Error> {
+        Ok(BackendFigures {
+            pools: self.pools.iter().map(|pool| self.figures_of(pool)).collect(),
+            driver: "simulated".to_owned(),
+            driver_version: env!("CARGO_PKG_VERSION").to_owned(),
+            storage_protocol: "simulated".to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kilonova_model::{Attempt, Generation, ProjectId};
+    use kilonova_proto::types::v1::VolumeSpec;
+    use std::path::Path;
+
+    fn open(dir: &Path) -> Simulated {
+        let config = Config { data_dir: dir.to_owned(), ..Config::default() };
+        let (_sender, epochs) = watch::channel(Epoch(1));
+        Simulated::open(&config, HostName::parse("node1@fast").unwrap(), epochs).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn volumes_outlive_the_driver() {
+        let dir = tempfile::tempdir().unwrap();
+        let stamp = Stamp { generation: Generation(1), attempt: Attempt(1) };
+        let order = VolumeOrder {
+            project: ProjectId::parse("demo").unwrap(),
+            share: Share { pool: "pool0".into(), size_gib: 7, thick: false },
+            spec: VolumeSpec { name: "data".into(), ..VolumeSpec::default() },
+        };
+        let (kept, gone) = (VolumeId::generate(), VolumeId::generate());
+        let driver = open(dir.path());
+        for id in [kept, gone] {
+            driver.create(id, stamp, &order, &CancellationToken::new()).await.unwrap();
+        }
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        assert!(driver.create(VolumeId::generate(), stamp, &order, &cancelled).await.is_err());
+        driver.delete(gone, stamp).await.unwrap();
+        driver.delete(gone, stamp).await.unwrap();
+        drop(driver);
+
+        let driver = open(dir.path());
+        assert_eq!(driver.list().await.unwrap(), [Stored { id: kept, stamp, share: order.share }]);
+        assert_eq!(driver.figures().await.unwrap().pools[0].free_gib, 993);
+        assert_eq!(driver.size(gone).await.unwrap(), None);
+        let journal = std::fs::read_to_string(dir.path().join("journal.jsonl")).unwrap();
+        let ops: Vec<String> =
+            journal.lines().map(|line| serde_json::from_str::<Entry>(line).unwrap().op).collect();
+        assert_eq!(ops, ["create", "create", "create_failed", "delete"]);
+    }
+}

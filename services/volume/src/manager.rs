@@ -1,0 +1,270 @@
+//! The manager of one storage backend: the only one who knows what is promised in its pools and what is being done.
+//!
+//! # Theory of operation
+//!
+//! A command is first measured against backend and incarnation (`server.rs`), then taken by the executor of
+//! [`kilonova_runtime::agent`]: one lock covers the ledger of commands and the claims of all pools, so that of all
+//! that arrive together exactly what fits is taken, each once. What was taken runs in a task named after the
+//! command, and its end is reported until a conductor has it.
+//!
+//! ```text
+//!   CreateVolume ──► claimed ──► creating ─────────► there ──► DeleteVolume
+//!        │              in a        │ fails    ▲        │            │
+//!        ▼ no room,     pool        ▼          │ found  │            ▼
+//!     refused  disabled, older    delete       │ at start └───────► deleting ──► gone, room free
+//!                                   └► failed, room free
+//! ```
+//!
+//! The storage is the truth about volumes: what it has when the agent starts is entered, with its room, before the
+//! first command can arrive; what the conductor's records say about it comes later (`reconcile.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, Error, Reason, VolumeId, ZoneName, time};
+use kilonova_proto::conductor::v1::VolumeReport;
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::{Capabilities, ServiceKind as ProtoServiceKind, VolumeResources};
+use kilonova_proto::volume::v1::GetVolumeStateResponse;
+use kilonova_runtime::agent::admin::Admin;
+use kilonova_runtime::agent::capability_server::Source;
+use kilonova_runtime::agent::conductor::Conductor;
+use kilonova_runtime::agent::executor::{Book, Executor};
+use kilonova_runtime::agent::guard::refuse_if_stopping;
+use kilonova_runtime::agent::ledger::{Outcome, Stamp};
+use kilonova_runtime::agent::life::Agent;
+use kilonova_runtime::agent::publisher::CapabilityPublisher;
+use kilonova_runtime::agent::reconcile::plan;
+use kilonova_runtime::agent::reporter::Reporter;
+use kilonova_runtime::agent::work::{Site, answered};
+use kilonova_runtime::readiness::Readiness;
+use kilonova_runtime::tasks::Tasks;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::config::Config;
+use crate::driver::{BackendFigures, Driver, Stored, VolumeOrder};
+use crate::pools::PoolClaims;
+use crate::reconcile::record;
+use crate::stored::Volumes;
+
+/// What a manager is given.
+pub struct Parts {
+    /// The backend.
+    pub site: Site,
+    /// Its zone.
+    pub zone: ZoneName,
+    /// Its incarnation.
+    pub epochs: watch::Receiver<Epoch>,
+    /// Whether it is stopping.
+    pub readiness: Readiness,
+    /// Who runs its work.
+    pub tasks: Tasks,
+    /// Its storage.
+    pub driver: Arc<dyn Driver>,
+    /// Its line to the conductors.
+    pub reporter: Reporter<VolumeReport>,
+}
+
+/// The manager.
+pub struct Manager {
+    site: Site,
+    epochs: watch::Receiver<Epoch>,
+    readiness: Readiness,
+    driver: Arc<dyn Driver>,
+    executor: Executor<Volumes>,
+    admin: Admin,
+    publisher: CapabilityPublisher,
+    collected: Mutex<Collected>,
+    /// The volumes found at start, with the commands that made them.
+    found: BTreeMap<VolumeId, Stamp>,
+}
+
+/// What the driver last said of itself.
+struct Collected {
+    figures: BackendFigures,
+    at: SystemTime,
+}
+
+impl Manager {
+    /// Asks the driver what there is and claims it.
+    pub async fn start(config: &Config, parts: Parts) -> Result<Self, Error> {
+        let Parts { site, zone, epochs, readiness, tasks, driver, reporter } = parts;
+        let figures = answered(driver.figures()).await?;
+        let volumes = answered(driver.list()).await?;
+        let found = volumes.iter().map(|volume| (volume.id, volume.stamp)).collect();
+        let claims = PoolClaims::new(figures.pools.clone());
+        let work = Volumes::new(site.clone(), driver.clone());
+        let executor = Executor::new(work, claims, site.clone(), tasks, reporter, config.executor());
+        executor.change(|book| volumes.into_iter().for_each(|volume| restore(book, volume)));
+        let publisher = CapabilityPublisher::new(Capabilities {
+            host: site.host.to_string(),
+            service: ProtoServiceKind::Volume.into(),
+            availability_zone: zone.to_string(),
+            ..Capabilities::default()
+        });
+        let manager = Self {
+            site,
+            epochs,
+            readiness,
+            driver,
+            executor,
+            admin: Admin::default(),
+            publisher,
+            collected: Mutex::new(Collected { figures, at: SystemTime::now() }),
+            found,
+        };
+        manager.publish();
+        Ok(manager)
+    }
+
+    /// The backend.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Its incarnation now.
+    pub fn epoch(&self) -> Epoch {
+        *self.epochs.borrow()
+    }
+
+    /// What is published.
+    pub fn publisher(&self) -> CapabilityPublisher {
+        self.publisher.clone()
+    }
+
+    /// Takes a create.
+    pub fn create(&self, id: VolumeId, stamp: Stamp, mut order: VolumeOrder) -> Result<(), Error> {
+        if let Ok(pool) = self.executor.read(|book| book.claims.resolve(&order.share.pool)) {
+            order.share.pool = pool;
+        }
+        self.executor.make(id, stamp, order, || {
+            refuse_if_stopping(&self.readiness, &self.site.host)?;
+            self.admin.admit(&self.site.host)
+        })
+    }
+
+    /// Takes a delete.
+    pub fn delete(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
+        self.executor.unmake(id, stamp)
+    }
+
+    /// What is known of a volume.
+    pub async fn state(&self, id: VolumeId) -> Result<GetVolumeStateResponse, Error> {
+        let known = self.executor.read(|book| {
+            let view = book.ledger.view(id)?;
+            let fault = match view.outcome {
+                Some(Outcome::Failed(fault)) => Some(*fault.clone()),
+                Some(Outcome::Ready(())) => None,
+                None if view.busy => None,
+                Some(Outcome::Gone) | None => return None,
+            };
+            Some(GetVolumeStateResponse {
+                generation: view.stamp.generation.0,
+                attempt: view.stamp.attempt.0,
+                busy: view.busy,
+                fault,
+                ..GetVolumeStateResponse::default()
+            })
+        });
+        let state = known.ok_or_else(|| {
+            Error::new(Reason::VolumeNotFound, format!("{} has no volume {id}", self.site.host))
+                .with("id", id)
+        })?;
+        let size = answered(self.driver.size(id)).await?;
+        Ok(GetVolumeStateResponse { present: size.is_some(), size_gib: size.unwrap_or_default(), ..state })
+    }
+
+    /// What the backend knows, for diagnostics.
+    pub fn describe(&self) -> serde_json::Value {
+        let admin = self.admin.current();
+        self.executor.read(|book| {
+            let pools: Vec<_> = book
+                .claims
+                .report()
+                .into_iter()
+                .map(|pool| {
+                    serde_json::json!({
+                        "name": pool.name,
+                        "volumes": pool.volumes,
+                        "provisioned_gib": pool.provisioned_gib,
+                        "total_gib": pool.total_gib,
+                    })
+                })
+                .collect();
+            serde_json::json!({
+                "enabled": admin.enabled,
+                "disabled_reason": admin.disabled_reason,
+                "volumes": book.ledger.live(),
+                "busy": book.ledger.busy(),
+                "remembered": book.ledger.remembered(),
+                "claims": { "volumes": book.claims.volumes(), "pools": pools },
+            })
+        })
+    }
+}
+
+#[async_trait]
+impl Source for Manager {
+    fn publish(&self) {
+        self.publisher.publish(|capabilities| {
+            let admin = self.admin.current();
+            let collected = self.collected.lock();
+            capabilities.epoch = self.epoch().0;
+            capabilities.enabled = admin.enabled;
+            capabilities.disabled_reason = admin.disabled_reason;
+            capabilities.collected_time = Some(time::timestamp(collected.at));
+            let pools = self.executor.read(|book| book.claims.report());
+            for pool in &pools {
+                self.site.claimed(format!("{}_gib", pool.name)).set(f64::from(pool.provisioned_gib));
+            }
+            capabilities.resources = Some(Resources::Volume(VolumeResources {
+                pools,
+                driver: collected.figures.driver.clone(),
+                driver_version: collected.figures.driver_version.clone(),
+                storage_protocol: collected.figures.storage_protocol.clone(),
+            }));
+        });
+    }
+
+    async fn refresh(&self) -> Result<(), Error> {
+        let figures = answered(self.driver.figures()).await?;
+        self.executor.change(|book| book.claims.set_figures(figures.pools.clone()));
+        *self.collected.lock() = Collected { figures, at: SystemTime::now() };
+        self.publish();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Agent for Manager {
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.executor.changes()
+    }
+
+    fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
+        let records = conductor.volumes().await?;
+        let here = records.iter().filter_map(|volume| record(&self.site.host, volume));
+        let verdicts = plan(here, &self.found);
+        tracing::info!(
+            records = records.len(),
+            volumes = self.found.len(),
+            differences = verdicts.len(),
+            "compared the conductor's records with the storage"
+        );
+        verdicts.into_iter().for_each(|verdict| self.executor.carry_out(verdict));
+        Ok(())
+    }
+}
+
+fn restore(book: &mut Book<Volumes>, volume: Stored) {
+    book.claims.restore(volume.id, volume.share);
+    book.ledger.restore(volume.id, volume.stamp, ());
+}

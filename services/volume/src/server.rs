@@ -1,0 +1,135 @@
+//! `kilonova.volume.v1.VolumeService`: checks what comes over the wire and hands it to the manager.
+
+use std::sync::Arc;
+
+use kilonova_model::check::Checker;
+use kilonova_model::{Attempt, Error, Generation, ProjectId, VolumeId};
+use kilonova_proto::volume::v1::volume_service_server::VolumeService;
+use kilonova_proto::volume::v1::{
+    CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
+    GetVolumeStateRequest, GetVolumeStateResponse, SetHostEnabledRequest, SetHostEnabledResponse,
+    VolumeCommand,
+};
+use kilonova_rpc::server::Served;
+use kilonova_rpc::status::to_status;
+use kilonova_runtime::agent::admin::AdminState;
+use kilonova_runtime::agent::guard::{Addressee, admit, admit_question};
+use kilonova_runtime::agent::ledger::Stamp;
+use kilonova_runtime::agent::life::Agent;
+use tonic::{Request, Response, Status};
+
+use crate::driver::VolumeOrder;
+use crate::manager::Manager;
+use crate::pools::Share;
+
+/// The part of the contract that is served.
+pub fn served() -> Served {
+    let methods = ["CreateVolume", "DeleteVolume", "GetVolumeState", "SetHostEnabled"];
+    Served::only("kilonova.volume.v1.VolumeService", &methods)
+}
+
+/// The service over one manager.
+pub struct VolumeServer {
+    manager: Arc<Manager>,
+}
+
+impl VolumeServer {
+    /// Hands commands to `manager`.
+    pub fn new(manager: Arc<Manager>) -> Self {
+        Self { manager }
+    }
+
+    fn admit(&self, host: &str, epoch: u64) -> Result<(), Error> {
+        admit(Addressee { host, epoch }, &self.manager.site().host, self.manager.epoch())
+    }
+
+    fn take_create(&self, request: CreateVolumeRequest) -> Result<(), Error> {
+        let command = request.command.clone().unwrap_or_default();
+        self.admit(&command.target_host, command.target_epoch)?;
+        let (id, stamp, order) = create_order(&command, request)?;
+        self.manager.create(id, stamp, order)
+    }
+
+    fn take_delete(&self, command: &VolumeCommand) -> Result<(), Error> {
+        self.admit(&command.target_host, command.target_epoch)?;
+        self.manager.delete(volume_id(command)?, stamp(command))
+    }
+
+    async fn answer_state(&self, command: &VolumeCommand) -> Result<GetVolumeStateResponse, Error> {
+        let to = Addressee { host: &command.target_host, epoch: command.target_epoch };
+        admit_question(to, &self.manager.site().host, self.manager.epoch())?;
+        self.manager.state(volume_id(command)?).await
+    }
+}
+
+fn stamp(command: &VolumeCommand) -> Stamp {
+    Stamp { generation: Generation(command.generation), attempt: Attempt(command.attempt) }
+}
+
+fn volume_id(command: &VolumeCommand) -> Result<VolumeId, Error> {
+    let mut check = Checker::new();
+    let id = check.id("command.volume_id", &command.volume_id);
+    check.finish()?;
+    Ok(id.expect("an id that is missing or wrong is a violation"))
+}
+
+fn create_order(
+    command: &VolumeCommand,
+    request: CreateVolumeRequest,
+) -> Result<(VolumeId, Stamp, VolumeOrder), Error> {
+    let mut check = Checker::new();
+    let id = check.id::<VolumeId>("command.volume_id", &command.volume_id);
+    let project = check.id::<ProjectId>("project_id", &request.project_id);
+    check.ensure(command.attempt > 0, "command.attempt", "1 or more");
+    check.ensure(request.spec.is_some(), "spec", "is required");
+    let spec = request.spec.unwrap_or_default();
+    check.ensure(spec.size_gib > 0, "spec.size_gib", "1 or more");
+    check.finish()?;
+    let thick = spec.extra_specs.get("provisioning:type").is_some_and(|wish| wish == "thick");
+    let share = Share { pool: request.pool, size_gib: spec.size_gib, thick };
+    let order = VolumeOrder { project: project.expect("checked above"), share, spec };
+    Ok((id.expect("checked above"), stamp(command), order))
+}
+
+fn refused(error: Error) -> Status {
+    to_status(&error)
+}
+
+#[tonic::async_trait]
+impl VolumeService for VolumeServer {
+    async fn create_volume(
+        &self,
+        request: Request<CreateVolumeRequest>,
+    ) -> Result<Response<CreateVolumeResponse>, Status> {
+        self.take_create(request.into_inner()).map_err(refused)?;
+        Ok(Response::new(CreateVolumeResponse {}))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<DeleteVolumeRequest>,
+    ) -> Result<Response<DeleteVolumeResponse>, Status> {
+        let command = request.into_inner().command.unwrap_or_default();
+        self.take_delete(&command).map_err(refused)?;
+        Ok(Response::new(DeleteVolumeResponse {}))
+    }
+
+    async fn get_volume_state(
+        &self,
+        request: Request<GetVolumeStateRequest>,
+    ) -> Result<Response<GetVolumeStateResponse>, Status> {
+        let command = request.into_inner().command.unwrap_or_default();
+        self.answer_state(&command).await.map(Response::new).map_err(refused)
+    }
+
+    async fn set_host_enabled(
+        &self,
+        request: Request<SetHostEnabledRequest>,
+    ) -> Result<Response<SetHostEnabledResponse>, Status> {
+        let request = request.into_inner();
+        self.admit(&request.target_host, request.target_epoch).map_err(refused)?;
+        let SetHostEnabledRequest { enabled, disabled_reason, .. } = request;
+        self.manager.admin().set(AdminState { enabled, disabled_reason });
+        Ok(Response::new(SetHostEnabledResponse {}))
+    }
+}

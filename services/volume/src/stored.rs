@@ -1,0 +1,73 @@
+//! Volumes as the executor's work: made by create, unmade by delete.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kilonova_model::{Error, VolumeId};
+use kilonova_proto::conductor::v1::{ReportStatus, VolumeReport};
+use kilonova_runtime::agent::ledger::{Conclusion, Outcome, Stamp};
+use kilonova_runtime::agent::work::{Site, Verbs, Work};
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::{Driver, VolumeOrder};
+use crate::pools::PoolClaims;
+
+/// The volumes of one backend.
+pub struct Volumes {
+    site: Site,
+    driver: Arc<dyn Driver>,
+}
+
+impl Volumes {
+    /// Work done by this driver on this backend.
+    pub fn new(site: Site, driver: Arc<dyn Driver>) -> Self {
+        Self { site, driver }
+    }
+}
+
+#[async_trait]
+impl Work for Volumes {
+    type Id = VolumeId;
+    type Order = VolumeOrder;
+    type Made = ();
+    type Claims = PoolClaims;
+    type Report = VolumeReport;
+
+    const VERBS: Verbs =
+        Verbs { make: "create", driver_make: "create", unmake: "delete", driver_unmake: "delete" };
+
+    async fn make(
+        &self,
+        id: VolumeId,
+        stamp: Stamp,
+        order: &VolumeOrder,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        tracing::info!(%id, %stamp, name = order.spec.name, host = %self.site.host, "creating");
+        self.driver.create(id, stamp, order, cancel).await
+    }
+
+    async fn unmake(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
+        tracing::info!(%id, %stamp, host = %self.site.host, "deleting");
+        self.driver.delete(id, stamp).await
+    }
+
+    fn report(&self, id: VolumeId, conclusion: &Conclusion<()>) -> VolumeReport {
+        let mut report = VolumeReport {
+            volume_id: id.to_string(),
+            generation: conclusion.stamp.generation.0,
+            attempt: conclusion.stamp.attempt.0,
+            steps: conclusion.steps.clone(),
+            ..VolumeReport::default()
+        };
+        match &conclusion.outcome {
+            Outcome::Ready(()) => report.set_status(ReportStatus::Ready),
+            Outcome::Failed(fault) => {
+                report.set_status(ReportStatus::Failed);
+                report.fault = Some(*fault.clone());
+            }
+            Outcome::Gone => report.set_status(ReportStatus::Gone),
+        }
+        report
+    }
+}
