@@ -1,0 +1,332 @@
+//! One cell in this process.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kilonova_model::{CellName, HostName, ServiceKind, ZoneName};
+use kilonova_proto::api::v1 as api;
+use kilonova_proto::types::v1 as pb;
+use kilonova_runtime::config::Period;
+use kilonova_runtime::service::{Launch, LaunchOptions, Running};
+use kilonova_store::embedded::EmbeddedStore;
+use kilonova_store::etcd::{EtcdOptions, EtcdStore};
+use kilonova_store::testing::EtcdProcess;
+use kilonova_store::{SharedStore, Store};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::journal::{self, Line};
+use crate::waiting::until;
+
+/// Which store carries the cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// SQLite in this process.
+    Embedded,
+    /// A real etcd as a child process.
+    Etcd,
+}
+
+/// How many of each, and how they are set.
+#[derive(Clone)]
+pub struct Plan {
+    /// The store.
+    pub backing: Backing,
+    /// Conductors.
+    pub conductors: usize,
+    /// Schedulers.
+    pub schedulers: usize,
+    /// Compute hosts.
+    pub computes: usize,
+    /// Storage backends.
+    pub volumes: usize,
+    /// What conductors are set to.
+    pub conductor: kilonova_conductor::Config,
+    /// What schedulers are set to.
+    pub scheduler: kilonova_scheduler::Config,
+    /// What compute hosts are set to; each gets a data directory of its own.
+    pub compute: kilonova_compute::Config,
+    /// What storage backends are set to; each gets a data directory of its own.
+    pub volume: kilonova_volume::Config,
+}
+
+impl Plan {
+    /// Two conductors, two schedulers, three hosts, two backends, quick and without quota.
+    #[must_use]
+    pub fn new(backing: Backing) -> Self {
+        let mut conductor =
+            kilonova_conductor::Config { shard_ttl: Period::from_secs(2), ..Default::default() };
+        conductor.quota.instances = -1;
+        conductor.quota.cores = -1;
+        conductor.quota.ram_mib = -1;
+        conductor.quota.volumes = -1;
+        conductor.quota.gigabytes = -1;
+        let scheduler =
+            kilonova_scheduler::Config { heartbeat: Period::from_millis(500), ..Default::default() };
+        let mut compute = kilonova_compute::Config::default();
+        compute.driver.latency = Period::from_millis(5);
+        compute.driver.latency_jitter = Period::from_millis(5);
+        Self {
+            backing,
+            conductors: 2,
+            schedulers: 2,
+            computes: 3,
+            volumes: 2,
+            conductor,
+            scheduler,
+            compute,
+            volume: kilonova_volume::Config::default(),
+        }
+    }
+}
+
+/// Names one member.
+pub type MemberId = (ServiceKind, String);
+
+/// A running cell.
+pub struct Cluster {
+    plan: Plan,
+    members: BTreeMap<MemberId, Running>,
+    store: SharedStore,
+    dir: TempDir,
+    /// The child process, where there is one.
+    pub etcd: Option<EtcdProcess>,
+}
+
+impl Cluster {
+    /// Starts it and waits until all of it is ready. `None` when the store's program is missing, which is said.
+    pub async fn start(plan: Plan) -> Option<Self> {
+        let etcd = match plan.backing {
+            Backing::Embedded => None,
+            Backing::Etcd => Some(EtcdProcess::start().await.expect("etcd starts")?),
+        };
+        let dir = tempfile::Builder::new().prefix("kilonova-cluster-").tempdir().expect("a directory");
+        let store: SharedStore = match &etcd {
+            None => Arc::new(EmbeddedStore::open_temporary().expect("a store")),
+            Some(etcd) => {
+                let options = EtcdOptions { endpoints: vec![etcd.endpoint()], ..Default::default() };
+                Arc::new(EtcdStore::connect(options).await.expect("etcd answers"))
+            }
+        };
+        let mut cluster = Self { members: BTreeMap::new(), store, dir, etcd, plan };
+        let counts = [
+            (ServiceKind::Conductor, cluster.plan.conductors),
+            (ServiceKind::Scheduler, cluster.plan.schedulers),
+            (ServiceKind::Compute, cluster.plan.computes),
+            (ServiceKind::Volume, cluster.plan.volumes),
+            (ServiceKind::Api, 1),
+        ];
+        for (kind, count) in counts {
+            for number in 1..=count {
+                cluster.launch(kind, &name(kind, number)).await;
+            }
+        }
+        cluster.ready().await;
+        Some(cluster)
+    }
+
+    /// Starts one more member, or one again.
+    pub async fn launch(&mut self, kind: ServiceKind, host: &str) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let launch = Launch {
+            service: kind,
+            host: HostName::parse(host).expect("a host name"),
+            cell: CellName::parse("test").expect("a cell name"),
+            zone: ZoneName::parse("zone-1").expect("a zone name"),
+            store: self.store.clone(),
+            listener,
+            http: None,
+            advertise: None,
+            options: LaunchOptions { settle: Duration::from_millis(20), ..Default::default() },
+        };
+        let data_dir = self.data_dir(host);
+        let started = match kind {
+            ServiceKind::Api => Box::pin(kilonova_api::start(Default::default(), launch)).await,
+            ServiceKind::Conductor => {
+                Box::pin(kilonova_conductor::start(self.plan.conductor.clone(), launch)).await
+            }
+            ServiceKind::Scheduler => {
+                Box::pin(kilonova_scheduler::start(self.plan.scheduler.clone(), launch)).await
+            }
+            ServiceKind::Compute => {
+                let config = kilonova_compute::Config { data_dir, ..self.plan.compute.clone() };
+                Box::pin(kilonova_compute::start(config, launch)).await
+            }
+            ServiceKind::Volume => {
+                let config = kilonova_volume::Config { data_dir, ..self.plan.volume.clone() };
+                Box::pin(kilonova_volume::start(config, launch)).await
+            }
+        };
+        self.members.insert((kind, host.to_owned()), started.expect("the service starts"));
+    }
+
+    /// Cuts a member as `kill -9` would: nothing is said, leases run out.
+    pub fn kill(&mut self, kind: ServiceKind, host: &str) {
+        let member = self.members.remove(&(kind, host.to_owned()));
+        drop(member.expect("the member runs"));
+    }
+
+    /// Stops a member in good order.
+    pub async fn stop(&mut self, kind: ServiceKind, host: &str) {
+        let member = self.members.remove(&(kind, host.to_owned()));
+        member.expect("the member runs").stop().await;
+    }
+
+    /// Waits until every member is ready.
+    pub async fn ready(&self) {
+        for ((kind, host), running) in &self.members {
+            until(&format!("{kind} {host} is ready"), || async {
+                running.readiness.current().ready().then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Where one member listens.
+    #[must_use]
+    pub fn address(&self, kind: ServiceKind, host: &str) -> String {
+        let member = &self.members[&(kind, host.to_owned())];
+        format!("http://{}", member.grpc_addr)
+    }
+
+    /// A plain channel to a member, as any client would have.
+    #[must_use]
+    pub fn channel(&self, kind: ServiceKind, host: &str) -> Channel {
+        Endpoint::from_shared(self.address(kind, host)).expect("an address").connect_lazy()
+    }
+
+    /// The public api, as users reach it.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api { channel: self.channel(ServiceKind::Api, "api-1") }
+    }
+
+    /// The store, for checks.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Where an agent keeps its journal.
+    #[must_use]
+    pub fn data_dir(&self, host: &str) -> PathBuf {
+        self.dir.path().join(host)
+    }
+
+    /// All lines of all journals.
+    #[must_use]
+    pub fn journals(&self) -> Vec<Line> {
+        let dirs = std::fs::read_dir(self.dir.path()).expect("the directory is there");
+        dirs.flat_map(|dir| journal::read(&dir.expect("an entry").path())).collect()
+    }
+
+    /// Stops everything in good order.
+    pub async fn shutdown(self) {
+        let mut members: Vec<(MemberId, Running)> = self.members.into_iter().collect();
+        members.sort_by_key(|((kind, _), _)| match kind {
+            ServiceKind::Api => 0,
+            ServiceKind::Conductor => 2,
+            _ => 1,
+        });
+        for (_, member) in members {
+            member.stop().await;
+        }
+    }
+}
+
+/// The name of a member.
+#[must_use]
+pub fn name(kind: ServiceKind, number: usize) -> String {
+    match kind {
+        ServiceKind::Volume => format!("storage-{number}@sim"),
+        kind => format!("{kind}-{number}"),
+    }
+}
+
+/// The public api through generated clients.
+#[derive(Clone)]
+pub struct Api {
+    channel: Channel,
+}
+
+type Instances = api::instance_service_client::InstanceServiceClient<Channel>;
+type Volumes = api::volume_service_client::VolumeServiceClient<Channel>;
+type Hosts = api::host_service_client::HostServiceClient<Channel>;
+type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
+
+impl Api {
+    /// Instances.
+    #[must_use]
+    pub fn instances(&self) -> Instances {
+        Instances::new(self.channel.clone())
+    }
+
+    /// Volumes.
+    #[must_use]
+    pub fn volumes(&self) -> Volumes {
+        Volumes::new(self.channel.clone())
+    }
+
+    /// Hosts.
+    #[must_use]
+    pub fn hosts(&self) -> Hosts {
+        Hosts::new(self.channel.clone())
+    }
+
+    /// Quotas.
+    #[must_use]
+    pub fn quotas(&self) -> Quotas {
+        Quotas::new(self.channel.clone())
+    }
+
+    /// Creates the flavors `small` (1 vCPU, 512 MiB, 1 GiB) and `huge` (fits nowhere) and the image `cirros`.
+    pub async fn seed(&self) {
+        let mut flavors = api::flavor_service_client::FlavorServiceClient::new(self.channel.clone());
+        for (id, vcpus, ram_mib, disk_gib) in [("small", 1, 512, 1), ("huge", 1000, 8_000_000, 1)] {
+            let flavor = pb::Flavor { id: id.into(), vcpus, ram_mib, disk_gib, ..Default::default() };
+            let request = api::CreateFlavorRequest { flavor: Some(flavor), ..Default::default() };
+            flavors.create_flavor(request).await.expect("the flavor is created");
+        }
+        let mut images = api::image_service_client::ImageServiceClient::new(self.channel.clone());
+        let image = pb::Image { id: "cirros".into(), ..Default::default() };
+        let request = api::CreateImageRequest { image: Some(image), ..Default::default() };
+        images.create_image(request).await.expect("the image is created");
+    }
+
+    /// Creates `count` instances of a flavor.
+    pub async fn create(&self, name: &str, flavor: &str, count: u32) -> Result<Vec<String>, tonic::Status> {
+        let spec = pb::InstanceSpec {
+            name: name.into(),
+            flavor_id: flavor.into(),
+            image_id: "cirros".into(),
+            ..Default::default()
+        };
+        let request = api::CreateInstanceRequest { instance: Some(spec), count, ..Default::default() };
+        let answer = self.instances().create_instance(request).await?.into_inner();
+        Ok(answer.instances.into_iter().map(|instance| instance.id).collect())
+    }
+
+    /// Reads one instance.
+    pub async fn get(&self, id: &str) -> Result<pb::Instance, tonic::Status> {
+        let request = api::GetInstanceRequest { instance_id: id.into(), ..Default::default() };
+        let answer = self.instances().get_instance(request).await?.into_inner();
+        Ok(answer.instance.expect("an instance"))
+    }
+
+    /// Waits until an instance is in a state.
+    pub async fn until(&self, id: &str, state: pb::instance::State) -> pb::Instance {
+        until(&format!("instance {id} is {}", state.as_str_name()), || async {
+            self.get(id).await.ok().filter(|instance| instance.state() == state)
+        })
+        .await
+    }
+
+    /// Asks for an instance's end.
+    pub async fn delete(&self, id: &str) -> Result<(), tonic::Status> {
+        let request = api::DeleteInstanceRequest { instance_id: id.into(), ..Default::default() };
+        self.instances().delete_instance(request).await.map(drop)
+    }
+}

@@ -1,0 +1,36 @@
+//! Waiting on values, with a deadline.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a value may take to become right.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Looks until there is a value; panics with `what` when there is none in time.
+pub async fn until<T, F, Fut>(what: &str, look: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    until_within(what, PATIENCE, look).await
+}
+
+/// Like [`until`], with a limit of its own.
+pub async fn until_within<T, F, Fut>(what: &str, limit: Duration, mut look: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let start = Instant::now();
+    loop {
+        if let Some(value) = look().await {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
