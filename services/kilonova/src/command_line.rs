@@ -1,0 +1,160 @@
+//! The commands of the binary.
+//!
+//! `volume` is two things: alone or with flags it runs the volume service, with a word after it
+//! (`volume list`) it is the operator's command about volumes.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use kilonova_model::ServiceKind;
+
+use crate::cli::{self, GlobalOptions};
+use crate::demo::DemoFlags;
+use crate::flags::ServeFlags;
+use crate::up::UpFlags;
+
+/// What is to be done.
+pub enum Command {
+    /// Run one service.
+    Serve(ServiceKind, Box<ServeFlags>),
+    /// Run all of them.
+    Up(Box<UpFlags>),
+    /// Show what it does.
+    Demo(DemoFlags),
+    /// Talk to an api.
+    Operate(Box<cli::Command>, GlobalOptions),
+}
+
+/// Kilonova: a control plane for virtual machines and block storage.
+#[derive(Parser)]
+#[command(name = "kilonova", version, max_term_width = 110)]
+struct CommandLine {
+    #[command(flatten, next_help_heading = "Options of operators' commands")]
+    options: GlobalOptions,
+    #[command(subcommand)]
+    word: Word,
+}
+
+#[derive(Subcommand)]
+enum Word {
+    /// Run every service in this process.
+    Up(Box<UpFlags>),
+    /// Run a small cloud, show what it does, and stop.
+    Demo(DemoFlags),
+    /// Run the api: the public edge.
+    Api(Box<ServeFlags>),
+    /// Run a conductor: the owner of records, which drives every request to its end.
+    Conductor(Box<ServeFlags>),
+    /// Run a scheduler: it answers where things go.
+    Scheduler(Box<ServeFlags>),
+    /// Run the agent of a hypervisor.
+    Compute(Box<ServeFlags>),
+    #[command(flatten)]
+    Operate(Box<cli::Command>),
+}
+
+const VOLUME: &str = "volume";
+/// Commands that talk to no api.
+const SERVING: [&str; 6] = ["up", "demo", "api", "conductor", "scheduler", "compute"];
+
+/// Reads the process's arguments; ends the process where they ask for help or are wrong.
+pub fn parse() -> Command {
+    read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
+fn command() -> clap::Command {
+    let command = CommandLine::command().mut_subcommand(VOLUME, |volume| {
+        ServeFlags::augment_args(volume)
+            .about("Run the agent of a storage backend; or, with a command, block storage: create, list, show, delete")
+            .subcommand_required(false)
+            .arg_required_else_help(false)
+    });
+    let operators: Vec<_> = command
+        .get_arguments()
+        .filter(|option| option.is_global_set())
+        .map(|option| option.clone().hide(true))
+        .collect();
+    SERVING
+        .iter()
+        .fold(command, |command, name| command.mut_subcommand(name, |serving| serving.args(&operators)))
+}
+
+fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let matches = command().try_get_matches_from(arguments)?;
+    if let Some((VOLUME, volume)) = matches.subcommand() {
+        match volume.subcommand_name() {
+            None => {
+                return Ok(Command::Serve(
+                    ServiceKind::Volume,
+                    Box::new(ServeFlags::from_arg_matches(volume)?),
+                ));
+            }
+            Some(word) => refuse_service_flags(volume, word)?,
+        }
+    }
+    let CommandLine { options, word } = CommandLine::from_arg_matches(&matches)?;
+    Ok(match word {
+        Word::Up(flags) => Command::Up(flags),
+        Word::Demo(flags) => Command::Demo(flags),
+        Word::Api(flags) => Command::Serve(ServiceKind::Api, flags),
+        Word::Conductor(flags) => Command::Serve(ServiceKind::Conductor, flags),
+        Word::Scheduler(flags) => Command::Serve(ServiceKind::Scheduler, flags),
+        Word::Compute(flags) => Command::Serve(ServiceKind::Compute, flags),
+        Word::Operate(command) => Command::Operate(command, options),
+    })
+}
+
+/// A flag of the service before a word of the operator's would be ignored.
+fn refuse_service_flags(volume: &ArgMatches, word: &str) -> Result<(), clap::Error> {
+    let flags = ServeFlags::augment_args(clap::Command::new(VOLUME));
+    let given = flags
+        .get_arguments()
+        .find(|flag| volume.value_source(flag.get_id().as_str()) == Some(ValueSource::CommandLine));
+    match given.and_then(|flag| flag.get_long()) {
+        None => Ok(()),
+        Some(flag) => {
+            let message = format!("--{flag} is for the volume service, not for `volume {word}`");
+            Err(command().error(ErrorKind::ArgumentConflict, message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_line(line: &str) -> Result<Command, clap::Error> {
+        read(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn volume_is_a_service_or_a_command() {
+        let service = read_line("kilonova volume --host node7@file --etcd-endpoints http://a:1,http://b:1");
+        let Ok(Command::Serve(ServiceKind::Volume, flags)) = service else { panic!("not the service") };
+        assert_eq!(flags.host.as_deref(), Some("node7@file"));
+        assert_eq!(flags.shared.etcd_endpoints.unwrap().len(), 2);
+        assert!(matches!(read_line("kilonova volume"), Ok(Command::Serve(ServiceKind::Volume, _))));
+
+        let Ok(Command::Operate(command, _)) = read_line("kilonova volume list") else {
+            panic!("not the command")
+        };
+        assert!(matches!(*command, cli::Command::Volume(_)));
+        let error = read_line("kilonova volume --host x list").err().expect("refused").to_string();
+        assert!(error.contains("--host is for the volume service, not for `volume list`"), "{error}");
+    }
+
+    #[test]
+    fn options_of_commands_may_stand_anywhere() {
+        for line in ["kilonova --endpoint h:1 instance list", "kilonova instance list --endpoint h:1"] {
+            let Ok(Command::Operate(_, options)) = read_line(line) else { panic!("{line}") };
+            assert_eq!(options.endpoint, "h:1");
+        }
+    }
+}

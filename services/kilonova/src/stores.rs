@@ -1,0 +1,51 @@
+//! Opening the store the configuration names.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kilonova_store::etcd::{Credentials, EtcdOptions, EtcdStore};
+use kilonova_store::{EmbeddedOptions, EmbeddedStore, SharedStore, StoreError};
+
+use crate::config::{StoreConfig, StoreKind};
+use crate::failure::Failure;
+
+/// Opens it, or says in one sentence why that cannot be.
+pub async fn open(config: &StoreConfig) -> Result<SharedStore, Failure> {
+    match config.kind {
+        Some(StoreKind::Etcd) => etcd(config).await,
+        _ => embedded(config.path.as_deref().unwrap_or(Path::new("store"))),
+    }
+}
+
+async fn etcd(config: &StoreConfig) -> Result<SharedStore, Failure> {
+    let credentials = config
+        .user
+        .clone()
+        .map(|user| Credentials { user, password: config.password.clone().unwrap_or_default() });
+    let options = EtcdOptions { endpoints: config.endpoints.clone(), credentials, ..EtcdOptions::default() };
+    let places = config.endpoints.join(", ");
+    match EtcdStore::connect(options).await {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(Failure::failed(format!("etcd at {places} cannot be used: {}", cause(&error)))),
+    }
+}
+
+fn embedded(dir: &Path) -> Result<SharedStore, Failure> {
+    match EmbeddedStore::open(dir, EmbeddedOptions::default()) {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error @ StoreError::InUse { .. }) => Err(Failure::failed(error)),
+        Err(error) => Err(Failure::failed(format!(
+            "the store in {} cannot be opened: {}",
+            dir.display(),
+            cause(&error)
+        ))),
+    }
+}
+
+/// The part of the error that does not repeat which store it is about.
+fn cause(error: &StoreError) -> String {
+    match error {
+        StoreError::Unavailable { message } | StoreError::Corrupt { message } => message.clone(),
+        other => other.to_string(),
+    }
+}
