@@ -54,6 +54,8 @@ pub trait Followed: Sized {
     ) -> Result<Streaming<Self::Message>, Status>;
     /// The token to resume after this message.
     fn token(message: &Self::Message) -> &str;
+    /// Whether the message ends the snapshot.
+    fn ends_snapshot(message: &Self::Message) -> bool;
     /// What the message brings.
     fn event(message: Self::Message) -> Event<Self>;
 }
@@ -63,6 +65,9 @@ pub struct Follower<R: Followed> {
     client: Client,
     filter: Filter,
     token: String,
+    /// Whether the token can be resumed from: not before the snapshot is complete.
+    whole: bool,
+    snapshots: u64,
     stream: Option<Streaming<R::Message>>,
     backoff: Backoff,
 }
@@ -80,7 +85,13 @@ impl<R: Followed> Follower<R> {
     #[must_use]
     pub fn new(client: Client, filter: Filter) -> Self {
         let backoff = Backoff::new(BackoffPolicy::reconnect());
-        Self { client, filter, token: String::new(), stream: None, backoff }
+        Self { client, filter, token: String::new(), whole: false, snapshots: 0, stream: None, backoff }
+    }
+
+    /// How many snapshots have begun: one that broke off begins again.
+    #[must_use]
+    pub fn snapshots(&self) -> u64 {
+        self.snapshots
     }
 
     /// The next message. An error is one that trying again would not mend.
@@ -89,7 +100,11 @@ impl<R: Followed> Follower<R> {
             let status = match self.receive().await {
                 Ok(message) => {
                     self.backoff.reset();
-                    R::token(&message).clone_into(&mut self.token);
+                    self.whole |= R::ends_snapshot(&message);
+                    let token = R::token(&message);
+                    if !token.is_empty() {
+                        token.clone_into(&mut self.token);
+                    }
                     return Ok(message);
                 }
                 Err(status) => status,
@@ -97,7 +112,7 @@ impl<R: Followed> Follower<R> {
             self.stream = None;
             match after(&status) {
                 Next::Resume => {}
-                Next::StartOver => self.token.clear(),
+                Next::StartOver => self.whole = false,
                 Next::GiveUp => return Err(self.client.failure(status, None)),
             }
             tokio::time::sleep(self.backoff.next_delay()).await;
@@ -109,7 +124,14 @@ impl<R: Followed> Follower<R> {
         let receive = async {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
-                closed => closed.insert(R::open(&self.client, &self.filter, self.token.clone()).await?),
+                closed => {
+                    if !self.whole {
+                        self.token.clear();
+                    }
+                    let stream = R::open(&self.client, &self.filter, self.token.clone()).await?;
+                    self.snapshots += u64::from(!self.whole);
+                    closed.insert(stream)
+                }
             };
             stream.message().await
         };

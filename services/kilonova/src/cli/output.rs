@@ -33,6 +33,7 @@ pub struct Style {
 
 impl Style {
     /// For files and pipes.
+    #[cfg(test)]
     pub const PLAIN: Self = Self { color: false, width: None };
 
     /// For wherever stdout goes.

@@ -62,14 +62,21 @@ struct Tally<R> {
     gone: BTreeSet<String>,
     /// What the snapshot under way has shown.
     snapshot: BTreeSet<String>,
+    /// How many snapshots have begun.
+    begun: u64,
 }
 
 impl<R: Waited> Tally<R> {
     fn new(goal: Goal, latest: Vec<R>) -> Self {
-        Self { goal, latest, gone: BTreeSet::new(), snapshot: BTreeSet::new() }
+        Self { goal, latest, gone: BTreeSet::new(), snapshot: BTreeSet::new(), begun: 0 }
     }
 
-    fn apply(&mut self, event: Event<R>) {
+    /// Takes an event of the snapshot that began as the `begun`th, or of what follows it.
+    fn apply(&mut self, event: Event<R>, begun: u64) {
+        if self.begun != begun {
+            self.begun = begun;
+            self.snapshot.clear();
+        }
         match event {
             Event::Snapshot(resource) => {
                 self.snapshot.insert(resource.id().to_owned());
@@ -179,19 +186,21 @@ async fn keep_up<R: Waited>(
     let mut ticks = tokio::time::interval(TICK);
     progress.show(&tally.summary());
     while !tally.done() {
-        let next = follower.next();
-        tokio::pin!(next);
-        let message = loop {
-            tokio::select! {
-                message = &mut next => break message?,
-                _ = ticks.tick() => progress.tick(),
-                () = until(deadline) => {
-                    let elapsed = progress.elapsed();
-                    return Err(Failure::TimedOut(format!("after {elapsed:.1?}: {}", tally.summary())));
+        let message = {
+            let next = follower.next();
+            tokio::pin!(next);
+            loop {
+                tokio::select! {
+                    message = &mut next => break message?,
+                    _ = ticks.tick() => progress.tick(),
+                    () = until(deadline) => {
+                        let elapsed = progress.elapsed();
+                        return Err(Failure::TimedOut(format!("after {elapsed:.1?}: {}", tally.summary())));
+                    }
                 }
             }
         };
-        tally.apply(R::event(message));
+        tally.apply(R::event(message), follower.snapshots());
         progress.show(&tally.summary());
     }
     tally.verdict()
@@ -231,7 +240,7 @@ mod tests {
         let one = Tally::new(Goal::Ready, vec![building("1")]);
         assert_eq!(one.summary(), "web-1: BUILDING/SCHEDULING");
         let mut many = Tally::new(Goal::Ready, vec![building("1"), building("2"), building("3")]);
-        many.apply(Event::Update(instance("2", State::Active, Task::Unspecified)));
+        many.apply(Event::Update(instance("2", State::Active, Task::Unspecified)), 1);
         assert_eq!(many.summary(), "2 BUILDING/SCHEDULING, 1 ACTIVE");
         assert!(!many.done());
     }
@@ -239,14 +248,14 @@ mod tests {
     #[test]
     fn a_create_ends_when_each_is_active_or_failed() {
         let mut tally = Tally::new(Goal::Ready, vec![building("1"), building("2")]);
-        tally.apply(Event::Snapshot(instance("1", State::Active, Task::Unspecified)));
-        tally.apply(Event::Snapshot(building("2")));
-        tally.apply(Event::SnapshotEnd);
+        tally.apply(Event::Snapshot(instance("1", State::Active, Task::Unspecified)), 1);
+        tally.apply(Event::Snapshot(building("2")), 1);
+        tally.apply(Event::SnapshotEnd, 1);
         assert!(!tally.done());
         let mut failed = instance("2", State::Error, Task::Unspecified);
         failed.fault =
             Some(Fault { reason: "NO_VALID_HOST".into(), message: "too big".into(), ..Default::default() });
-        tally.apply(Event::Update(failed));
+        tally.apply(Event::Update(failed), 1);
         assert!(tally.done());
         let failure = tally.verdict().unwrap_err();
         assert_eq!(failure.exit_code(), 4);
@@ -256,11 +265,11 @@ mod tests {
     #[test]
     fn what_a_snapshot_no_longer_shows_is_gone() {
         let mut tally = Tally::new(Goal::Gone, vec![building("1"), building("2")]);
-        tally.apply(Event::Snapshot(instance("2", State::Error, Task::Deleting)));
-        tally.apply(Event::SnapshotEnd);
+        tally.apply(Event::Snapshot(instance("2", State::Error, Task::Deleting)), 1);
+        tally.apply(Event::SnapshotEnd, 1);
         assert_eq!(tally.summary(), "1 DELETED, 1 ERROR/DELETING");
         assert!(!tally.done());
-        tally.apply(Event::Gone("2".into()));
+        tally.apply(Event::Gone("2".into()), 1);
         assert!(tally.done());
         assert!(tally.verdict().is_ok());
     }
@@ -268,8 +277,16 @@ mod tests {
     #[test]
     fn what_is_deleted_while_it_is_waited_for_is_a_failure() {
         let mut tally = Tally::new(Goal::Ready, vec![building("1")]);
-        tally.apply(Event::Update(instance("1", State::Deleted, Task::Unspecified)));
+        tally.apply(Event::Update(instance("1", State::Deleted, Task::Unspecified)), 1);
         assert!(tally.done());
         assert_eq!(tally.verdict().unwrap_err().exit_code(), 4);
+    }
+
+    #[test]
+    fn what_only_a_broken_snapshot_showed_is_gone() {
+        let mut tally = Tally::new(Goal::Gone, vec![building("1")]);
+        tally.apply(Event::Snapshot(building("1")), 1);
+        tally.apply(Event::SnapshotEnd, 2);
+        assert!(tally.done());
     }
 }

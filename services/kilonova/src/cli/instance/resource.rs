@@ -61,6 +61,10 @@ impl Followed for Instance {
         &message.resume_token
     }
 
+    fn ends_snapshot(message: &Self::Message) -> bool {
+        matches!(message.event, Some(Watched::SnapshotEnd(_)))
+    }
+
     fn event(message: Self::Message) -> Event<Self> {
         match message.event {
             Some(Watched::Snapshot(instance)) => Event::Snapshot(instance),

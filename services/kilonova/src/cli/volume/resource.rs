@@ -60,6 +60,10 @@ impl Followed for Volume {
         &message.resume_token
     }
 
+    fn ends_snapshot(message: &Self::Message) -> bool {
+        matches!(message.event, Some(Watched::SnapshotEnd(_)))
+    }
+
     fn event(message: Self::Message) -> Event<Self> {
         match message.event {
             Some(Watched::Snapshot(volume)) => Event::Snapshot(volume),
