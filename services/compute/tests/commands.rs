@@ -119,7 +119,7 @@ async fn a_hundred_builds_at_once_never_take_more_than_there_is() {
         async move { client.build_instance(order).await.map(drop) }
     });
     let results = futures::future::join_all(builds).await;
-    let refused: Vec<_> = results.into_iter().filter_map(|result| reason(result)).collect();
+    let refused: Vec<_> = results.into_iter().filter_map(reason).collect();
     assert_eq!(refused, vec![Reason::ClaimRefused; 80]);
     for _ in 0..20 {
         assert_eq!(cell.report().await.status(), ReportStatus::Ready);
