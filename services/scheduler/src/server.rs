@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use kilonova_model::check::Checker;
 use kilonova_model::{Error, HostName, Reason, RequestId, page};
 use kilonova_proto::scheduler::v1::scheduler_service_server::SchedulerService;
 use kilonova_proto::scheduler::v1::{
@@ -63,16 +64,17 @@ impl Scheduler {
         &self,
         page_size: i32,
         page_token: &str,
-        names: &[String],
+        (field, names): (&str, &[String]),
     ) -> Result<(Vec<HostState>, String), Error> {
         let limit = page::page_size(page_size)?;
-        let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        let filter = names.iter().copied().collect::<Vec<_>>().join(",");
-        let after = page::decode_token(&filter, page_token)?.map(|last| HostName::parse(&last)).transpose();
-        let after = after
-            .map_err(|_| Error::new(Reason::PageTokenInvalid, "page_token was not given out by this list"))?;
-        let is_wanted = |host: &HostName| names.is_empty() || names.contains(host.as_str());
-        let mut listed = S::of(&self.state).lock().list(after.as_ref(), is_wanted, limit + 1, Instant::now());
+        let filter = names.join(",");
+        let bad_token = |_| Error::new(Reason::PageTokenInvalid, "page_token was not given out by this list");
+        let after = page::decode_token(&filter, page_token)?.map(|last| HostName::parse(&last));
+        let after = after.transpose().map_err(bad_token)?;
+        let mut check = Checker::new();
+        let names: BTreeSet<HostName> = names.iter().filter_map(|name| check.id(field, name)).collect();
+        check.finish()?;
+        let mut listed = S::of(&self.state).lock().list(after.as_ref(), &names, limit + 1, Instant::now());
         let has_more = listed.len() > limit;
         listed.truncate(limit);
         let last = listed.last().filter(|_| has_more);
@@ -132,7 +134,7 @@ impl SchedulerService for Scheduler {
         request: Request<ListHostStatesRequest>,
     ) -> Result<Response<ListHostStatesResponse>, Status> {
         let request = request.into_inner();
-        let listed = self.list::<Compute>(request.page_size, &request.page_token, &request.hosts);
+        let listed = self.list::<Compute>(request.page_size, &request.page_token, ("hosts", &request.hosts));
         let (hosts, next_page_token) = listed.map_err(|error| to_status(&error))?;
         Ok(Response::new(ListHostStatesResponse { hosts, next_page_token }))
     }
@@ -142,7 +144,8 @@ impl SchedulerService for Scheduler {
         request: Request<ListBackendStatesRequest>,
     ) -> Result<Response<ListBackendStatesResponse>, Status> {
         let request = request.into_inner();
-        let listed = self.list::<Storage>(request.page_size, &request.page_token, &request.backends);
+        let listed =
+            self.list::<Storage>(request.page_size, &request.page_token, ("backends", &request.backends));
         let (backends, next_page_token) = listed.map_err(|error| to_status(&error))?;
         Ok(Response::new(ListBackendStatesResponse { backends, next_page_token }))
     }

@@ -1,5 +1,7 @@
 //! A scheduler fed by publishers over real connections.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::time::Duration;
@@ -101,7 +103,7 @@ async fn a_silent_publisher_goes_down_and_comes_back() {
     publisher.set_silent(true);
     let (hosts, after) = scheduler.wait_hosts(|hosts| !is_up(&hosts[0])).await;
     println!("down {after:?} after it fell silent: {}", hosts[0].state_detail);
-    assert!(after < HEARTBEAT * 3 + Duration::from_millis(500), "{after:?}");
+    assert!(after < HEARTBEAT * 3 + Duration::from_secs(1), "{after:?}");
     assert_eq!(hosts[0].state_detail, "nothing heard for 1.5s");
     let refused = select(&mut scheduler, instance("r1", 1024)).await;
     assert!(refused.selections.is_empty());

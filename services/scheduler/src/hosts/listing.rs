@@ -1,5 +1,6 @@
 //! What is known of the hosts, for people: pages, counts, and who is down.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use kilonova_model::{HostName, time};
@@ -7,7 +8,8 @@ use kilonova_proto::scheduler::v1::HostState;
 use kilonova_proto::types::v1::host::State;
 use tokio::time::Instant;
 
-use super::manager::{Entry, HostManager};
+use super::entry::Entry;
+use super::manager::HostManager;
 use crate::placement::Space;
 
 /// How many hosts there are.
@@ -22,24 +24,26 @@ pub struct Counts {
 }
 
 impl<S: Space> HostManager<S> {
-    /// Up to `limit` hosts in the order of their names, those after `after`; only those `is_wanted` says yes to.
+    /// Up to `limit` hosts in the order of their names, those after `after`; of those in `names`, unless it is empty.
     pub fn list(
         &self,
         after: Option<&HostName>,
-        is_wanted: impl Fn(&HostName) -> bool,
+        names: &BTreeSet<HostName>,
         limit: usize,
         now: Instant,
     ) -> Vec<HostState> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let entries = self.entries.range::<HostName, _>((start, Bound::Unbounded));
-        let wanted = entries.filter(|(host, _)| is_wanted(host)).take(limit);
-        wanted.map(|(host, entry)| self.state(host, entry, now)).collect()
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let state = |(host, entry)| self.state(host, entry, now);
+        if names.is_empty() {
+            return self.entries.range::<HostName, _>(range).take(limit).map(state).collect();
+        }
+        let named = names.range::<HostName, _>(range).filter_map(|host| self.entries.get_key_value(host));
+        named.take(limit).map(state).collect()
     }
 
     /// How many there are.
     pub fn counts(&self) -> Counts {
-        let up = self.entries.values().filter(|entry| entry.is_up()).count();
-        Counts { up, down: self.entries.len() - up, held_requests: self.holds.len() }
+        Counts { up: self.up, down: self.entries.len() - self.up, held_requests: self.holds.len() }
     }
 
     /// The first `limit` of those that are down, and why.

@@ -1,14 +1,15 @@
 //! The state of all hosts, or all backends, of one cell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kilonova_model::{Epoch, Generation, HostName, RequestId};
+use kilonova_model::{Epoch, HostName, RequestId};
 use kilonova_proto::scheduler::v1::SelectedHost;
 use kilonova_proto::types::v1::{Capabilities, PlacementExplanation};
 use tokio::time::Instant;
 
+use super::entry::{Entry, order};
 use super::holds::{Hold, Holds};
 use crate::placement::{Amount, Chain, Demand, Head, HostId, Pick, Row, Space, Wanted, World, select};
 
@@ -19,50 +20,13 @@ pub struct HostManager<S: Space> {
     pub(super) world: World<S::Row>,
     pub(super) entries: BTreeMap<HostName, Entry>,
     pub(super) holds: Holds<AmountOf<S>>,
+    /// How many are up.
+    pub(super) up: usize,
+    /// Those that left, in the order they did. One that came back is passed over.
+    leavers: VecDeque<(Instant, HostName)>,
     chain: Chain<S>,
     hold_time: Duration,
     forget_after: Duration,
-}
-
-/// One host.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub id: HostId,
-    pub capabilities: Option<Arc<Capabilities>>,
-    /// When the capabilities last came.
-    pub received: Option<Instant>,
-    /// Why its stream is not alive; `None` while it is.
-    pub lost: Option<String>,
-    pub draining: bool,
-    pub left: Option<Instant>,
-}
-
-impl Entry {
-    /// Why nothing is placed there; `None` while it is up.
-    pub fn down_reason(&self) -> Option<String> {
-        if self.left.is_some() {
-            return Some("left the registry".to_owned());
-        }
-        if let Some(reason) = &self.lost {
-            return Some(reason.clone());
-        }
-        if self.draining {
-            return Some("it is stopping".to_owned());
-        }
-        self.capabilities.is_none().then(|| "it has not said what it has".to_owned())
-    }
-
-    pub fn is_up(&self) -> bool {
-        self.left.is_none() && self.lost.is_none() && !self.draining && self.capabilities.is_some()
-    }
-
-    fn order(&self) -> Option<(Epoch, Generation)> {
-        self.capabilities.as_deref().map(order)
-    }
-}
-
-fn order(capabilities: &Capabilities) -> (Epoch, Generation) {
-    (Epoch(capabilities.epoch), Generation(capabilities.generation))
 }
 
 /// What became of capabilities that came in.
@@ -110,6 +74,8 @@ impl<S: Space> HostManager<S> {
             world: World::new(),
             entries: BTreeMap::new(),
             holds: Holds::default(),
+            up: 0,
+            leavers: VecDeque::new(),
             chain,
             hold_time,
             forget_after,
@@ -119,14 +85,7 @@ impl<S: Space> HostManager<S> {
     /// The registry shows a publisher.
     pub fn joined(&mut self, host: &HostName, draining: bool) {
         let id = self.world.add(host.as_str());
-        let entry = self.entries.entry(host.clone()).or_insert_with(|| Entry {
-            id,
-            capabilities: None,
-            received: None,
-            lost: None,
-            draining,
-            left: None,
-        });
+        let entry = self.entries.entry(host.clone()).or_insert_with(|| Entry::new(id, draining));
         let is_back = entry.left.take().is_some();
         entry.draining = draining;
         if entry.capabilities.is_none() || is_back {
@@ -137,8 +96,11 @@ impl<S: Space> HostManager<S> {
 
     /// The registry shows it no longer.
     pub fn left(&mut self, host: &HostName, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(host) {
-            entry.left.get_or_insert(now);
+        if let Some(entry) = self.entries.get_mut(host)
+            && entry.left.is_none()
+        {
+            entry.left = Some(now);
+            self.leavers.push_back((now, host.clone()));
             self.show(host);
         }
     }
@@ -179,6 +141,7 @@ impl<S: Space> HostManager<S> {
         entry.capabilities = Some(Arc::new(capabilities));
         let before: Vec<S::Row> =
             if same_epoch { self.world.rows_of(id).cloned().collect() } else { Vec::new() };
+        self.count(host);
         self.rebuild(host);
         self.settle(id, &before);
         Outcome::Applied
@@ -187,13 +150,12 @@ impl<S: Space> HostManager<S> {
     /// Forgets those that left long ago, and lets expired holds go.
     pub fn sweep(&mut self, now: Instant) {
         self.expire(now);
-        let is_gone = |entry: &Entry| {
-            entry.left.is_some_and(|left| now.saturating_duration_since(left) >= self.forget_after)
-        };
-        let gone: Vec<HostName> =
-            self.entries.iter().filter(|(_, entry)| is_gone(entry)).map(|(host, _)| host.clone()).collect();
-        for host in gone {
-            if let Some(entry) = self.entries.remove(&host) {
+        let is_due = |left: &Instant| now.saturating_duration_since(*left) >= self.forget_after;
+        while self.leavers.front().is_some_and(|(left, _)| is_due(left)) {
+            let Some((left, host)) = self.leavers.pop_front() else { break };
+            if self.entries.get(&host).is_some_and(|entry| entry.left == Some(left))
+                && let Some(entry) = self.entries.remove(&host)
+            {
                 self.holds.settle(entry.id, |_| true);
                 self.world.remove(entry.id);
             }
@@ -247,6 +209,7 @@ impl<S: Space> HostManager<S> {
 
     /// Brings the rows in line with whether the host is up.
     fn show(&mut self, host: &HostName) {
+        self.count(host);
         let Some(entry) = self.entries.get(host) else { return };
         let (id, reason) = (entry.id, entry.down_reason());
         if self.world.rows_of(id).next().is_none() {
@@ -256,6 +219,12 @@ impl<S: Space> HostManager<S> {
         let up = entry.is_up();
         self.world.facts_mut(id).down_reason = reason.unwrap_or_default();
         self.world.update_rows(id, |row| row.head_mut().up = up);
+    }
+
+    fn count(&mut self, host: &HostName) {
+        let Some(entry) = self.entries.get_mut(host) else { return };
+        self.up = self.up - usize::from(entry.counted_up) + usize::from(entry.is_up());
+        entry.counted_up = entry.is_up();
     }
 
     /// Makes the rows anew from the capabilities, with nothing held.

@@ -20,10 +20,11 @@
 //!   whole (CPUs, memory, disk and one instance; or the pool's allocated size). What the growth does not cover stays
 //!   held.
 //!
-//! This errs on the side of too much held: where claims ended in the same update growth looks smaller, and the hold stays until it
-//! expires. It can err the other way only when another scheduler's claim pays for our promise; then the host, which
-//! has the last word, may refuse ours. A new epoch pays nothing: its figures are not comparable.
+//! This errs on the side of too much held: where claims ended in the same update growth looks smaller, and the hold
+//! stays until it expires. It can err the other way only when another scheduler's claim pays for our promise; then
+//! the host, which has the last word, may refuse ours. A new epoch pays nothing: its figures are not comparable.
 
+mod entry;
 mod holds;
 mod listing;
 mod manager;

@@ -4,8 +4,8 @@ use kilonova_proto::types::v1::{
     FilterResult, FilterSample, PlacementExplanation, WeighedCandidate, WeigherResult,
 };
 
-use super::filters::Removed;
-use super::select::{Chain, Round, Wanted};
+use super::scan::{Round, Scan};
+use super::select::{Chain, Wanted};
 use super::space::{Row, Space};
 use super::world::World;
 
@@ -18,13 +18,14 @@ pub(super) struct Story<'a, S: Space> {
     pub chain: &'a Chain<S>,
     pub demand: &'a S::Demand,
     pub wanted: Wanted,
-    pub removed: &'a [Removed],
+    pub scan: &'a Scan,
     pub round: &'a Round,
 }
 
 impl<S: Space> Story<'_, S> {
-    /// `remaining` passed the filters, `placed` of the wanted found a place.
-    pub(super) fn tell(&self, remaining: usize, placed: usize) -> PlacementExplanation {
+    /// `placed` of the wanted found a place.
+    pub(super) fn tell(&self, placed: usize) -> PlacementExplanation {
+        let remaining = self.scan.survivors.len();
         PlacementExplanation {
             considered: count(self.world.rows().len()),
             filters: self.filters(),
@@ -36,18 +37,19 @@ impl<S: Space> Story<'_, S> {
     }
 
     fn filters(&self) -> Vec<FilterResult> {
-        let results = self.chain.filters.iter().zip(self.removed).map(|(filter, removed)| FilterResult {
-            name: filter.name().to_owned(),
-            removed: removed.count,
-            samples: removed
-                .samples
-                .iter()
-                .map(|row| FilterSample {
-                    host: self.place(*row),
-                    detail: filter.detail(self.world, self.demand, self.row(*row)),
-                })
-                .collect(),
-        });
+        let results =
+            self.chain.filters.iter().zip(&self.scan.removed).map(|(filter, removed)| FilterResult {
+                name: filter.name().to_owned(),
+                removed: removed.count,
+                samples: removed
+                    .samples
+                    .iter()
+                    .map(|row| FilterSample {
+                        host: self.place(*row),
+                        detail: filter.detail(self.world, self.demand, self.row(*row)),
+                    })
+                    .collect(),
+            });
         results.collect()
     }
 
@@ -92,7 +94,7 @@ impl<S: Space> Story<'_, S> {
             0 => format!("no valid {}: {considered} considered", S::NOUN),
             some => format!("room for {some} of {} only: {considered} considered", self.wanted.count),
         };
-        for (filter, removed) in self.chain.filters.iter().zip(self.removed) {
+        for (filter, removed) in self.chain.filters.iter().zip(&self.scan.removed) {
             if removed.count == 0 {
                 continue;
             }
@@ -100,11 +102,10 @@ impl<S: Space> Story<'_, S> {
             if let Some(closest) = removed.closest_row() {
                 let nearest = filter.nearest(self.demand, self.row(closest), &self.place(closest));
                 summary.push_str(&nearest.map(|text| format!(", {text}")).unwrap_or_default());
-            } else if let [only] = removed.samples.as_slice()
-                && removed.count == 1
-            {
-                let detail = filter.detail(self.world, self.demand, self.row(*only));
-                summary.push_str(&format!(", {}: {detail}", self.place(*only)));
+            } else if let Some(first) = removed.samples.first() {
+                let such_as = if removed.count > 1 { "such as " } else { "" };
+                let detail = filter.detail(self.world, self.demand, self.row(*first));
+                summary.push_str(&format!(", {such_as}{}: {detail}", self.place(*first)));
             }
         }
         summary

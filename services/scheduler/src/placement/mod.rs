@@ -1,4 +1,5 @@
-//! "Where?": which hosts fit a demand and which of those is best. Pure: no I/O, no clock, and all chance comes from a seed.
+//! "Where?": which hosts fit a demand and which of those is best. Pure: no I/O, no clock, and all chance comes
+//! from a seed.
 //!
 //! ```text
 //!   World (rows of figures) ──► filters: yes / no, each counted ──► weighers: Σ multiplier × normalised figure
@@ -8,20 +9,22 @@
 //!
 //! A [`World`] is one dense vector of rows, one for each thing that can be chosen: a compute host, or one pool of a
 //! storage backend. A row holds figures and small ids only; names and other texts lie beside it and are touched
-//! only to explain. Nothing of it is copied for a request: filters run over it a block at a time, so that a
-//! block stays in the processor's cache for the whole chain, and hand on the indexes of what is left.
-//! A filter is called once per block and a weigher once per round; what they do to one row is inlined.
+//! only to explain. Nothing of it is copied for a request: filters and weighers run over it a block at a time, so
+//! that a block stays in the processor's cache for the whole chain. Filters hand on the indexes of what is left,
+//! weighers fill a column of figures each. They are called once per block; what they do to one row is inlined.
 //!
-//! The two kinds of placement are two [`Space`]s, [`Compute`] and [`Storage`]; everything but their filters and weighers is
-//! shared.
+//! The two kinds of placement are two [`Space`]s, [`Compute`] and [`Storage`]; everything but their filters and
+//! weighers is shared.
 //!
-//! Several at once are decided one after the other, each seeing what the earlier ones take; only the row just taken is
-//! filtered again. If one finds no place, none is given.
+//! Several at once are decided one after the other, each seeing what the earlier ones take; only the row just taken
+//! is looked at again. If one finds no place, none is given.
 
 mod compute;
 mod explain;
+mod figure;
 pub mod filters;
 mod rank;
+mod scan;
 mod select;
 mod space;
 mod storage;
@@ -29,7 +32,8 @@ mod vocabulary;
 pub mod weighers;
 mod world;
 
-pub use compute::{Compute, ComputeAmount, ComputeDemand, ComputeRow, Figure, TRAIT_PREFIX};
+pub use compute::{Compute, ComputeAmount, ComputeDemand, ComputeRow, TRAIT_PREFIX};
+pub use figure::Figure;
 pub use select::{Chain, Decision, Pick, Wanted, select};
 pub use space::{Amount, Demand, Head, Row, Space, Wishes};
 pub use storage::{PoolAmount, PoolRow, Storage, StorageDemand};

@@ -64,8 +64,13 @@ impl Best {
         self.ranked.truncate(self.most);
     }
 
-    pub(super) fn ranked(&self) -> &[Ranked] {
-        &self.ranked
+    /// Whether a candidate of this weight could be one of them: cheaper to ask than to offer.
+    pub(super) fn may_take(&self, weight: f64) -> bool {
+        self.ranked.len() < self.most || self.ranked.last().is_some_and(|worst| weight >= worst.weight)
+    }
+
+    pub(super) fn into_ranked(self) -> Vec<Ranked> {
+        self.ranked
     }
 }
 
@@ -86,7 +91,7 @@ mod tests {
         {
             best.offer(Ranked::new(weight, row as u32, host, 0));
         }
-        let found: Vec<_> = best.ranked().iter().map(|one| (one.host, one.weight)).collect();
+        let found: Vec<_> = best.into_ranked().iter().map(|one| (one.host, one.weight)).collect();
         assert_eq!(found, [(a, 3.0), (b, 0.7)]);
     }
 
@@ -100,7 +105,7 @@ mod tests {
             for row in 0..4 {
                 best.offer(Ranked::new(1.0, row, host, seed * 0x1_0001));
             }
-            won[best.ranked()[0].row as usize] += 1;
+            won[best.into_ranked()[0].row as usize] += 1;
         }
         assert!(won.iter().all(|wins| *wins > 150), "{won:?}");
     }

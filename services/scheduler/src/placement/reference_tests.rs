@@ -1,12 +1,12 @@
 //! Whatever is chosen is what a plain implementation, written from the rules alone, would have chosen.
 
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
-use kilonova_proto::types::v1::{ComputeResources, Image, SchedulerHints};
+use kilonova_proto::types::v1::{ComputeResources, Image, SchedulerHints, StoragePool};
 use proptest::prelude::*;
 
-use super::testing::{host_with, instance};
-use super::{ComputeDemand, ComputeRow, Decision, Pick, Wanted, World, select};
-use crate::config::HostsConfig;
+use super::testing::{backend, host_with, instance, pool, volume};
+use super::{ComputeDemand, ComputeRow, Decision, Pick, StorageDemand, Wanted, World, select};
+use crate::config::{BackendsConfig, HostsConfig};
 
 const ZONES: [&str; 2] = ["az1", "az2"];
 const TRAITS: [&str; 3] = ["HW_A", "HW_B", "HW_C"];
@@ -226,5 +226,74 @@ proptest! {
         prop_assert_eq!(&decision, &select(&mut world, &chain, &demand, wanted, seed));
         let name = |pick: &Pick| world.name(pick.host).to_owned();
         Reference { request: &request, hosts }.verify(&decision, wanted, name);
+    }
+
+    #[test]
+    fn volumes_go_where_the_plain_formula_has_most_room(
+        backends in proptest::collection::vec(proptest::collection::vec(any_pool(), 1..4), 0..8),
+        gib in 1_u32..60,
+        thick: bool,
+        count in 1_usize..4,
+        seed: u64,
+    ) {
+        let mut world = World::new();
+        let mut free: Vec<(String, f64)> = Vec::new();
+        for (n, pools) in backends.iter().enumerate() {
+            let mut pools = pools.clone();
+            for (m, pool) in pools.iter_mut().enumerate() {
+                pool.name = format!("p{m}");
+                free.push((format!("b{n}#p{m}"), plain_virtual_free(pool, thick)));
+            }
+            backend(&mut world, &format!("b{n}"), &pools);
+        }
+        let specs: &[(&str, &str)] = if thick { &[("provisioning:type", "thick")] } else { &[] };
+        let demand = StorageDemand::new(&volume(gib, specs), &world);
+        let chain = BackendsConfig::default().chain().unwrap();
+        let decision = select(&mut world, &chain, &demand, Wanted { count, alternates: 0 }, seed);
+        let most = |free: &[(String, f64)]| free.iter().map(|(_, free)| *free).fold(f64::MIN, f64::max);
+        if decision.picks.is_empty() {
+            let mut placed = 0;
+            while placed < count && most(&free) >= f64::from(gib) {
+                let best = most(&free);
+                free.iter_mut().find(|(_, free)| *free == best).unwrap().1 -= f64::from(gib);
+                placed += 1;
+            }
+            prop_assert!(placed < count, "there was room for all, and none was placed");
+        }
+        for pick in &decision.picks {
+            let place = format!("{}#{}", world.name(pick.host), pick.pool);
+            let best = most(&free);
+            let own = free.iter_mut().find(|(name, _)| *name == place).unwrap();
+            prop_assert_eq!(own.1, best);
+            prop_assert!(own.1 >= f64::from(gib));
+            own.1 -= f64::from(gib);
+        }
+    }
+}
+
+fn any_pool() -> impl Strategy<Value = StoragePool> {
+    let figures = (0_u32..120, 0_u32..120, 0_u32..150, 0_u32..40);
+    (figures, any::<bool>(), 0_usize..4).prop_map(|((total, free, provisioned, reserved), thin, ratio)| {
+        StoragePool {
+            total_gib: total,
+            free_gib: free.min(total),
+            provisioned_gib: provisioned,
+            reserved_percentage: reserved,
+            thin_provisioning: thin,
+            max_over_subscription_ratio: [0.0, 1.0, 1.5, 3.0][ratio],
+            ..pool("")
+        }
+    })
+}
+
+fn plain_virtual_free(pool: &StoragePool, thick: bool) -> f64 {
+    let ratio = if pool.max_over_subscription_ratio == 0.0 { 20.0 } else { pool.max_over_subscription_ratio };
+    let reserved = pool.total_gib * pool.reserved_percentage / 100;
+    let usable = f64::from(pool.total_gib - reserved);
+    let provisioned = f64::from(pool.provisioned_gib);
+    if pool.thin_provisioning && !thick {
+        usable * ratio - provisioned
+    } else {
+        f64::from(pool.free_gib).min(usable - provisioned)
     }
 }

@@ -3,14 +3,12 @@
 use kilonova_proto::types::v1::PlacementExplanation;
 
 use super::explain;
-use super::filters::{Filter, Removed};
-use super::rank::{Best, Ranked};
+use super::filters::Filter;
+use super::rank::Ranked;
+use super::scan::{Round, Scan};
 use super::space::{Demand, Row, Space};
-use super::weighers::{Weigher, WeigherRange};
+use super::weighers::Weigher;
 use super::world::{HostId, World};
-
-/// How many rows go through all filters before the next ones do: few enough to stay in the processor's cache.
-const BLOCK: usize = 1024;
 
 /// The rules of one kind of placement.
 pub struct Chain<S: Space> {
@@ -58,22 +56,21 @@ pub fn select<S: Space>(
     seed: u64,
 ) -> Decision {
     let amount = demand.amount();
-    let mut removed: Vec<Removed> = chain.filters.iter().map(|_| Removed::default()).collect();
-    let mut survivors = filter(world, chain, demand, &mut removed);
+    let mut scan = Scan::run(world, chain, demand);
     let mut picked: Vec<Ranked> = Vec::with_capacity(wanted.count);
     let mut round = Round::default();
     while picked.len() < wanted.count {
-        round = weigh(world, chain, demand, &survivors, wanted.alternates + wanted.count, seed);
+        round = scan.rank(world, chain, wanted.alternates + wanted.count, seed);
         let Some(best) = round.best.first().copied() else { break };
         picked.push(best);
         if picked.len() == wanted.count {
             break;
         }
         world.row_mut(best.row).hold(&amount);
-        filter_again(world, chain, demand, best.row, &mut survivors, &mut removed);
+        scan.update(world, chain, demand, best.row);
     }
-    let story = explain::Story { world, chain, demand, wanted, removed: &removed, round: &round };
-    let explanation = story.tell(survivors.len(), picked.len());
+    let story = explain::Story { world, chain, demand, wanted, scan: &scan, round: &round };
+    let explanation = story.tell(picked.len());
     let complete = picked.len() == wanted.count;
     let held = if complete { picked.len().saturating_sub(1) } else { picked.len() };
     for pick in &picked[..held] {
@@ -92,88 +89,6 @@ pub fn select<S: Space>(
         picks: picked.iter().map(pick).collect(),
         explanation,
     }
-}
-
-/// The indexes of the rows that pass all filters, in order.
-fn filter<S: Space>(
-    world: &World<S::Row>,
-    chain: &Chain<S>,
-    demand: &S::Demand,
-    removed: &mut [Removed],
-) -> Vec<u32> {
-    let total = world.rows().len();
-    let mut survivors = Vec::with_capacity(total);
-    let mut block: Vec<u32> = Vec::with_capacity(BLOCK);
-    for start in (0..total).step_by(BLOCK) {
-        let end = (start + BLOCK).min(total);
-        block.clear();
-        block.extend((start..end).map(|row| u32::try_from(row).expect("fewer than 2^32 candidates")));
-        for (filter, removed) in chain.filters.iter().zip(removed.iter_mut()) {
-            filter.retain(world, demand, &mut block, removed);
-        }
-        survivors.extend_from_slice(&block);
-    }
-    survivors
-}
-
-/// Asks the filters again about the one row that changed.
-fn filter_again<S: Space>(
-    world: &World<S::Row>,
-    chain: &Chain<S>,
-    demand: &S::Demand,
-    row: u32,
-    survivors: &mut Vec<u32>,
-    removed: &mut [Removed],
-) {
-    let mut only = vec![row];
-    for (filter, removed) in chain.filters.iter().zip(removed.iter_mut()) {
-        filter.retain(world, demand, &mut only, removed);
-    }
-    if only.is_empty()
-        && let Ok(place) = survivors.binary_search(&row)
-    {
-        survivors.remove(place);
-    }
-}
-
-/// What weighing found.
-#[derive(Debug, Default)]
-pub(super) struct Round {
-    /// The best of each host, best first.
-    pub best: Vec<Ranked>,
-    /// The best candidates, several of one host or not, best first.
-    pub candidates: Vec<Ranked>,
-    /// The least and the greatest figure each weigher saw.
-    pub ranges: Vec<WeigherRange>,
-}
-
-fn weigh<S: Space>(
-    world: &World<S::Row>,
-    chain: &Chain<S>,
-    demand: &S::Demand,
-    survivors: &[u32],
-    most: usize,
-    seed: u64,
-) -> Round {
-    let mut weights = vec![0.0; survivors.len()];
-    let mut raw = Vec::with_capacity(survivors.len());
-    let mut ranges = Vec::with_capacity(chain.weighers.len());
-    for (weigher, multiplier) in &chain.weighers {
-        raw.clear();
-        let range = weigher.measure(world.rows(), demand, survivors, &mut raw);
-        for (weight, raw) in weights.iter_mut().zip(&raw) {
-            *weight += multiplier * range.normalize(*raw);
-        }
-        ranges.push(range);
-    }
-    let mut best = Best::new(most, true);
-    let mut candidates = Best::new(explain::CANDIDATES, false);
-    for (row, weight) in survivors.iter().zip(weights) {
-        let ranked = Ranked::new(weight, *row, world.rows()[*row as usize].head().host, seed);
-        best.offer(ranked);
-        candidates.offer(ranked);
-    }
-    Round { best: best.ranked().to_vec(), candidates: candidates.ranked().to_vec(), ranges }
 }
 
 #[cfg(test)]

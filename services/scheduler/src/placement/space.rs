@@ -112,6 +112,12 @@ impl Wishes {
         }
     }
 
+    /// Whether any host known is not wanted.
+    #[must_use]
+    pub fn excludes_any(&self) -> bool {
+        !self.excluded.is_empty()
+    }
+
     /// Whether a host is one of those not wanted.
     #[must_use]
     pub fn excludes(&self, host: HostId) -> bool {

@@ -15,6 +15,11 @@ use super::world::World;
 /// The extra spec that asks for room that is really there.
 const PROVISIONING_TYPE: &str = "provisioning:type";
 
+/// The oversubscription ratio of a pool that names none, as in Cinder.
+const DEFAULT_RATIO: f64 = 20.0;
+/// The greatest one believed: figures stay finite.
+const MAX_RATIO: f64 = 1_000_000.0;
+
 /// Placement of volumes.
 #[derive(Debug, Clone, Copy)]
 pub struct Storage;
@@ -75,7 +80,11 @@ impl PoolRow {
             held_gib: 0,
             reserved_percentage: pool.reserved_percentage.min(100),
             thin: pool.thin_provisioning,
-            max_over_subscription_ratio: if ratio.is_finite() && ratio != 0.0 { ratio } else { 20.0 },
+            max_over_subscription_ratio: if ratio.is_finite() && ratio != 0.0 {
+                ratio.min(MAX_RATIO)
+            } else {
+                DEFAULT_RATIO
+            },
             capabilities: Arc::new(capabilities(backend, resources, pool)),
         }
     }

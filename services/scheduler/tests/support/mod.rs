@@ -48,7 +48,7 @@ pub async fn launch(store: &SharedStore, service: ServiceKind, host: &str) -> La
         advertise: None,
         options: LaunchOptions {
             settle: Duration::ZERO,
-            registry: RegistryOptions { ttl: Duration::from_secs(2), ..RegistryOptions::default() },
+            registry: RegistryOptions { ttl: Duration::from_secs(2) },
             ..LaunchOptions::default()
         },
     }

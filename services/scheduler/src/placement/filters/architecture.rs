@@ -12,6 +12,10 @@ impl Filter<Compute> for ArchitectureFilter {
         "ArchitectureFilter"
     }
 
+    fn asks(&self, demand: &ComputeDemand) -> bool {
+        demand.architecture.is_some()
+    }
+
     fn passes(&self, _: &World<ComputeRow>, demand: &ComputeDemand, row: &ComputeRow) -> bool {
         demand.architecture.as_ref().is_none_or(|wanted| wanted.is(row.architecture))
     }

@@ -12,6 +12,10 @@ impl<S: Space> Filter<S> for AvailabilityZoneFilter {
         "AvailabilityZoneFilter"
     }
 
+    fn asks(&self, demand: &S::Demand) -> bool {
+        demand.wishes().zone.is_some()
+    }
+
     fn passes(&self, _: &World<S::Row>, demand: &S::Demand, row: &S::Row) -> bool {
         demand.wishes().zone.as_ref().is_none_or(|zone| zone.is(row.head().zone))
     }

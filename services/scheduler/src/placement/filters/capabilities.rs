@@ -14,6 +14,10 @@ impl Filter<Storage> for CapabilitiesFilter {
         "CapabilitiesFilter"
     }
 
+    fn asks(&self, demand: &StorageDemand) -> bool {
+        demands(demand).next().is_some()
+    }
+
     fn passes(&self, _: &World<PoolRow>, demand: &StorageDemand, row: &PoolRow) -> bool {
         demands(demand).all(|(name, wanted)| meets(row, name, wanted))
     }

@@ -12,6 +12,10 @@ impl<S: Space> Filter<S> for ExcludedHostsFilter {
         "ExcludedHostsFilter"
     }
 
+    fn asks(&self, demand: &S::Demand) -> bool {
+        demand.wishes().excludes_any()
+    }
+
     fn passes(&self, _: &World<S::Row>, demand: &S::Demand, row: &S::Row) -> bool {
         !demand.wishes().excludes(row.head().host)
     }

@@ -12,6 +12,10 @@ impl<S: Space> Filter<S> for ForcedHostFilter {
         "ForcedHostFilter"
     }
 
+    fn asks(&self, demand: &S::Demand) -> bool {
+        demand.wishes().forced.is_some()
+    }
+
     fn passes(&self, _: &World<S::Row>, demand: &S::Demand, row: &S::Row) -> bool {
         demand.wishes().forced.as_ref().is_none_or(|(_, host)| *host == Some(row.head().host))
     }

@@ -25,7 +25,8 @@ pub use ram::RamFilter;
 pub use service_up::{BackendFilter, ComputeFilter};
 pub use traits::TraitsFilter;
 
-use super::compute::{Compute, Figure};
+use super::compute::Compute;
+use super::figure::Figure;
 use super::space::Space;
 use super::storage::Storage;
 use super::world::World;
@@ -37,6 +38,11 @@ const SAMPLES: usize = 3;
 pub trait Filter<S: Space>: Send + Sync {
     /// Its name, as in Nova or Cinder where it is the same rule.
     fn name(&self) -> &'static str;
+
+    /// Whether this demand is of interest to the filter at all; it is not run otherwise.
+    fn asks(&self, _demand: &S::Demand) -> bool {
+        true
+    }
 
     /// Whether a candidate may be chosen.
     fn passes(&self, world: &World<S::Row>, demand: &S::Demand, row: &S::Row) -> bool;

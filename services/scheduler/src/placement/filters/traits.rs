@@ -12,6 +12,10 @@ impl Filter<Compute> for TraitsFilter {
         "TraitsFilter"
     }
 
+    fn asks(&self, demand: &ComputeDemand) -> bool {
+        !demand.required.is_empty() || !demand.forbidden.is_empty()
+    }
+
     fn passes(&self, world: &World<ComputeRow>, demand: &ComputeDemand, row: &ComputeRow) -> bool {
         let vocabulary = world.vocabulary();
         demand.required.iter().all(|wish| wish.is_in(row.traits, vocabulary))

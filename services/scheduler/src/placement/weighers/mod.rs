@@ -28,16 +28,9 @@ pub trait Weigher<S: Space>: Send + Sync {
     /// The figure it looks at. Finite.
     fn raw(&self, demand: &S::Demand, row: &S::Row) -> f64;
 
-    /// The figures of those left, in their order, and the range they lie in.
-    fn measure(
-        &self,
-        rows: &[S::Row],
-        demand: &S::Demand,
-        survivors: &[u32],
-        figures: &mut Vec<f64>,
-    ) -> WeigherRange {
-        figures.extend(survivors.iter().map(|row| self.raw(demand, &rows[*row as usize])));
-        WeigherRange::of(figures)
+    /// Adds the figures of these rows to a column.
+    fn measure(&self, rows: &[S::Row], demand: &S::Demand, of: &[u32], column: &mut Vec<f64>) {
+        column.extend(of.iter().map(|row| self.raw(demand, &rows[*row as usize])));
     }
 }
 
@@ -49,12 +42,18 @@ pub struct WeigherRange {
 }
 
 impl WeigherRange {
-    fn of(figures: &[f64]) -> Self {
+    pub(super) fn of(figures: &[f64]) -> Self {
         let empty = Self { least: f64::INFINITY, greatest: f64::NEG_INFINITY };
         figures.iter().fold(empty, |range, figure| Self {
-            least: range.least.min(*figure),
-            greatest: range.greatest.max(*figure),
+            least: if *figure < range.least { *figure } else { range.least },
+            greatest: if *figure > range.greatest { *figure } else { range.greatest },
         })
+    }
+
+    /// Whether all are equal.
+    #[must_use]
+    pub fn is_flat(&self) -> bool {
+        self.greatest <= self.least
     }
 
     /// A figure brought to 0..1. When all are equal all get 0, as in Nova.
