@@ -10,10 +10,10 @@ use kilonova_proto::api::v1 as api;
 use kilonova_proto::types::v1 as pb;
 use kilonova_runtime::config::Period;
 use kilonova_runtime::service::{Launch, LaunchOptions, Running};
+use kilonova_store::SharedStore;
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::etcd::{EtcdOptions, EtcdStore};
 use kilonova_store::testing::EtcdProcess;
-use kilonova_store::{SharedStore, Store};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
@@ -204,10 +204,10 @@ impl Cluster {
         Api { channel: self.channel(ServiceKind::Api, "api-1") }
     }
 
-    /// The store, for checks.
+    /// The store, for checks and for clients of the registry.
     #[must_use]
-    pub fn store(&self) -> &dyn Store {
-        &*self.store
+    pub fn shared_store(&self) -> SharedStore {
+        self.store.clone()
     }
 
     /// Where an agent keeps its journal.

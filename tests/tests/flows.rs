@@ -1,5 +1,7 @@
 //! The main road, end to end through every service, over both stores.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

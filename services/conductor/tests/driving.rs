@@ -1,5 +1,7 @@
 //! The accept path, the shards and the engine over the embedded store, with agents that the tests play.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
