@@ -39,7 +39,7 @@ breaking() {
 
 python_files() { "$python" -m ruff check tests/clients/python && "$python" -m ruff format --check tests/clients/python; }
 
-documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked; }
+documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --keep-going; }
 
 check rustfmt cargo fmt --all --check
 check shellcheck shellcheck .ci/run deploy/dev/*.sh deploy/dev/protoc
@@ -48,7 +48,7 @@ check buf-lint buf lint
 check buf-format buf format --diff --exit-code
 check buf-breaking breaking
 check cargo-deny deny
-check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
+check clippy cargo clippy --workspace --all-targets --locked --keep-going -- -D warnings
 check rustdoc documentation
 
 [ $failures = 0 ]
