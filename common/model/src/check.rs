@@ -122,6 +122,7 @@ pub fn scheduler_hints(check: &mut Checker, path: &str, hints: &pb::SchedulerHin
     for id in &hints.same_host {
         check.id::<InstanceId>(&format!("{path}.same_host"), id);
     }
+    check.ensure(hints.same_host.len() <= 1, &format!("{path}.same_host"), "at most one instance");
 }
 
 /// What a user asks of a volume.

@@ -118,8 +118,9 @@ fn parse_level(level: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(level).map_err(|error| refuse(error.to_string()))
 }
 
-/// Upper bounds of histograms of seconds: those Prometheus clients have by default.
-const SECONDS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds of histograms of seconds: those Prometheus clients have by default, and finer ones below.
+const SECONDS_BUCKETS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The process's metrics. The first use installs them.
 #[derive(Clone, Copy, Debug)]

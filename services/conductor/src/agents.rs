@@ -17,6 +17,7 @@ use kilonova_rpc::peers::{Channel, Peers};
 use tonic::Request;
 
 use crate::placed::Placed;
+use crate::records::Records;
 
 /// The longest a scheduler may think.
 const SELECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -54,6 +55,8 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
 pub struct Callers {
     /// The channels.
     pub peers: Peers,
+    /// Where the instances are that a wish names.
+    pub instances: Records<InstanceRecord>,
 }
 
 fn within<T>(message: T, deadline: Duration) -> Request<T> {
@@ -77,6 +80,35 @@ fn places(best: Option<scheduler::SelectedHost>, rest: Vec<scheduler::SelectedHo
 }
 
 impl Callers {
+    /// Says in hosts what the user said in instances: a scheduler knows hosts only. An instance that has no host yet
+    /// excludes none; one that is to be joined and has no host leaves no place.
+    fn resolve(&self, mut hints: pb::SchedulerHints, excluded: &mut Vec<String>) -> pb::SchedulerHints {
+        let host_of = |id: &String| {
+            let entry = self.instances.cache.get(&id.parse().ok()?)?;
+            Some(entry.record.resource().host.clone()).filter(|host| !host.is_empty())
+        };
+        excluded.extend(hints.different_host.iter().filter_map(host_of));
+        if let Some(joined) = hints.same_host.first() {
+            match host_of(joined) {
+                Some(host) if hints.force_host.is_empty() || hints.force_host == host => {
+                    hints.force_host = host
+                }
+                _ => excluded.extend(
+                    self.peers
+                        .registry()
+                        .members(ServiceKind::Compute)
+                        .current()
+                        .members
+                        .keys()
+                        .map(ToString::to_string),
+                ),
+            }
+        }
+        hints.different_host.clear();
+        hints.same_host.clear();
+        hints
+    }
+
     /// The channel to a host. A name that is none belongs to no host.
     pub fn host(&self, service: ServiceKind, host: &str) -> Result<Channel, CallError> {
         let host = HostName::parse(host).map_err(|error| {
@@ -97,6 +129,8 @@ impl Agents<InstanceRecord> for Callers {
     ) -> Result<Selected, CallError> {
         let instance = record.resource();
         let spec = instance.spec.clone().unwrap_or_default();
+        let mut excluded_hosts = record.tried_hosts.clone();
+        let hints = self.resolve(spec.hints.unwrap_or_default(), &mut excluded_hosts);
         let request = scheduler::SelectHostsRequest {
             request_id: step_id(id, instance.generation, instance.attempt + 1, "select"),
             flavor: instance.flavor.clone(),
@@ -104,8 +138,8 @@ impl Agents<InstanceRecord> for Callers {
             availability_zone: spec.availability_zone,
             count: 1,
             alternates,
-            excluded_hosts: record.tried_hosts.clone(),
-            hints: spec.hints,
+            excluded_hosts,
+            hints: Some(hints),
             project_id: instance.project_id.clone(),
             dry_run: false,
         };

@@ -52,10 +52,10 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     let context = launch.register().await?;
     let config = Arc::new(config);
     let db = Db { store: context.store.clone(), keys: Keys::new(&context.cell) };
-    let callers = Callers { peers: context.peers.clone() };
     let tasks = &context.tasks;
 
     let instances = Records::<InstanceRecord>::follow("instances", &db, tasks);
+    let callers = Callers { peers: context.peers.clone(), instances: instances.clone() };
     let volumes = Records::<VolumeRecord>::follow("volumes", &db, tasks);
     let flavors = Shelf::flavors(&db, tasks);
     let images = Shelf::images(&db, tasks);

@@ -73,9 +73,13 @@ impl Conductor {
         let spec = request.volume.clone().unwrap_or_default();
         checked(&request.request_id, &request.project_id, |check| {
             check::volume_spec(check, "volume", &spec);
-            let not_yet = "volumes with contents are not created by this version";
+            let not_yet = "volumes with contents are not served by this version";
             check.ensure(spec.snapshot_id.is_empty(), "volume.snapshot_id", not_yet);
             check.ensure(spec.image_id.is_empty(), "volume.image_id", not_yet);
+            let hints = spec.hints.clone().unwrap_or_default();
+            let instances = "names instances, which volumes are not placed by";
+            check.ensure(hints.same_host.is_empty(), "volume.hints.same_host", instances);
+            check.ensure(hints.different_host.is_empty(), "volume.hints.different_host", instances);
         })?;
         let (request_id, validate_only) = (request.request_id.clone(), request.validate_only);
         let project = accept::project(&request.project_id)?;
