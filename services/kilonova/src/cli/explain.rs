@@ -35,7 +35,8 @@ pub fn faults(fault: Option<&Fault>, earlier: &[Fault], now: SystemTime, style: 
             text.push_str(&format!("  hint: {}\n", reason.advice()));
         }
         if let Some(explanation) = &fault.explanation {
-            text.push_str(&indent(&placement(explanation, style)));
+            let said = if explanation.summary == fault.message { "" } else { &explanation.summary };
+            text.push_str(&indent(&figures(explanation, said, style)));
         }
     }
     if !earlier.is_empty() {
@@ -51,13 +52,14 @@ pub fn faults(fault: Option<&Fault>, earlier: &[Fault], now: SystemTime, style: 
 /// What each filter removed, with examples, and the best of what remained.
 #[must_use]
 pub fn placement(explanation: &PlacementExplanation, style: Style) -> String {
-    let mut text = format!(
-        "considered {}, remained {}, said {}: {}\n",
-        explanation.considered,
-        explanation.remaining,
-        or_dash(&explanation.scheduler),
-        explanation.summary
-    );
+    figures(explanation, &explanation.summary, style)
+}
+
+/// The same with what the scheduler said, or nothing where that was shown already.
+fn figures(explanation: &PlacementExplanation, said: &str, style: Style) -> String {
+    let mut text = format!("{} considered", or_dash(&explanation.scheduler));
+    text.push_str(&format!(" {}, {} remained", explanation.considered, explanation.remaining));
+    text.push_str(&if said.is_empty() { "\n".to_owned() } else { format!(": {said}\n") });
     let mut left = explanation.considered;
     let rows = explanation.filters.iter().map(|filter| {
         left = left.saturating_sub(filter.removed);
@@ -122,7 +124,7 @@ mod tests {
 fault: NO_VALID_HOST: no host fits
   -
   hint: {}
-  considered 3, remained 0, said scheduler-1: RamFilter removed all 3
+  scheduler-1 considered 3, 0 remained: RamFilter removed all 3
   FILTER          REMOVED   LEFT   EXAMPLES
   ComputeFilter   0         3      -
   RamFilter       3         0      compute-1: needs 8192 MiB, has 6144

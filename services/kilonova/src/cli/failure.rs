@@ -115,7 +115,11 @@ fn repeat_hint(request_id: &str) -> String {
 
 fn with_advice(error: &Error) -> Vec<String> {
     let mut lines = vec![format!("error: {}: {}", error.reason, error.message)];
-    lines.extend(error.violations.iter().map(|wrong| format!("  {}: {}", wrong.field, wrong.description)));
+    // The message names the only wrong field, or the first of several.
+    if error.violations.len() > 1 {
+        lines
+            .extend(error.violations.iter().map(|wrong| format!("  {}: {}", wrong.field, wrong.description)));
+    }
     lines.push(format!("hint: {}", error.reason.advice()));
     lines
 }
@@ -172,17 +176,21 @@ mod tests {
 
     #[test]
     fn a_refusal_names_reason_fields_and_advice() {
-        let violation = FieldViolation { field: "instance.name".into(), description: "is required".into() };
-        let failure = from_api(&Error::invalid(vec![violation]));
+        let wrong = |field: &str| FieldViolation { field: field.into(), description: "is required".into() };
+        let failure = from_api(&Error::invalid(vec![wrong("name"), wrong("image_id")]));
         assert_eq!(failure.exit_code(), 1);
         assert_eq!(
             failure.lines(),
             [
-                "error: VALIDATION_FAILED: instance.name: is required",
-                "  instance.name: is required",
+                "error: VALIDATION_FAILED: name: is required (and 1 more)",
+                "  name: is required",
+                "  image_id: is required",
                 "hint: mend the fields named and send it again",
             ]
         );
+        let failure = from_api(&Error::invalid(vec![wrong("name")]));
+        assert_eq!(failure.lines()[0], "error: VALIDATION_FAILED: name: is required");
+        assert_eq!(failure.lines().len(), 2);
     }
 
     #[test]

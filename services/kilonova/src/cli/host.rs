@@ -80,17 +80,21 @@ fn figures(capabilities: Option<&Capabilities>) -> [String; 4] {
             usage(compute.vcpus_used, compute.vcpus),
             usage(compute.ram_used_mib, compute.ram_mib),
             usage(compute.disk_used_gib, compute.disk_gib),
-            format!("{} instances", compute.instances),
+            count(compute.instances, "instance"),
         ],
         Some(Resources::Volume(volume)) => {
             let sum = |of: fn(&kilonova_proto::types::v1::StoragePool) -> u32| -> u32 {
                 volume.pools.iter().map(of).fold(0, u32::saturating_add)
             };
             let disk = usage(sum(|pool| pool.allocated_gib), sum(|pool| pool.total_gib));
-            [none(), none(), disk, format!("{} volumes", sum(|pool| pool.volumes))]
+            [none(), none(), disk, count(sum(|pool| pool.volumes), "volume")]
         }
         None => [none(), none(), none(), none()],
     }
+}
+
+fn count(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 pub(super) async fn run(command: HostCommand, options: &GlobalOptions) -> Result<(), Failure> {
@@ -104,23 +108,38 @@ pub(super) async fn run(command: HostCommand, options: &GlobalOptions) -> Result
         }
         HostCommand::Enable(target) => {
             let host = find(&client, target).await?;
-            let request =
-                EnableHostRequest { request_id: new_request_id(), service: host.service, host: host.name };
+            let request = EnableHostRequest {
+                request_id: new_request_id(),
+                service: host.service,
+                host: host.name.clone(),
+            };
             let call = async |request| client.hosts().enable_host(request).await;
-            output.list(&Vec::from_iter(client.call(request, None, call).await?.host))
+            changed(host, client.call(request, None, call).await?.host, output)
         }
         HostCommand::Disable { target, reason } => {
             let host = find(&client, target).await?;
             let request = DisableHostRequest {
                 request_id: new_request_id(),
                 service: host.service,
-                host: host.name,
+                host: host.name.clone(),
                 reason,
             };
             let call = async |request| client.hosts().disable_host(request).await;
-            output.list(&Vec::from_iter(client.call(request, None, call).await?.host))
+            changed(host, client.call(request, None, call).await?.host, output)
         }
     }
+}
+
+/// Shows what a change answered: the record, with the figures as they were read before it.
+fn changed(before: Host, after: Option<Host>, output: Output) -> Result<(), Failure> {
+    let after = after.map(|after| Host {
+        state: before.state,
+        state_detail: before.state_detail,
+        capabilities: before.capabilities,
+        capabilities_age: before.capabilities_age,
+        ..after
+    });
+    output.list(&Vec::from_iter(after))
 }
 
 async fn every(client: &Client, service: Option<ServiceKind>) -> Result<Vec<Host>, Failure> {
