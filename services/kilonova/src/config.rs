@@ -181,12 +181,24 @@ impl Config {
                  name that address with --advertise"
             ));
         }
+        config.check(service)?;
         config.own_data(service, &host, KeepGiven::Yes);
         config.host = Some(host.clone());
         config.listen = Some(listen.into());
         config.http_listen = Some(http.into());
         let advertise = config.advertise.clone();
         Ok((config, Place { service, host, listen, http_listen: http, advertise }))
+    }
+
+    /// Refuses values of one service's section that make no sense, before anything is started.
+    pub fn check(&self, service: ServiceKind) -> Result<(), String> {
+        match service {
+            ServiceKind::Api => self.api.check().map_err(|error| error.to_string()),
+            ServiceKind::Conductor => Ok(()),
+            ServiceKind::Scheduler => self.scheduler.check().map_err(|error| error.to_string()),
+            ServiceKind::Compute => self.compute.check().map_err(|error| in_section(service, &error)),
+            ServiceKind::Volume => self.volume.check().map_err(|error| in_section(service, &error)),
+        }
     }
 
     /// Decides what does not depend on the service; `data_dir` is for when none is set.
@@ -230,6 +242,13 @@ impl Config {
             ..LaunchOptions::default()
         }
     }
+}
+
+/// The fields of an error, named as keys.
+fn in_section(service: ServiceKind, error: &kilonova_model::Error) -> String {
+    let wrong =
+        error.violations.iter().map(|wrong| format!("{service}.{}: {}", wrong.field, wrong.description));
+    wrong.collect::<Vec<_>>().join("; ")
 }
 
 fn default_host(service: ServiceKind, machine: &str) -> Result<HostName, String> {

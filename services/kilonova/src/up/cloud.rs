@@ -65,6 +65,9 @@ const STOP_ORDER: [&[ServiceKind]; LAYERS as usize] = [
 impl Cloud {
     /// Takes every port, opens the store, starts everything and waits until all of it is ready.
     pub async fn start(plan: Plan) -> Result<Self, Failure> {
+        for kind in ServiceKind::ALL {
+            plan.config.check(kind).map_err(Failure::usage)?;
+        }
         let planned = members(plan.counts);
         let places = take_ports(&planned, plan.ip, plan.ports).await?;
         let temporary = if plan.config.data_dir.is_none() { Some(temporary_dir()?) } else { None };
@@ -165,7 +168,13 @@ async fn take_ports(
     let mut taken = Vec::with_capacity(planned.len());
     for member in planned {
         let candidates = member.candidates(ip, choice).into_iter();
-        let ports = Ports::bind_first_free(member.host.as_str(), candidates).await?;
+        let bound = Ports::bind_first_free(member.host.as_str(), candidates).await;
+        let ports = bound.map_err(|failure| match choice {
+            PortChoice::Usual => {
+                Failure::failed(format!("{failure}; --ephemeral-ports takes any that are free"))
+            }
+            PortChoice::Ephemeral => failure,
+        })?;
         let listen = ports.grpc.local_addr().map_err(Failure::failed)?;
         let http_listen = ports.http.local_addr().map_err(Failure::failed)?;
         // All of them are on this machine: a listener on every address is reached on the loopback one.

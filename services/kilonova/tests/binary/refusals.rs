@@ -63,6 +63,16 @@ fn values_that_keys_cannot_have() {
          name that address with --advertise",
     );
     refused(
+        &["compute", "--set", "compute.max_concurrent_builds=0", "--set", "compute.driver.fail_rate=2"],
+        2,
+        "compute.max_concurrent_builds: at least 1; compute.driver.fail_rate: 0 to 1",
+    );
+    refused(
+        &["up", "--set", "scheduler.heartbeat=1ms"],
+        2,
+        "scheduler.heartbeat: 1ms is not between 500ms and 60s",
+    );
+    refused(
         &["api", "--config", "/nonexistent/k.toml"],
         2,
         "cannot read the configuration file /nonexistent/k.toml: No such file or directory (os error 2)",
