@@ -162,7 +162,12 @@ fn fill(
         context.diagnostics.add("shards", owned);
     }
     let shards = shards.clone();
+    // Followed from the start, so that the first one who asks for the services is told all of them.
+    let members = ServiceKind::ALL.map(|kind| context.registry.members(kind));
     context.tasks.spawn("filling", async move {
+        for members in &members {
+            members.known().await;
+        }
         instances.filled().await;
         volumes.filled().await;
         flavors.filled().await;
