@@ -376,7 +376,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             .delete(key);
         match self.records.db.commit(txn).await {
             Ok(TxnOutcome::Committed { .. }) => Stepped::Stop(Next::Done),
-            Ok(TxnOutcome::Conflict { .. }) => Stepped::Stop(Next::Again),
+            Ok(TxnOutcome::Conflict { .. }) => Stepped::Stop(Next::Retry),
             Err(error) => self.store_failed(id, &error),
         }
     }

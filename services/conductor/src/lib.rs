@@ -12,6 +12,7 @@ pub mod catalogue;
 pub mod config;
 pub mod db;
 pub mod engine;
+pub mod expiry;
 pub mod history;
 pub mod hosts;
 pub mod placed;
@@ -70,6 +71,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         gained,
         tasks,
     );
+    tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
     drive(&context, &config, &instances, &volumes, &callers, &shards, gained_rx);
     fill(&context, &instances, &volumes, &flavors, &images, &hosts, &shards);
 

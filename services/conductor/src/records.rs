@@ -68,19 +68,30 @@ impl<P: Placed> Records<P> {
 
     /// Changes a record on behalf of a user or an agent: `change` sees it as it is and answers with what it should be,
     /// or `None` to leave it. Tried again when somebody else was faster.
+    ///
+    /// Memory may be a moment behind the store. A change made on it is judged by the store when it is written; a
+    /// verdict *not* to change, or a refusal, is not, and so is only believed of what was read from the store.
     pub async fn modify(
         &self,
         id: P::Id,
         mut change: impl FnMut(&Entry<P>) -> Result<Option<P>, Error> + Send,
     ) -> Result<Option<Entry<P>>, Error> {
-        let mut current = self.get(id).await?;
+        let remembered = self.cache.get(&id);
+        let mut from_store = remembered.is_none();
+        let mut current = if from_store { self.read(id).await? } else { remembered };
         for _ in 0..TRIES {
             let Some(entry) = current else { return Ok(None) };
-            let Some(record) = change(&entry)? else { return Ok(Some(entry)) };
-            if let Written::Stored(entry) = self.write(id, &entry, record, None, Txn::new()).await? {
-                return Ok(Some(entry));
+            match change(&entry) {
+                Ok(Some(record)) => {
+                    if let Written::Stored(entry) = self.write(id, &entry, record, None, Txn::new()).await? {
+                        return Ok(Some(entry));
+                    }
+                }
+                verdict if from_store => return verdict.map(|_| Some(entry)),
+                _ => {}
             }
             current = self.read(id).await?;
+            from_store = true;
         }
         Err(conflict(&format!("{} {id}", P::NOUN)))
     }

@@ -12,6 +12,7 @@ use kilonova_conductor::accept::{Acceptor, Request};
 use kilonova_conductor::agents::{Agents, Selected};
 use kilonova_conductor::db::Db;
 use kilonova_conductor::engine::Engine;
+use kilonova_conductor::expiry::forget;
 use kilonova_conductor::placed::Placed;
 use kilonova_conductor::records::{Records, Written};
 use kilonova_conductor::reports::{self, Report};
@@ -402,4 +403,67 @@ async fn a_delete_overtakes_a_build() {
     assert_eq!(record.actions[1].outcome(), pb::Outcome::Succeeded);
     assert_eq!(cell.hosts.world.lock().terminated, [(id, "h1".to_owned())]);
     assert_eq!(cell.registrations.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_counts_on_a_conductor_whose_memory_is_behind() {
+    let cell = Cell::new(&["h1"]).await;
+    let (one, two) = (cell.conductor("c1").await, cell.conductor("c2").await);
+    cell.hosts.world.lock().silent = ["h1".to_owned()].into();
+    let id = one.create("", 1).await.unwrap()[0];
+    two.until(id, |_| true).await;
+    // From here on the second conductor hears of no change; it remembers the record as it was.
+    two.tasks.shutdown(Duration::from_secs(1)).await;
+    let placed = one.until(id, |i| i.host == "h1").await;
+    let (host, fault, steps) = ("h1".to_owned(), None, Vec::new());
+    let ready = Report { id, host, generation: 1, attempt: 1, status: ReportStatus::Ready, fault, steps };
+    reports::enter(&two.records, ready.clone(), |_| false).await.unwrap();
+    one.until(id, |i| i.state() == State::Active).await;
+
+    one.delete(id).await.unwrap();
+    one.until(id, |i| i.generation == 2).await;
+    let gone = Report { generation: 2, status: ReportStatus::Gone, ..ready };
+    reports::enter(&two.records, gone, |_| false).await.unwrap();
+    one.until(id, |i| i.state() == State::Deleted).await;
+    assert_eq!(placed.receipts.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_change_of_a_record_is_lost_among_two_conductors() {
+    let cell = Cell::new(&["h1"]).await;
+    let (one, two) = (cell.conductor("c1").await, cell.conductor("c2").await);
+    cell.hosts.world.lock().silent = ["h1".to_owned()].into();
+    let id = one.create("", 1).await.unwrap()[0];
+    one.until(id, |i| !i.host.is_empty()).await;
+    let note = |conductor: &Conductor, key: String| {
+        let records = conductor.records.clone();
+        async move {
+            let noted = records.modify(id, |entry| {
+                let mut record = InstanceRecord::clone(&entry.record);
+                let spec = record.instance.get_or_insert_default().spec.get_or_insert_default();
+                spec.metadata.insert(key.clone(), String::new());
+                Ok(Some(record))
+            });
+            // So many at once may be told to try again, and then nothing of it was done.
+            noted.await.is_ok()
+        }
+    };
+    let notes = (0..40).map(|n| note(if n % 2 == 0 { &one } else { &two }, format!("{n}")));
+    let noted = futures::future::join_all(notes).await;
+    let record = one.records.read(id).await.unwrap().unwrap().record;
+    let kept = record.resource().spec.as_ref().unwrap().metadata.len();
+    assert_eq!(kept, noted.iter().filter(|ok| **ok).count());
+    assert!(kept > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_forgotten_when_its_time_is_over() {
+    let cell = Cell::new(&["h1"]).await;
+    let conductor = cell.conductor("c1").await;
+    let first = conductor.create("again", 1).await.unwrap();
+    assert_eq!(forget(&conductor.records.db, SystemTime::now()).await.unwrap(), 0);
+    assert_eq!(conductor.create("again", 1).await.unwrap(), first);
+    let tomorrow = SystemTime::now() + Duration::from_secs(25 * 3600);
+    assert_eq!(forget(&conductor.records.db, tomorrow).await.unwrap(), 1);
+    assert_ne!(conductor.create("again", 1).await.unwrap(), first);
 }

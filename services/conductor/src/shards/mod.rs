@@ -1,7 +1,7 @@
 //! Who drives which records.
 //!
 //! Every conductor that takes part holds a leased key `owners/<conductor>`; the keys there are who is alive. The
-//! 256 shards are spread over them by rendezvous hashing ([`assign`]), and ownership of one is a key
+//! 256 shards are spread over them by rendezvous hashing ([`preferred`]), and ownership of one is a key
 //! `shards/<n>` on the same lease, put only if it is absent. The key's create revision is the *fence*: every
 //! write of an owner compares it, so that an owner that was slow, or believed dead, writes nothing any more.
 //!
