@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from checks import discovery, errors, faults, instances, journals, resources, shutdown, tools, volumes
+from checks import discovery, errors, faults, instances, journals, readme, resources, shutdown, tools, volumes
 from world import World
 
 Check = Callable[[World], None]
@@ -29,6 +29,7 @@ ALL: list[Check] = [
     tools.an_instance_lives_and_dies,
     tools.error_details_are_decoded,
     volumes.are_created_and_deleted,
+    readme.grpcurl_lines_work_verbatim,
     faults.a_killed_conductor_is_replaced,
     faults.a_killed_scheduler_is_replaced,
     instances.all_are_deleted,
