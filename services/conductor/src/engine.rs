@@ -402,9 +402,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 Err(error) => self.store_failed(id, &error),
             },
             Ok(Written::Fenced) => {
-                tracing::info!(%id, "the shard has another owner");
-                self.shards.lost(&id);
-                Stepped::Stop(Next::Done)
+                // The next pass stops if the shard is another's now, and goes on under the new right if it is not.
+                tracing::info!(%id, "the right to the shard was lost");
+                Stepped::Stop(Next::Retry)
             }
             Err(error) => self.store_failed(id, &error),
         }

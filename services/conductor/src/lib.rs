@@ -45,9 +45,6 @@ use crate::records::Records;
 use crate::server::Conductor;
 use crate::shards::Shards;
 
-/// How many announcements of gained shards wait for the engines.
-const GAINED: usize = 16;
-
 /// Starts a conductor.
 pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError> {
     let context = launch.register().await?;
@@ -62,7 +59,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     let images = Shelf::images(&db, tasks);
     let hosts = Hosts::follow(&db, callers.clone(), tasks);
 
-    let (gained, gained_rx) = mpsc::channel(GAINED);
+    let (gained, gained_rx) = mpsc::channel(1);
     let shards = Shards::join(
         db.clone(),
         context.host.clone(),
@@ -102,7 +99,7 @@ fn drive(
     volumes: &Records<VolumeRecord>,
     callers: &Callers,
     shards: &Shards,
-    mut gained: mpsc::Receiver<Vec<u16>>,
+    mut gained: mpsc::Receiver<()>,
 ) {
     let members = |kind: ServiceKind| context.registry.members(kind);
     let host = &context.host;

@@ -172,7 +172,7 @@ impl Cell {
         let db = Db { store: self.store.clone(), keys: Keys::new(&CellName::parse(CELL).unwrap()) };
         let records = Records::<InstanceRecord>::follow("instances", &db, &tasks);
         self.hosts.world.lock().records = Some(records.clone());
-        let (gained, mut gained_rx) = mpsc::channel(64);
+        let (gained, mut gained_rx) = mpsc::channel(1);
         let (_, epochs) = watch::channel(Epoch(1));
         let ttl = config.shard_ttl.get();
         let shards = Shards::join(db.clone(), name.clone(), epochs, ttl, gained, &tasks);
@@ -233,6 +233,17 @@ impl Conductor {
         let project = "demo".parse().unwrap();
         self.acceptor.usage(&project).await.unwrap().record.usage.unwrap_or_default()
     }
+}
+
+/// Looks until there is a value.
+async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    for _ in 0..2_000 {
+        if let Some(value) = look() {
+            return value;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,12 +339,8 @@ async fn a_build_that_is_never_reported_is_tried_elsewhere_and_cleaned_up() {
     let id = conductor.create("", 1).await.unwrap()[0];
     conductor.until(id, |i| i.state() == State::Active && i.host == "h2").await;
     cell.hosts.world.lock().silent.clear();
-    for _ in 0..2_000 {
-        if conductor.records.cache.get(&id).unwrap().record.receipts.len() == 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let one_receipt = || (conductor.records.cache.get(&id)?.record.receipts.len() == 1).then_some(());
+    eventually("the first host holds nothing more", one_receipt).await;
     assert!(cell.hosts.world.lock().terminated.contains(&(id, "h1".to_owned())));
     assert_eq!(conductor.records.cache.get(&id).unwrap().record.receipts[0].host, "h2");
 }
@@ -378,15 +385,19 @@ async fn shards_are_shared_and_an_old_owners_write_is_refused() {
         .await
         .unwrap();
     assert!(matches!(written, Written::Fenced));
+    // Once the foreign key is gone the shard is taken again, and the record is driven under a new right.
+    cell.store.txn(Txn::new().delete(fence.key.clone())).await.unwrap();
+    let again = eventually("the shard is taken again", || one.shards.fence(&id)).await;
+    assert!(again.revision > fence.revision);
+    one.delete(id).await.unwrap();
+    one.until(id, |i| i.state() == State::Deleted).await;
 
     let two = cell.conductor("c2").await;
-    for _ in 0..2_000 {
-        if one.shards.owned() + two.shards.owned() == 255 && two.shards.owned() > 64 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("c1 owns {}, c2 owns {}", one.shards.owned(), two.shards.owned());
+    eventually("all shards are shared", || {
+        let (one, two) = (one.shards.owned(), two.shards.owned());
+        (one + two == 256 && one > 64 && two > 64).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

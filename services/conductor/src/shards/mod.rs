@@ -12,28 +12,34 @@
 //!                                         └────────────────────────────────────► (free)
 //! ```
 //!
+//! What a conductor owns is not remembered beside the keys but read off them (`holders.rs`): a shard is its own as long as the
+//! newest key known carries its present lease. So nothing can be owned in the store and forgotten here.
+//!
 //! A conductor that dies loses its lease, and with it all keys at once; the others see it and take over. One
 //! that drains revokes its lease, to the same effect.
 
 mod assign;
+mod holders;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use kilonova_model::{Epoch, HostName, Revision};
 use kilonova_proto::conductor::v1::ShardRecord;
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::keys::Key;
-use kilonova_store::{LeaseId, StoreError, Txn, TxnOutcome, WatchEvent, WatchFrom};
+use kilonova_store::{Compare, LeaseId, StoreError, Txn, TxnOutcome, WatchEvent, WatchFrom};
 use parking_lot::RwLock;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use assign::{SHARDS, preferred, shard_of, shards_of};
+use holders::{Holder, Holders};
 
 use crate::db::Db;
 
@@ -56,40 +62,42 @@ pub struct Shards {
 }
 
 struct Shared {
-    owned: RwLock<HashMap<u16, Fence>>,
-    /// Every shard's owner, as last seen.
-    owners: RwLock<BTreeMap<u16, (HostName, Revision)>>,
-    lost: mpsc::Sender<u16>,
+    db: Db,
+    holders: RwLock<Holders>,
     settled: watch::Sender<bool>,
 }
 
+/// Why a conductor has to join anew.
+#[derive(Debug, thiserror::Error)]
+enum Left {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the lease was not renewed in time")]
+    Late,
+    #[error("this conductor's own key is gone")]
+    KeyGone,
+}
+
 impl Shards {
-    /// Takes part in the sharing in a task of `tasks`. `gained` is told of every shard that becomes this one's.
+    /// Takes part in the sharing in a task of `tasks`. `gained` is told when shards became this one's.
     pub fn join(
         db: Db,
         conductor: HostName,
         epochs: watch::Receiver<Epoch>,
         ttl: Duration,
-        gained: mpsc::Sender<Vec<u16>>,
+        gained: mpsc::Sender<()>,
         tasks: &Tasks,
     ) -> Self {
-        let (lost, lost_rx) = mpsc::channel(usize::from(SHARDS));
-        let shared = Arc::new(Shared {
-            owned: RwLock::default(),
-            owners: RwLock::default(),
-            lost,
-            settled: watch::Sender::new(false),
-        });
+        let holders = RwLock::default();
+        let shared = Arc::new(Shared { db: db.clone(), holders, settled: watch::Sender::new(false) });
         let member = Member { db, conductor, epochs, ttl, gained, shared: shared.clone() };
-        let token = tasks.token().clone();
-        tasks.spawn_graceful("shards", move |_| async move {
-            let mut lost_rx = lost_rx;
+        tasks.spawn_graceful("shards", move |token| async move {
             let mut backoff = Backoff::new(BackoffPolicy::retry());
             while !token.is_cancelled() {
-                if let Err(error) = member.hold(&mut lost_rx, &token, &mut backoff).await {
-                    tracing::warn!(%error, "shards are not held; joining again");
+                match member.hold(&token).await {
+                    Ok(()) => backoff.reset(),
+                    Err(why) => tracing::warn!(%why, "shards are not held; joining again"),
                 }
-                member.forget_all();
                 tokio::select! {
                     () = token.cancelled() => {}
                     () = tokio::time::sleep(backoff.next_delay()) => {}
@@ -102,37 +110,27 @@ impl Shards {
     /// The right to write the records of the shard of this id, if it is this conductor's.
     #[must_use]
     pub fn fence(&self, id: &impl ToString) -> Option<Fence> {
-        self.shared.owned.read().get(&shard_of(id)).cloned()
+        let shard = shard_of(id);
+        let revision = self.shared.holders.read().own(shard)?;
+        Some(Fence { key: self.shared.db.keys.shard(shard), revision })
     }
 
     /// Whether the shard of this id is this conductor's.
     #[must_use]
     pub fn owns(&self, id: &impl ToString) -> bool {
-        self.shared.owned.read().contains_key(&shard_of(id))
-    }
-
-    /// A write was refused by the fence: the shard is no longer this conductor's.
-    pub fn lost(&self, id: &impl ToString) {
-        let shard = shard_of(id);
-        self.shared.owned.write().remove(&shard);
-        // Full means that the task is about to look anyway.
-        let _ = self.shared.lost.try_send(shard);
+        self.shared.holders.read().own(shard_of(id)).is_some()
     }
 
     /// How many shards each conductor owns.
     #[must_use]
     pub fn owners(&self) -> BTreeMap<HostName, u32> {
-        let mut counts = BTreeMap::new();
-        for (conductor, _) in self.shared.owners.read().values() {
-            *counts.entry(conductor.clone()).or_insert(0) += 1;
-        }
-        counts
+        self.shared.holders.read().count()
     }
 
     /// How many shards are this conductor's.
     #[must_use]
     pub fn owned(&self) -> usize {
-        self.shared.owned.read().len()
+        self.shared.holders.read().all_own().len()
     }
 
     /// Waits until this conductor has taken part in the sharing once.
@@ -149,24 +147,22 @@ struct Member {
     conductor: HostName,
     epochs: watch::Receiver<Epoch>,
     ttl: Duration,
-    gained: mpsc::Sender<Vec<u16>>,
+    gained: mpsc::Sender<()>,
     shared: Arc<Shared>,
 }
 
 impl Member {
     /// Holds a lease and shares, until the lease or the store is lost or `token` is cancelled.
-    async fn hold(
-        &self,
-        lost: &mut mpsc::Receiver<u16>,
-        token: &tokio_util::sync::CancellationToken,
-        backoff: &mut Backoff,
-    ) -> Result<(), StoreError> {
+    async fn hold(&self, token: &CancellationToken) -> Result<(), Left> {
+        let granted = Instant::now();
         let lease = self.db.store.grant_lease(self.ttl).await?;
+        self.shared.holders.write().begin(lease);
         let outcome = tokio::select! {
-            outcome = self.share(lease, lost, backoff) => outcome,
+            why = self.renew(lease, granted) => Err(why),
+            why = self.share(lease) => why,
             () = token.cancelled() => Ok(()),
         };
-        self.forget_all();
+        self.shared.holders.write().end();
         match self.db.store.revoke_lease(lease).await {
             Ok(()) | Err(StoreError::LeaseGone) => {}
             Err(error) => tracing::warn!(%error, "the shards stay held until the lease ends"),
@@ -174,45 +170,49 @@ impl Member {
         outcome
     }
 
-    async fn share(
-        &self,
-        lease: LeaseId,
-        lost: &mut mpsc::Receiver<u16>,
-        backoff: &mut Backoff,
-    ) -> Result<(), StoreError> {
+    /// Keeps the lease; returns when it is lost, or may be by the store's clock.
+    async fn renew(&self, lease: LeaseId, granted: Instant) -> Left {
+        let mut renewed = granted;
+        loop {
+            tokio::time::sleep(self.ttl / 3).await;
+            let asked = Instant::now();
+            match tokio::time::timeout_at(renewed + self.ttl, self.db.store.keep_alive(lease)).await {
+                Ok(Ok(())) => renewed = asked,
+                Ok(Err(StoreError::LeaseGone)) => return StoreError::LeaseGone.into(),
+                Ok(Err(error)) if renewed.elapsed() < self.ttl => {
+                    tracing::warn!(%error, "cannot renew the lease on the shards");
+                }
+                Ok(Err(_)) | Err(_) => return Left::Late,
+            }
+        }
+    }
+
+    async fn share(&self, lease: LeaseId) -> Result<(), Left> {
         let keys = &self.db.keys;
-        let me = Txn::new().put_leased(keys.owner(&self.conductor), self.record(), lease);
+        let me = Txn::new().put_leased(keys.owner(&self.conductor), self.record(lease), lease);
         self.db.store.txn(me).await?;
         let mut owners = self.db.store.watch(&keys.owners(), WatchFrom::Snapshot);
         let mut shards = self.db.store.watch(&keys.shards(), WatchFrom::Snapshot);
         let mut alive: Option<BTreeSet<HostName>> = None;
         let mut mine = BTreeSet::new();
         let mut listed = false;
-        let mut renew = tokio::time::interval(self.ttl / 3);
-        let mut renewed = Instant::now();
         loop {
             tokio::select! {
-                _ = renew.tick() => {
-                    match self.db.store.keep_alive(lease).await {
-                        Ok(()) => {
-                            renewed = Instant::now();
-                            backoff.reset();
-                        }
-                        // Stop before the lease can have ended by the store's clock.
-                        Err(error) if renewed.elapsed() + self.ttl / 3 >= self.ttl => return Err(error),
-                        Err(StoreError::LeaseGone) => return Err(StoreError::LeaseGone),
-                        Err(error) => tracing::warn!(%error, "cannot renew the lease on the shards"),
-                    }
-                }
                 Some(event) = owners.next() => {
                     take_owners(&mut alive, event, &self.db);
+                    if alive.as_ref().is_some_and(|alive| !alive.contains(&self.conductor)) {
+                        return Err(Left::KeyGone);
+                    }
                     mine = alive.as_ref().map_or_else(BTreeSet::new, |alive| shards_of(&self.conductor, alive));
                 }
                 Some(event) = shards.next() => {
                     listed = true;
                     self.take_shards(event);
+                    // What came together is answered together.
+                    while let Some(Some(event)) = shards.next().now_or_never() {
+                        self.take_shards(event);
+                    }
                 }
-                Some(_) = lost.recv() => {}
             }
             if alive.is_some() && listed {
                 self.balance(&mine, lease).await?;
@@ -223,117 +223,110 @@ impl Member {
 
     /// Gives up what others should own and takes what is free and should be this one's.
     async fn balance(&self, mine: &BTreeSet<u16>, lease: LeaseId) -> Result<(), StoreError> {
-        let excess: Vec<u16> =
-            self.shared.owned.read().keys().copied().filter(|shard| !mine.contains(shard)).collect();
+        let own = self.shared.holders.read().all_own();
+        let excess: Vec<u16> = own.into_iter().filter(|shard| !mine.contains(shard)).collect();
         for batch in excess.chunks(BATCH) {
             self.give_up(batch).await?;
         }
         let free: Vec<u16> = {
-            let owners = self.shared.owners.read();
-            mine.iter().copied().filter(|shard| !owners.contains_key(shard)).collect()
+            let holders = self.shared.holders.read();
+            mine.iter().copied().filter(|shard| holders.is_free(*shard)).collect()
         };
+        let mut taken = 0;
         for batch in free.chunks(BATCH) {
-            let taken = self.take(batch, lease).await?;
-            if !taken.is_empty() {
-                tracing::debug!(shards = taken.len(), "took shards");
-                // A full channel is drained by the engine; a closed one means that it has stopped.
-                let _ = self.gained.send(taken).await;
-            }
+            taken += self.take(batch, lease).await?;
         }
-        metrics::gauge!("conductor_shards_owned").set(self.shared.owned.read().len() as f64);
+        if taken > 0 {
+            tracing::debug!(shards = taken, "took shards");
+            // Full means that a look at all records is due already.
+            let _ = self.gained.try_send(());
+        }
+        metrics::gauge!("conductor_shards_owned").set(self.shared.holders.read().all_own().len() as f64);
         Ok(())
     }
 
-    async fn take(&self, batch: &[u16], lease: LeaseId) -> Result<Vec<u16>, StoreError> {
+    async fn take(&self, batch: &[u16], lease: LeaseId) -> Result<usize, StoreError> {
         let txn = batch.iter().fold(Txn::new(), |txn, shard| {
             let key = self.db.keys.shard(*shard);
-            txn.when_absent(key.clone()).put_leased(key, self.record(), lease)
+            txn.when_absent(key.clone()).put_leased(key, self.record(lease), lease)
         });
         match self.db.store.txn(txn).await? {
             TxnOutcome::Committed { revision } => {
-                let mut owned = self.shared.owned.write();
-                let mut owners = self.shared.owners.write();
+                let mut holders = self.shared.holders.write();
                 for shard in batch {
-                    owned.insert(*shard, Fence { key: self.db.keys.shard(*shard), revision });
-                    owners.insert(*shard, (self.conductor.clone(), revision));
+                    let conductor = Some(self.conductor.clone());
+                    holders.put(*shard, Holder { conductor, lease: lease.0, created: revision });
                 }
-                Ok(batch.to_vec())
+                Ok(batch.len())
             }
             // Somebody holds one of them: take them one by one.
             TxnOutcome::Conflict { .. } if batch.len() > 1 => {
-                let mut taken = Vec::new();
+                let mut taken = 0;
                 for shard in batch {
-                    taken.extend(Box::pin(self.take(&[*shard], lease)).await?);
+                    taken += Box::pin(self.take(&[*shard], lease)).await?;
                 }
                 Ok(taken)
             }
-            TxnOutcome::Conflict { .. } => Ok(Vec::new()),
+            TxnOutcome::Conflict { .. } => Ok(0),
         }
     }
 
     async fn give_up(&self, batch: &[u16]) -> Result<(), StoreError> {
+        // Forgotten first: from here on no step begins under these rights.
         let fences: Vec<Fence> = {
-            let mut owned = self.shared.owned.write();
-            batch.iter().filter_map(|shard| owned.remove(shard)).collect()
+            let mut holders = self.shared.holders.write();
+            let fence = |shard: &u16| {
+                let revision = holders.own(*shard)?;
+                holders.forget(*shard);
+                Some(Fence { key: self.db.keys.shard(*shard), revision })
+            };
+            batch.iter().filter_map(fence).collect()
         };
-        for fence in fences {
-            let txn = Txn::new()
-                .when(kilonova_store::Compare::CreateRevision(fence.key.clone(), fence.revision))
-                .delete(fence.key);
-            self.db.store.txn(txn).await?;
+        if let TxnOutcome::Conflict { .. } = self.db.store.txn(release(&fences)).await? {
+            // One of them is somebody else's already: let go of the others one by one.
+            for fence in &fences {
+                self.db.store.txn(release(std::slice::from_ref(fence))).await?;
+            }
         }
         tracing::debug!(shards = batch.len(), "gave up shards");
         Ok(())
     }
 
     fn take_shards(&self, event: WatchEvent) {
-        let mut owners = self.shared.owners.write();
+        let shard = |key: &str| match self.db.keys.parse(key) {
+            Some(Key::Shard(shard)) => Some(shard),
+            _ => None,
+        };
+        let mut holders = self.shared.holders.write();
         match event {
-            WatchEvent::Snapshot { items, .. } => {
-                owners.clear();
-                for item in &items {
-                    if let (Some(Key::Shard(shard)), Some(conductor)) =
-                        (self.db.keys.parse(&item.key), owner(&item.value))
-                    {
-                        owners.insert(shard, (conductor, item.create_revision));
-                    }
-                }
-                self.shared.owned.write().retain(|shard, fence| {
-                    owners.get(shard).is_some_and(|(_, revision)| *revision == fence.revision)
-                });
+            WatchEvent::Snapshot { items, revision } => {
+                let listed = items.iter().filter_map(|item| Some((shard(&item.key)?, Holder::read(item))));
+                holders.replace(listed, revision);
             }
             WatchEvent::Put(item) => {
-                if let (Some(Key::Shard(shard)), Some(conductor)) =
-                    (self.db.keys.parse(&item.key), owner(&item.value))
-                {
-                    owners.insert(shard, (conductor, item.create_revision));
+                if let Some(shard) = shard(&item.key) {
+                    holders.put(shard, Holder::read(&item));
                 }
             }
             WatchEvent::Delete { key, revision } => {
-                let Some(Key::Shard(shard)) = self.db.keys.parse(&key) else { return };
-                if owners.get(&shard).is_some_and(|(_, created)| *created < revision) {
-                    owners.remove(&shard);
-                }
-                let mut owned = self.shared.owned.write();
-                if owned.get(&shard).is_some_and(|fence| fence.revision < revision) {
-                    owned.remove(&shard);
+                if let Some(shard) = shard(&key) {
+                    holders.delete(shard, revision);
                 }
             }
         }
     }
 
-    fn record(&self) -> Vec<u8> {
+    fn record(&self, lease: LeaseId) -> Vec<u8> {
         let epoch = self.epochs.borrow().0;
-        ShardRecord { conductor: self.conductor.to_string(), epoch }.encode_to_vec()
-    }
-
-    fn forget_all(&self) {
-        self.shared.owned.write().clear();
+        ShardRecord { conductor: self.conductor.to_string(), epoch, lease: lease.0 }.encode_to_vec()
     }
 }
 
-fn owner(value: &[u8]) -> Option<HostName> {
-    HostName::parse(&ShardRecord::decode(value).ok()?.conductor).ok()
+/// Deletes the keys of shards that are still owned by these rights.
+fn release(fences: &[Fence]) -> Txn {
+    fences.iter().fold(Txn::new(), |txn, fence| {
+        txn.when(Compare::CreateRevision(fence.key.clone(), fence.revision)).delete(fence.key.clone())
+    })
 }
 
 fn take_owners(alive: &mut Option<BTreeSet<HostName>>, event: WatchEvent, db: &Db) {
