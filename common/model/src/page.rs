@@ -7,6 +7,9 @@ pub const DEFAULT_PAGE: usize = 100;
 /// What a page holds at most.
 pub const MAX_PAGE: usize = 1000;
 
+/// What a page holds at most, in encoded bytes: a receiver takes 4 MiB.
+pub const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
+
 /// Reads `page_size`: 0 is the default, too much is cut, less than 0 is refused.
 pub fn page_size(requested: i32) -> Result<usize, Error> {
     match usize::try_from(requested) {

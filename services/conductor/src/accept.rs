@@ -75,15 +75,43 @@ impl Request {
 pub struct Acceptor {
     db: Db,
     config: Arc<Config>,
-    /// One request of a project at a time, so that requests do not make each other's transactions fail.
-    lanes: Vec<Mutex<()>>,
+    lanes: Arc<Lanes>,
+}
+
+/// One transaction on a project's usage at a time, so that those of one conductor do not make each other fail.
+pub struct Lanes(Vec<Mutex<()>>);
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self((0..LANES).map(|_| Mutex::default()).collect())
+    }
+}
+
+impl Lanes {
+    /// Waits for the project's turn.
+    pub async fn enter(&self, project: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let lane = usize::try_from(fingerprint(project) % LANES as u64).unwrap_or(0);
+        self.0[lane].lock().await
+    }
 }
 
 impl Acceptor {
     /// Accepts into this store.
     #[must_use]
-    pub fn new(db: Db, config: Arc<Config>) -> Self {
-        Self { db, config, lanes: (0..LANES).map(|_| Mutex::default()).collect() }
+    pub fn new(db: Db, config: Arc<Config>, lanes: Arc<Lanes>) -> Self {
+        Self { db, config, lanes }
+    }
+
+    /// What an earlier request of the same id created, as it is now.
+    pub async fn earlier<P: Placed>(
+        &self,
+        request: &Request,
+        records: &Records<P>,
+    ) -> Result<Option<Vec<Entry<P>>>, Error> {
+        match self.replay(request).await? {
+            Some(ids) => earlier(records, ids).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Stores new records. All or none.
@@ -95,7 +123,7 @@ impl Acceptor {
         validate_only: bool,
     ) -> Result<Vec<Entry<P>>, Error> {
         let wanted = new.iter().fold(pb::QuotaUsage::default(), |sum, (_, r)| quota::sum(&sum, &r.usage()));
-        let _lane = self.lane(&request.project).await;
+        let _lane = self.lanes.enter(request.project.as_str()).await;
         for attempt in 0..TRIES {
             if let Some(ids) = self.replay(request).await? {
                 return earlier(records, ids).await;
@@ -173,11 +201,6 @@ impl Acceptor {
     /// What a project uses.
     pub async fn usage(&self, project: &ProjectId) -> Result<Read<UsageRecord>, Error> {
         self.db.read_or_default(&self.db.keys.usage(project)).await
-    }
-
-    async fn lane(&self, project: &ProjectId) -> tokio::sync::MutexGuard<'_, ()> {
-        let lane = usize::try_from(fingerprint(project.as_str()) % LANES as u64).unwrap_or(0);
-        self.lanes[lane].lock().await
     }
 }
 

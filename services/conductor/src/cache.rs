@@ -2,10 +2,10 @@
 //!
 //! Two paths lead in. The *watch* brings every change of every conductor, in the order of revisions; it alone feeds
 //! subscribers, so that what they see is ordered and a revision is a place to resume from. A *commit* of this
-//! process is entered at once, so that a conductor reads what it wrote; when the watch brings it again nothing
-//! changes.
+//! process is entered at once, so that a conductor reads what it wrote; what the watch last said of it is kept beside until
+//! the watch has brought it too, so that subscribers are told the whole change.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -102,12 +102,31 @@ impl<K, R> Clone for Cache<K, R> {
 
 struct Shared<K, R> {
     state: RwLock<State<K, R>>,
-    changes: broadcast::Sender<Change<K, R>>,
     filled: watch::Sender<bool>,
+}
+
+impl<K: Ord, R> State<K, R> {
+    fn new() -> Self
+    where
+        K: Clone,
+    {
+        Self {
+            entries: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            changes: broadcast::Sender::new(SUBSCRIBER_LAG),
+            log: VecDeque::new(),
+            log_start: Revision(0),
+            seen: Revision(0),
+        }
+    }
 }
 
 struct State<K, R> {
     entries: BTreeMap<K, Entry<R>>,
+    /// What the watch last said of records whose entry is ahead of it.
+    behind: BTreeMap<K, Option<Entry<R>>>,
+    /// To the subscribers. Replaced when the store went back, which ends them.
+    changes: broadcast::Sender<Change<K, R>>,
     log: VecDeque<Change<K, R>>,
     /// Changes after this revision are all in the log.
     log_start: Revision,
@@ -129,17 +148,7 @@ where
         id_of: fn(Key) -> Option<K>,
         tasks: &Tasks,
     ) -> Self {
-        let state = State {
-            entries: BTreeMap::new(),
-            log: VecDeque::new(),
-            log_start: Revision(0),
-            seen: Revision(0),
-        };
-        let shared = Arc::new(Shared {
-            state: RwLock::new(state),
-            changes: broadcast::Sender::new(SUBSCRIBER_LAG),
-            filled: watch::Sender::new(false),
-        });
+        let shared = Arc::new(Shared { state: RwLock::new(State::new()), filled: watch::Sender::new(false) });
         let cache = Self { shared };
         let follower = cache.clone();
         let keys = keys.clone();
@@ -198,7 +207,8 @@ where
         let mut state = self.shared.state.write();
         let known = state.entries.get(&id).map_or(state.seen, |entry| entry.revision.max(state.seen));
         if revision > known {
-            state.entries.insert(id, Entry { record, revision });
+            let before = state.entries.insert(id.clone(), Entry { record, revision });
+            state.behind.entry(id).or_insert(before);
         }
     }
 
@@ -206,7 +216,7 @@ where
     pub fn subscribe(&self, from: Option<Revision>) -> Result<Subscription<K, R>, Expired> {
         // The lock is held while subscribing, so that nothing falls between the snapshot and the first change.
         let state = self.shared.state.write();
-        let receiver = self.shared.changes.subscribe();
+        let receiver = state.changes.subscribe();
         let start = match from {
             None => {
                 let all = state.entries.iter().map(|(id, entry)| (id.clone(), entry.clone())).collect();
@@ -220,41 +230,32 @@ where
         Ok((start, receiver))
     }
 
+    /// Whether the watch has brought everything up to a revision.
+    #[must_use]
+    pub fn has_seen(&self, revision: Revision) -> bool {
+        self.shared.state.read().seen >= revision
+    }
+
     fn take(&self, event: WatchEvent, id_of: &dyn Fn(&str) -> Option<K>) {
         let mut state = self.shared.state.write();
         let revision = event.revision();
         match event {
-            WatchEvent::Snapshot { items, revision } => {
-                let mut gone: std::collections::BTreeSet<K> = state.entries.keys().cloned().collect();
-                let first = state.seen == Revision(0);
-                for item in &items {
-                    if let Some((id, entry)) = read(item, id_of) {
-                        gone.remove(&id);
-                        let unchanged = state.entries.get(&id).is_some_and(|e| e.revision >= entry.revision);
-                        if first {
-                            state.entries.insert(id, entry);
-                        } else if !unchanged {
-                            self.apply(&mut state, id, Some(entry), revision);
-                        }
-                    }
+            WatchEvent::Snapshot { items, .. } => {
+                let items = items.iter().filter_map(|item| read(item, id_of)).collect();
+                if revision < state.seen {
+                    tracing::warn!(%revision, seen = %state.seen, "the store went back; starting over");
+                    *state = State::new();
                 }
-                for id in gone {
-                    if state.entries.get(&id).is_some_and(|entry| entry.revision <= revision) {
-                        self.apply(&mut state, id, None, revision);
-                    }
-                }
-                if first {
-                    state.log_start = revision;
-                }
+                state.relist(items, revision);
             }
             WatchEvent::Put(item) => {
                 if let Some((id, entry)) = read(&item, id_of) {
-                    self.apply(&mut state, id, Some(entry), revision);
+                    state.apply(id, Some(entry), revision);
                 }
             }
-            WatchEvent::Delete { key, revision } => {
+            WatchEvent::Delete { key, .. } => {
                 if let Some(id) = id_of(&key) {
-                    self.apply(&mut state, id, None, revision);
+                    state.apply(id, None, revision);
                 }
             }
         }
@@ -262,25 +263,55 @@ where
         drop(state);
         self.shared.filled.send_replace(true);
     }
+}
 
-    fn apply(&self, state: &mut State<K, R>, id: K, after: Option<Entry<R>>, revision: Revision) {
-        let before = match &after {
-            // A later commit of this process may be here already: subscribers still get this one, in its order.
-            Some(entry) if state.entries.get(&id).is_some_and(|e| e.revision > entry.revision) => {
-                state.entries.get(&id).cloned()
+impl<K: Clone + Ord, R> State<K, R> {
+    /// Takes all there is at a revision. What happened before it can no longer be told step by step.
+    fn relist(&mut self, items: Vec<(K, Entry<R>)>, revision: Revision) {
+        let mut gone: BTreeSet<K> = self.entries.keys().cloned().collect();
+        for (id, entry) in items {
+            gone.remove(&id);
+            if self.seen == Revision(0) {
+                self.entries.insert(id, entry);
+            } else if self.entries.get(&id).is_none_or(|known| known.revision < entry.revision)
+                || self.behind.contains_key(&id)
+            {
+                self.apply(id, Some(entry), revision);
             }
-            Some(entry) => state.entries.insert(id.clone(), entry.clone()),
-            None => state.entries.remove(&id),
+        }
+        for id in gone {
+            if self.entries.get(&id).is_some_and(|entry| entry.revision <= revision) {
+                self.apply(id, None, revision);
+            }
+        }
+        self.log.clear();
+        self.log_start = revision;
+    }
+
+    /// Takes one change that the watch brings.
+    fn apply(&mut self, id: K, after: Option<Entry<R>>, revision: Revision) {
+        let ahead = self.entries.get(&id).is_some_and(|known| known.revision > revision);
+        let told = self.behind.remove(&id);
+        let before = if ahead {
+            // A later commit of this process stays; subscribers still get this one, in its order.
+            self.behind.insert(id.clone(), after.clone());
+            told.unwrap_or_default()
+        } else {
+            let known = match &after {
+                Some(entry) => self.entries.insert(id.clone(), entry.clone()),
+                None => self.entries.remove(&id),
+            };
+            told.unwrap_or(known)
         };
         let change = Change { id, before, after, revision };
-        state.log.push_back(change.clone());
-        if state.log.len() > KEPT_CHANGES
-            && let Some(dropped) = state.log.pop_front()
+        self.log.push_back(change.clone());
+        if self.log.len() > KEPT_CHANGES
+            && let Some(dropped) = self.log.pop_front()
         {
-            state.log_start = dropped.revision;
+            self.log_start = dropped.revision;
         }
         // No receiver is no error.
-        let _ = self.shared.changes.send(change);
+        let _ = self.changes.send(change);
     }
 }
 
@@ -307,19 +338,8 @@ mod tests {
     use super::*;
 
     fn cache() -> Cache<FlavorId, Flavor> {
-        let state = State {
-            entries: BTreeMap::new(),
-            log: VecDeque::new(),
-            log_start: Revision(0),
-            seen: Revision(0),
-        };
-        Cache {
-            shared: Arc::new(Shared {
-                state: RwLock::new(state),
-                changes: broadcast::Sender::new(16),
-                filled: watch::Sender::new(false),
-            }),
-        }
+        let shared = Shared { state: RwLock::new(State::new()), filled: watch::Sender::new(false) };
+        Cache { shared: Arc::new(shared) }
     }
 
     fn item(id: &str, vcpus: u32, revision: u64) -> KeyValue {
@@ -351,6 +371,36 @@ mod tests {
     }
 
     #[test]
+    fn subscribers_are_told_what_was_before_an_own_commit() {
+        let cache = cache();
+        cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+        let (_, mut changes) = cache.subscribe(None).unwrap();
+        for (vcpus, revision) in [(2, 7), (3, 8)] {
+            let own = Flavor { id: "a".into(), vcpus, ..Default::default() };
+            cache.committed(FlavorId::parse("a").unwrap(), Arc::new(own), Revision(revision));
+        }
+        cache.take(WatchEvent::Put(item("a", 2, 7)), &id_of);
+        cache.take(WatchEvent::Put(item("a", 3, 8)), &id_of);
+        cache.take(WatchEvent::Delete { key: "a".into(), revision: Revision(9) }, &id_of);
+        let told = std::iter::from_fn(|| changes.try_recv().ok()).map(|change| {
+            let vcpus = |entry: Option<Entry<Flavor>>| entry.map(|entry| entry.record.vcpus);
+            (vcpus(change.before), vcpus(change.after))
+        });
+        let expected = [(Some(1), Some(2)), (Some(2), Some(3)), (Some(3), None)];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_store_that_went_back_ends_subscribers_and_is_believed() {
+        let cache = cache();
+        cache.take(WatchEvent::Snapshot { items: vec![item("a", 9, 50)], revision: Revision(50) }, &id_of);
+        let (_, mut changes) = cache.subscribe(None).unwrap();
+        cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(6) }, &id_of);
+        assert_eq!(vcpus(&cache, "a"), Some(1));
+        assert!(matches!(changes.try_recv(), Err(broadcast::error::TryRecvError::Closed)));
+    }
+
+    #[test]
     fn a_subscriber_resumes_without_gap_or_is_told_that_it_cannot() {
         let cache = cache();
         cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
@@ -373,6 +423,7 @@ mod tests {
         assert_eq!(changes.try_recv().unwrap().after.unwrap().record.vcpus, 2);
         assert!(changes.try_recv().unwrap().after.is_none());
         assert!(changes.try_recv().is_err());
+        assert_eq!(cache.subscribe(Some(Revision(8))).unwrap_err(), Expired);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What can be set of a conductor.
 
+use kilonova_model::Error;
+use kilonova_model::check::{self, Checker};
 use kilonova_proto::types::v1::QuotaLimits;
 use kilonova_runtime::config::Period;
 use serde::{Deserialize, Serialize};
@@ -76,6 +78,27 @@ impl Default for QuotaDefaults {
     }
 }
 
+impl Config {
+    /// Refuses values that make no sense, naming each.
+    pub fn check(&self) -> Result<(), Error> {
+        let mut check = Checker::new();
+        check.ensure(self.max_attempts > 0, "max_attempts", "at least 1");
+        check.ensure(self.alternates <= 10, "alternates", "at most 10");
+        check.ensure(self.concurrency > 0, "concurrency", "at least 1");
+        let periods = [
+            ("build_timeout", self.build_timeout),
+            ("resend_interval", self.resend_interval),
+            ("scan_interval", self.scan_interval),
+        ];
+        for (field, period) in periods {
+            check.ensure(!period.get().is_zero(), field, "more than nothing");
+        }
+        check.ensure(self.shard_ttl.get() >= Duration::from_secs(1), "shard_ttl", "at least 1s");
+        check::quota_limits(&mut check, "quota", &self.quota.limits());
+        check.finish()
+    }
+}
+
 impl QuotaDefaults {
     /// The limits as they are answered.
     #[must_use]
@@ -88,5 +111,20 @@ impl QuotaDefaults {
             gigabytes: self.gigabytes,
             snapshots: self.snapshots,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_make_sense_and_nonsense_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let mut config = Config { max_attempts: 0, ..Config::default() };
+        config.quota.cores = -2;
+        let error = config.check().unwrap_err();
+        let fields: Vec<&str> = error.violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["max_attempts", "quota.cores"]);
     }
 }

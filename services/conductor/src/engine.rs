@@ -16,13 +16,16 @@ use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::backoff::BackoffPolicy;
 use kilonova_rpc::outcome::CallError;
 use kilonova_rpc::registry::Members;
+use kilonova_rpc::status::from_status;
 use kilonova_runtime::reconcile::{Next, Queue, Reconcile, ReconcileOptions};
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::{Compare, Txn, TxnOutcome};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
+use crate::accept::Lanes;
 use crate::agents::Agents;
 use crate::cache::Entry;
 use crate::config::Config;
@@ -35,6 +38,8 @@ use crate::shards::{Fence, Shards};
 
 /// Most steps of one pass: a record that needs more goes back into the queue, so that others get their turn.
 const STEPS_PER_PASS: usize = 8;
+/// How long until a host that did not take a removal is asked again.
+const TERMINATE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a host that cannot be reached is tried before the build goes elsewhere.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -48,6 +53,10 @@ pub struct Engine<P: Placed, A> {
     conductor: HostName,
     /// What was sent and accepted, by record. Lost in a crash, which only means that it is sent again.
     sent: Mutex<HashMap<P::Id, Vec<Sent>>>,
+    /// Since when the host of an attempt cannot be reached.
+    unreachable: Mutex<HashMap<P::Id, (u32, Instant)>>,
+    /// One transaction on a project's usage at a time.
+    lanes: Arc<Lanes>,
 }
 
 /// How one step went.
@@ -67,8 +76,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         shards: Shards,
         config: Arc<Config>,
         conductor: HostName,
+        lanes: Arc<Lanes>,
     ) -> Arc<Self> {
-        Arc::new(Self { records, agents, members, shards, config, conductor, sent: Mutex::default() })
+        let (sent, unreachable) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { records, agents, members, shards, config, conductor, sent, unreachable, lanes })
     }
 
     /// Starts driving in tasks of `tasks`.
@@ -99,9 +110,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 match changes.recv().await {
                     Ok(change) if self.shards.owns(&change.id) => queue.nudge(change.id),
                     Ok(_) => {}
-                    // Too many at once: look at all.
-                    Err(RecvError::Lagged(_)) => break,
-                    Err(RecvError::Closed) => return,
+                    // Too many at once, or the store went back: look at all.
+                    Err(RecvError::Lagged(_) | RecvError::Closed) => break,
                 }
             }
         }
@@ -138,6 +148,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         loop {
             tokio::time::sleep(self.config.scan_interval.get()).await;
             self.sent.lock().retain(|id, _| self.records.cache.get(id).is_some());
+            self.unreachable.lock().retain(|id, _| self.records.cache.get(id).is_some());
             self.nudge_all(&queue, |_| true);
         }
     }
@@ -189,23 +200,18 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 let Some(epoch) = self.epoch_of(&receipt.host) else {
                     return Stepped::Stop(Next::After(self.config.resend_interval.get()));
                 };
-                match self.agents.terminate(id, &entry.record, &receipt, epoch).await {
-                    Ok(()) => {
-                        self.note_sent(
-                            id,
-                            Verb::Terminate,
-                            &receipt.host,
-                            epoch,
-                            receipt.attempt,
-                            &entry.record,
-                        );
-                        Stepped::On(entry.clone())
-                    }
-                    Err(error) => {
-                        tracing::info!(%id, host = receipt.host, %error, "cannot terminate yet");
-                        Stepped::Stop(Next::Retry)
-                    }
+                let mut at = now;
+                if let Err(error) = self.agents.terminate(id, &entry.record, &receipt, epoch).await {
+                    tracing::info!(%id, host = receipt.host, %error, "cannot terminate yet");
+                    // Noted all the same, as sent so long ago that it is soon sent again: one host that does not take
+                    // it must not keep the others from being asked.
+                    let resend = self.config.resend_interval.get();
+                    at = now.checked_sub(resend.saturating_sub(TERMINATE_AGAIN)).unwrap_or(now);
                 }
+                let generation = entry.record.status().generation;
+                let (host, attempt) = (receipt.host, receipt.attempt);
+                self.note_sent(id, Sent { verb: Verb::Terminate, host, epoch, generation, attempt, at });
+                Stepped::On(entry.clone())
             }
             Decision::Finish { forced } => self.finish(id, entry, fence, forced).await,
             Decision::Purge => self.purge(id, entry, fence).await,
@@ -216,6 +222,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let start = SystemTime::now();
         let selected = match self.agents.select(id, &entry.record, self.config.alternates).await {
             Ok(selected) => selected,
+            Err(CallError::Refused(status)) => {
+                let error = from_status(&status)
+                    .unwrap_or_else(|| Error::new(Reason::Internal, status.message().to_owned()));
+                let attempt = entry.record.status().attempt;
+                return self.fail(id, entry, fence, history::fault(&error, "", attempt, start)).await;
+            }
             Err(error) => {
                 tracing::warn!(%id, %error, "no scheduler answered");
                 return Stepped::Stop(Next::Retry);
@@ -245,7 +257,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 "" => format!("no place for this {}", P::NOUN),
                 summary => summary.to_owned(),
             };
-            let mut fault = history::fault(&Error::new(P::NO_PLACE, summary), "", attempt, now);
+            let error = Error::new(P::NO_PLACE, summary);
+            let mut fault = history::fault(&error, "", record.status().attempt, now);
             fault.explanation = Some(selected.explanation.clone());
             let mut step = history::done("schedule", scheduler, start, took, attempt, "no place");
             step.outcome = pb::Outcome::Failed.into();
@@ -267,7 +280,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let Some(epoch) = self.epoch_of(&status.host) else { return Stepped::Stop(Next::Again) };
         let error = match self.agents.build(id, &entry.record, epoch).await {
             Ok(()) => {
-                self.note_sent(id, Verb::Build, &status.host, epoch, status.attempt, &entry.record);
+                self.unreachable.lock().remove(&id);
+                let (host, generation, attempt) = (status.host, status.generation, status.attempt);
+                let at = SystemTime::now();
+                self.note_sent(id, Sent { verb: Verb::Build, host, epoch, generation, attempt, at });
                 return Stepped::On(entry.clone());
             }
             Err(error) => error,
@@ -287,18 +303,26 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             | (CallError::NotExecuted(_), Reason::Draining | Reason::NoSuchHost) => {
                 self.attempt_failed(id, entry, fence, &cause, true).await
             }
-            (CallError::NotExecuted(_), _) if self.tried_for(&entry.record) >= UNREACHABLE_AFTER => {
+            (CallError::NotExecuted(_), _)
+                if self.unreachable_for(id, status.attempt) >= UNREACHABLE_AFTER =>
+            {
+                self.attempt_failed(id, entry, fence, &cause, true).await
+            }
+            _ if is_past(entry.record.deadline(), UNREACHABLE_AFTER) => {
                 self.attempt_failed(id, entry, fence, &cause, true).await
             }
             _ => Stepped::Stop(Next::Retry),
         }
     }
 
-    /// How long the present host has been tried.
-    fn tried_for(&self, record: &P) -> Duration {
-        let placed = record.receipts().last().and_then(|receipt| receipt.create_time.as_ref());
-        let placed = placed.and_then(kilonova_model::time::system_time);
-        placed.and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default()
+    /// For how long the host of this attempt could not be reached, from the first time that was found on.
+    fn unreachable_for(&self, id: P::Id, attempt: u32) -> Duration {
+        let mut unreachable = self.unreachable.lock();
+        let since = unreachable.entry(id).or_insert((attempt, Instant::now()));
+        if since.0 != attempt {
+            *since = (attempt, Instant::now());
+        }
+        since.1.elapsed()
     }
 
     async fn attempt_failed(
@@ -353,6 +377,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         history::add(record.actions_mut(), step);
         history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
         let db = &self.records.db;
+        let _lane = self.lanes.enter(record.project_id()).await;
         if let Ok(project) = crate::accept::project(record.project_id()) {
             let key = db.keys.usage(&project);
             let read = match db.read_or_default::<UsageRecord>(&key).await {
@@ -415,15 +440,15 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         Stepped::Stop(Next::Retry)
     }
 
-    fn note_sent(&self, id: P::Id, verb: Verb, host: &str, epoch: Epoch, attempt: u32, record: &P) {
-        let generation = record.status().generation;
+    /// Remembers what a host was sent.
+    fn note_sent(&self, id: P::Id, new: Sent) {
         let mut sent = self.sent.lock();
         let list = sent.entry(id).or_default();
-        list.retain(|other| {
-            (other.verb, other.host.as_str(), other.attempt) != (verb, host, attempt)
-                && other.generation == generation
+        list.retain(|old| {
+            (old.verb, &old.host, old.attempt) != (new.verb, &new.host, new.attempt)
+                && old.generation == new.generation
         });
-        list.push(Sent { verb, host: host.to_owned(), epoch, generation, attempt, at: SystemTime::now() });
+        list.push(new);
     }
 
     fn me(&self) -> Actor<'_> {
@@ -453,6 +478,11 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             .with("max_attempts", self.config.max_attempts)
             .with("tried", tried)
     }
+}
+
+/// Whether a deadline has been over for so long.
+fn is_past(deadline: Option<SystemTime>, by: Duration) -> bool {
+    deadline.is_some_and(|deadline| deadline + by <= SystemTime::now())
 }
 
 /// The attempt at the present host came to nothing.

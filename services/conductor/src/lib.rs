@@ -34,7 +34,7 @@ use kilonova_store::keys::Keys;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::accept::Acceptor;
+use crate::accept::{Acceptor, Lanes};
 use crate::agents::Callers;
 use crate::catalogue::Shelf;
 pub use crate::config::Config;
@@ -47,6 +47,7 @@ use crate::shards::Shards;
 
 /// Starts a conductor.
 pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError> {
+    config.check().map_err(StartError::service)?;
     let context = launch.register().await?;
     let config = Arc::new(config);
     let db = Db { store: context.store.clone(), keys: Keys::new(&context.cell) };
@@ -69,11 +70,12 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         tasks,
     );
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
-    drive(&context, &config, &instances, &volumes, &callers, &shards, gained_rx);
+    let lanes = Arc::new(Lanes::default());
+    drive(&context, &config, &instances, &volumes, &callers, &shards, &lanes, gained_rx);
     fill(&context, &instances, &volumes, &flavors, &images, &hosts, &shards);
 
     let conductor = Conductor {
-        acceptor: Arc::new(Acceptor::new(db.clone(), config.clone())),
+        acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes)),
         name: context.host.clone(),
         tasks: context.tasks.clone(),
         streams_end: context.streams_end.clone(),
@@ -91,6 +93,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     context.serve(server).await
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is a part that the engines work on")]
 /// Starts the engines, and has them look at every record of a shard that is gained.
 fn drive(
     context: &Context,
@@ -99,6 +102,7 @@ fn drive(
     volumes: &Records<VolumeRecord>,
     callers: &Callers,
     shards: &Shards,
+    lanes: &Arc<Lanes>,
     mut gained: mpsc::Receiver<()>,
 ) {
     let members = |kind: ServiceKind| context.registry.members(kind);
@@ -110,6 +114,7 @@ fn drive(
         shards.clone(),
         config.clone(),
         host.clone(),
+        lanes.clone(),
     );
     let volume_engine = Engine::new(
         volumes.clone(),
@@ -118,6 +123,7 @@ fn drive(
         shards.clone(),
         config.clone(),
         host.clone(),
+        lanes.clone(),
     );
     let (agents, stores) = (members(ServiceKind::Compute), members(ServiceKind::Volume));
     let (tasks, diagnostics) = (context.tasks.clone(), context.diagnostics.clone());

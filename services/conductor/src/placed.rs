@@ -178,7 +178,6 @@ macro_rules! shared {
         }
         fn set_gone(&mut self, expiry: SystemTime, now: SystemTime) {
             self.deadline_time = None;
-            self.receipts.clear();
             self.expire_time = Some(timestamp(expiry));
             self.bury(now);
         }
@@ -292,6 +291,7 @@ impl Own for InstanceRecord {
         instance.set_task(pb::instance::Task::Unspecified);
         instance.set_power_state(pb::instance::PowerState::Unspecified);
         instance.addresses.clear();
+        instance.host.clear();
         instance.delete_time = Some(timestamp(now));
         instance.update_time = Some(timestamp(now));
     }
@@ -384,6 +384,7 @@ impl Own for VolumeRecord {
     fn bury(&mut self, now: SystemTime) {
         let volume = self.volume.get_or_insert_default();
         volume.set_state(pb::volume::State::Deleted);
+        volume.host.clear();
         volume.delete_time = Some(timestamp(now));
         volume.update_time = Some(timestamp(now));
     }

@@ -114,9 +114,12 @@ pub struct View<'a> {
 pub fn plan(view: &View<'_>) -> Decision {
     let status = view.status;
     if status.phase == Phase::Gone {
-        return match view.expiry {
-            Some(expiry) if expiry > view.now => Decision::Wait(until(expiry, view.now)),
-            _ => Decision::Purge,
+        let kept = view.expiry.map_or(Duration::ZERO, |expiry| until(expiry, view.now));
+        return match clean_up(view, "") {
+            _ if kept.is_zero() => Decision::Purge,
+            Some(Decision::Wait(wait)) if !view.unreachable() => Decision::Wait(wait.min(kept)),
+            Some(Decision::Wait(_)) | None => Decision::Wait(kept),
+            Some(decision) => decision,
         };
     }
     if status.wanted == Wanted::Absent {
@@ -140,16 +143,23 @@ pub fn plan(view: &View<'_>) -> Decision {
 
 fn build(view: &View<'_>) -> Decision {
     let status = view.status;
-    if view.deadline.is_some_and(|deadline| deadline <= view.now) {
-        return Decision::LeaveHost(Leave::Late);
-    }
     let Some(epoch) = (view.epoch_of)(&status.host) else {
         return Decision::LeaveHost(Leave::NotRegistered);
     };
-    if !view.was_sent(Verb::Build, &status.host, epoch, status.attempt) {
+    let sent = view.sent(Verb::Build, &status.host, epoch, status.attempt);
+    let deadline = view.deadline.unwrap_or(view.now + view.resend);
+    let late = until(deadline, view.now);
+    if late.is_zero() {
+        // The host may have finished long ago and not have been heard: ask once more before leaving it.
+        return match sent.filter(|sent| sent.at >= deadline) {
+            Some(sent) if view.is_unanswered(sent) => Decision::Wait(view.until_resend(sent)),
+            Some(_) => Decision::LeaveHost(Leave::Late),
+            None => Decision::Build,
+        };
+    }
+    if !sent.is_some_and(|sent| view.is_unanswered(sent)) {
         return Decision::Build;
     }
-    let late = view.deadline.map_or(view.resend, |deadline| until(deadline, view.now));
     match clean_up(view, &status.host) {
         Some(Decision::Wait(wait)) => Decision::Wait(wait.min(late)),
         Some(decision) => decision,
@@ -161,7 +171,7 @@ fn remove(view: &View<'_>) -> Decision {
     match clean_up(view, "") {
         None => Decision::Finish { forced: false },
         Some(Decision::Wait(wait)) => {
-            let unreachable = view.receipts.iter().all(|receipt| (view.epoch_of)(&receipt.host).is_none());
+            let unreachable = view.unreachable();
             let late = view.deadline.map_or(Duration::ZERO, |deadline| until(deadline, view.now));
             if unreachable && late.is_zero() {
                 Decision::Finish { forced: true }
@@ -177,25 +187,42 @@ fn remove(view: &View<'_>) -> Decision {
 
 /// The next receipt to have removed, other than that of `keep`; a wait while the rest is under way or out of reach.
 fn clean_up(view: &View<'_>, keep: &str) -> Option<Decision> {
-    let mut left = view.receipts.iter().filter(|receipt| receipt.host != keep).peekable();
-    left.peek()?;
-    let next = left.find(|receipt| {
-        (view.epoch_of)(&receipt.host)
-            .is_some_and(|epoch| !view.was_sent(Verb::Terminate, &receipt.host, epoch, receipt.attempt))
-    });
-    Some(next.map_or(Decision::Wait(view.resend), |receipt| Decision::Terminate(receipt.clone())))
+    let left: Vec<&Receipt> = view.receipts.iter().filter(|receipt| receipt.host != keep).collect();
+    let mut wait = view.resend;
+    for receipt in &left {
+        let Some(epoch) = (view.epoch_of)(&receipt.host) else { continue };
+        match view.sent(Verb::Terminate, &receipt.host, epoch, receipt.attempt) {
+            Some(sent) if view.is_unanswered(sent) => wait = wait.min(view.until_resend(sent)),
+            _ => return Some(Decision::Terminate((*receipt).clone())),
+        }
+    }
+    (!left.is_empty()).then_some(Decision::Wait(wait))
 }
 
 impl View<'_> {
-    fn was_sent(&self, verb: Verb, host: &str, epoch: Epoch, attempt: u32) -> bool {
-        self.sent.iter().any(|sent| {
+    /// What was sent to that incarnation, for what is wanted now.
+    fn sent(&self, verb: Verb, host: &str, epoch: Epoch, attempt: u32) -> Option<&Sent> {
+        self.sent.iter().find(|sent| {
             sent.verb == verb
                 && sent.host == host
                 && sent.epoch == epoch
                 && sent.generation == self.status.generation
                 && sent.attempt == attempt
-                && self.now.duration_since(sent.at).unwrap_or_default() < self.resend
         })
+    }
+
+    /// Whether an answer may still come. A time in the future is that of a clock that was set back.
+    fn is_unanswered(&self, sent: &Sent) -> bool {
+        self.now.duration_since(sent.at).is_ok_and(|ago| ago < self.resend)
+    }
+
+    fn until_resend(&self, sent: &Sent) -> Duration {
+        until(sent.at + self.resend, self.now)
+    }
+
+    /// Whether no host with a receipt can be asked.
+    fn unreachable(&self) -> bool {
+        self.receipts.iter().all(|receipt| (self.epoch_of)(&receipt.host).is_none())
     }
 }
 
@@ -283,9 +310,12 @@ mod tests {
     #[test]
     fn a_late_or_vanished_host_is_left_and_its_receipt_is_cleaned_up_later() {
         let mut w = world(Wanted::Present, Phase::Building, "h1", 1).receipt("h1", 1);
-        w.deadline = Some(w.now);
+        w.deadline = Some(w.now - Duration::from_secs(60));
+        assert_eq!(w.plan(), Decision::Build, "it is asked once more");
+        let mut w = w.sent(Verb::Build, "h1", 1, 3);
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(7)));
+        w.sent[0].at = w.now - Duration::from_secs(11);
         assert_eq!(w.plan(), Decision::LeaveHost(Leave::Late));
-        w.deadline = None;
         w.up = vec!["h2"];
         assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
         let mut w = world(Wanted::Present, Phase::Ready, "h2", 2).receipt("h1", 1).receipt("h2", 2);
@@ -298,10 +328,10 @@ mod tests {
     fn a_delete_clears_every_receipt_before_it_is_finished() {
         let w = world(Wanted::Absent, Phase::Building, "h2", 2).receipt("h1", 1).receipt("h2", 2);
         assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h1"));
-        let w = w.sent(Verb::Terminate, "h1", 1, 1);
+        let w = w.sent(Verb::Terminate, "h1", 1, 4);
         assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h2"));
         let mut w = w.sent(Verb::Terminate, "h2", 2, 1);
-        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)));
         w.receipts.clear();
         assert_eq!(w.plan(), Decision::Finish { forced: false });
     }
@@ -322,6 +352,10 @@ mod tests {
         let mut w = world(Wanted::Absent, Phase::Gone, "", 1);
         w.expiry = Some(w.now + Duration::from_secs(5));
         assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(5)));
+        let mut w = w.receipt("h9", 1);
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(5)));
+        w.up.push("h9");
+        assert!(matches!(w.plan(), Decision::Terminate(_)), "a host that is back removes its copy");
         w.expiry = Some(w.now);
         assert_eq!(w.plan(), Decision::Purge);
     }

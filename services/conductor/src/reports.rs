@@ -56,7 +56,7 @@ fn apply<P: Placed>(
     now: SystemTime,
 ) -> Option<P> {
     let status = record.status();
-    if status.phase == Phase::Gone || report.generation > status.generation {
+    if report.generation > status.generation {
         return None;
     }
     let current =

@@ -232,12 +232,19 @@ impl Description {
     }
 }
 
+/// What of a record a description is made of: its name, its metadata, and when it last changed.
+pub type Described<'a> = (
+    &'a mut String,
+    &'a mut std::collections::BTreeMap<String, String>,
+    &'a mut Option<prost_types::Timestamp>,
+);
+
 /// Changes what a user calls a record. The same values again change nothing.
 pub async fn describe<P: Placed>(
     records: &Records<P>,
     named: Named<'_, P::Id>,
     new: &Description,
-    fields: impl Fn(&mut P) -> (&mut String, &mut std::collections::BTreeMap<String, String>) + Send + Sync,
+    fields: impl Fn(&mut P) -> Described<'_> + Send + Sync,
 ) -> Result<Entry<P>, Error> {
     let changed = records
         .modify(named.id, |entry| {
@@ -247,7 +254,7 @@ pub async fn describe<P: Placed>(
                 return Err(Error::new(Reason::InvalidState, message));
             }
             let mut record = P::clone(&entry.record);
-            let (name, metadata) = fields(&mut record);
+            let (name, metadata, _) = fields(&mut record);
             if let Some(new) = &new.name {
                 name.clone_from(new);
             }
@@ -258,6 +265,7 @@ pub async fn describe<P: Placed>(
                 return Ok(None);
             }
             named.check_etag(entry)?;
+            *fields(&mut record).2 = Some(timestamp(SystemTime::now()));
             Ok(Some(record))
         })
         .await?;

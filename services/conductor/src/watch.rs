@@ -1,7 +1,9 @@
 //! Watches of records, as users see them: a snapshot, then every change, with a token to resume from.
 //!
-//! A token is a revision of the store, so any conductor can resume what another began. Changes of one record that wait
-//! together are sent as one. A reader so slow that the memory's own channel overflows is ended.
+//! A token is a revision of the store, so any conductor can resume what another began. One transaction may change several
+//! records, so a token names the revision *before* the last change sent: a reader that resumes sees that one again, and
+//! misses none. Changes of one record that wait together are sent as one. A reader so slow that the memory's own
+//! channel overflows is ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,8 +59,13 @@ pub struct Ask<P: Placed> {
     pub pass: Arc<dyn Fn(&P) -> bool + Send + Sync>,
 }
 
+/// How long a token from a conductor that is ahead is waited for.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Opens a watch. `message` makes a message of an event and the token after it.
-pub fn open<P: Placed, M: Send + 'static>(
+pub async fn open<P: Placed, M: Send + 'static>(
     records: &Records<P>,
     ask: Ask<P>,
     tasks: &Tasks,
@@ -69,12 +76,21 @@ pub fn open<P: Placed, M: Send + 'static>(
         "" => None,
         token => Some(parse_token(token)?),
     };
-    let (start, changes) = records.cache.subscribe(from).map_err(|_| {
-        Error::new(
-            Reason::ResumeTokenExpired,
-            "the changes since this token are no longer kept; watch again without it",
-        )
-    })?;
+    let expired = |why| Error::new(Reason::ResumeTokenExpired, format!("{why}; watch again without it"));
+    if let Some(from) = from {
+        let caught_up = async {
+            while !records.cache.has_seen(from) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let caught_up = tokio::time::timeout(CATCH_UP, caught_up).await;
+        caught_up.map_err(|_| expired("this token is of a time that the store does not know"))?;
+    }
+    let (start, changes) = records
+        .cache
+        .subscribe(from)
+        .map_err(|_| expired("the changes since this token are no longer kept"))?;
+
     let heartbeat = ask.heartbeat.as_ref().map_or(DEFAULT_HEARTBEAT, kilonova_model::time::to_duration);
     let heartbeat = heartbeat.clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
     let (sender, receiver) = mpsc::channel(BUFFER);
@@ -142,7 +158,7 @@ impl<P: Placed, M: Send + 'static> Watch<P, M> {
                     self.changes(batch).await
                 }
                 Ok(Err(RecvError::Lagged(_))) => return Some(too_slow()),
-                Ok(Err(RecvError::Closed)) => return None,
+                Ok(Err(RecvError::Closed)) => return Some(went_back()),
             };
             if sent.is_err() {
                 return None;
@@ -214,8 +230,16 @@ fn too_slow() -> Error {
     Error::new(Reason::SlowConsumer, "changes came faster than they were read; reconnect with the last token")
 }
 
-fn token(revision: Revision) -> String {
-    format!("r{:x}", revision.0)
+fn went_back() -> Error {
+    Error::new(
+        Reason::ResumeTokenExpired,
+        "the store was set back to an earlier state; watch again without a token",
+    )
+}
+
+/// The token of a reader that was sent changes up to `last`, of whose revision there may be more.
+fn token(last: Revision) -> String {
+    format!("r{:x}", last.0.saturating_sub(1))
 }
 
 fn parse_token(text: &str) -> Result<Revision, Error> {
@@ -271,7 +295,7 @@ mod tests {
 
     #[test]
     fn tokens_read_back() {
-        assert_eq!(parse_token(&token(Revision(77))).unwrap(), Revision(77));
+        assert_eq!(parse_token(&token(Revision(77))).unwrap(), Revision(76));
         assert_eq!(parse_token("x").unwrap_err().reason, Reason::ResumeTokenExpired);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use kilonova_conductor::Config;
-use kilonova_conductor::accept::{Acceptor, Request};
+use kilonova_conductor::accept::{Acceptor, Lanes, Request};
 use kilonova_conductor::agents::{Agents, Selected};
 use kilonova_conductor::db::Db;
 use kilonova_conductor::engine::Engine;
@@ -49,6 +49,8 @@ struct World {
     refusing: BTreeSet<String>,
     /// Hosts that never report.
     silent: BTreeSet<String>,
+    /// Hosts that do not take a removal.
+    deaf: BTreeSet<String>,
     /// Conductors' memories to report to.
     records: Option<Records<InstanceRecord>>,
 }
@@ -108,6 +110,9 @@ impl Agents<InstanceRecord> for Hosts {
         receipt: &Receipt,
         _: Epoch,
     ) -> Result<(), CallError> {
+        if self.world.lock().deaf.contains(&receipt.host) {
+            return Err(classify(to_status(&Error::new(Reason::ConnectFailed, "not reached"))));
+        }
         self.world.lock().terminated.push((id, receipt.host.clone()));
         let generation = record.status().generation;
         self.report(id, &receipt.host, generation, receipt.attempt, ReportStatus::Gone);
@@ -140,20 +145,25 @@ impl Cell {
         let registry = Registry::new(store.clone(), CellName::parse(CELL).unwrap());
         let played = Hosts::default();
         played.world.lock().names = hosts.iter().map(|host| (*host).to_owned()).collect();
-        let mut registrations = Vec::new();
+        let mut cell = Self { store, registry, hosts: played, registrations: Vec::new() };
         for host in hosts {
-            let endpoint = Endpoint {
-                service: ServiceKind::Compute,
-                host: HostName::parse(host).unwrap(),
-                addr: "127.0.0.1:1".into(),
-                zone: ZoneName::parse("z").unwrap(),
-                minor: 0,
-                authority: None,
-            };
-            registrations.push(registry.register(endpoint, RegistryOptions::default()).await.unwrap());
+            cell.register(host).await;
         }
-        registry.members(ServiceKind::Compute).known().await;
-        Self { store, registry, hosts: played, registrations }
+        cell.registry.members(ServiceKind::Compute).known().await;
+        cell
+    }
+
+    async fn register(&mut self, host: &str) {
+        let endpoint = Endpoint {
+            service: ServiceKind::Compute,
+            host: HostName::parse(host).unwrap(),
+            addr: "127.0.0.1:1".into(),
+            zone: ZoneName::parse("z").unwrap(),
+            minor: 0,
+            authority: None,
+        };
+        let registered = self.registry.register(endpoint, RegistryOptions::default()).await;
+        self.registrations.push(registered.unwrap());
     }
 
     async fn conductor(&self, name: &str) -> Conductor {
@@ -176,6 +186,7 @@ impl Cell {
         let (_, epochs) = watch::channel(Epoch(1));
         let ttl = config.shard_ttl.get();
         let shards = Shards::join(db.clone(), name.clone(), epochs, ttl, gained, &tasks);
+        let lanes = Arc::new(Lanes::default());
         let engine = Engine::new(
             records.clone(),
             self.hosts.clone(),
@@ -183,6 +194,7 @@ impl Cell {
             shards.clone(),
             config.clone(),
             name.clone(),
+            lanes.clone(),
         );
         let queue = engine.run(&tasks);
         tasks.spawn("gained", async move {
@@ -192,7 +204,7 @@ impl Cell {
         });
         records.cache.filled().await;
         shards.settled().await;
-        let acceptor = Acceptor::new(db, config.clone());
+        let acceptor = Acceptor::new(db, config.clone(), lanes);
         Conductor { name, tasks, records, acceptor, shards, config }
     }
 }
@@ -477,4 +489,55 @@ async fn a_request_is_forgotten_when_its_time_is_over() {
     let tomorrow = SystemTime::now() + Duration::from_secs(25 * 3600);
     assert_eq!(forget(&conductor.records.db, tomorrow).await.unwrap(), 1);
     assert_ne!(conductor.create("again", 1).await.unwrap(), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_takes_no_removal_does_not_keep_another_from_being_asked() {
+    let cell = Cell::new(&["h1", "h2"]).await;
+    let config = Config {
+        build_timeout: Period::from_millis(200),
+        resend_interval: Period::from_millis(200),
+        ..Default::default()
+    };
+    let conductor = cell.conductor_with("c1", config).await;
+    {
+        let mut world = cell.hosts.world.lock();
+        world.silent = ["h1".to_owned()].into();
+        world.deaf = ["h1".to_owned()].into();
+    }
+    let id = conductor.create("", 1).await.unwrap()[0];
+    conductor.until(id, |i| i.state() == State::Active && i.host == "h2").await;
+    conductor.delete(id).await.unwrap();
+    let asked = || cell.hosts.world.lock().terminated.contains(&(id, "h2".to_owned())).then_some(());
+    eventually("the healthy host is asked", asked).await;
+    {
+        let mut world = cell.hosts.world.lock();
+        world.silent.clear();
+        world.deaf.clear();
+    }
+    conductor.until(id, |i| i.state() == State::Deleted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_away_for_a_delete_removes_its_copy_when_it_is_back() {
+    let mut cell = Cell::new(&["h1"]).await;
+    let config = Config {
+        delete_timeout: Period::from_millis(200),
+        resend_interval: Period::from_millis(200),
+        ..Default::default()
+    };
+    let conductor = cell.conductor_with("c1", config).await;
+    let id = conductor.create("", 1).await.unwrap()[0];
+    conductor.until(id, |i| i.state() == State::Active).await;
+    cell.registrations.remove(0).deregister().await.unwrap();
+    conductor.delete(id).await.unwrap();
+    let record = conductor.until(id, |i| i.state() == State::Deleted).await;
+    assert_eq!(record.receipts.len(), 1, "the copy is not forgotten");
+    assert_eq!(conductor.used().await, pb::QuotaUsage::default());
+    assert!(cell.hosts.world.lock().terminated.is_empty());
+
+    cell.register("h1").await;
+    let cleaned = || conductor.records.cache.get(&id)?.record.receipts.is_empty().then_some(());
+    eventually("the host that is back removes its copy", cleaned).await;
+    assert_eq!(cell.hosts.world.lock().terminated, [(id, "h1".to_owned())]);
 }

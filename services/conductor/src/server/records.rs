@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use kilonova_model::page::{decode_token, encode_token, page_size};
+use kilonova_model::page::{MAX_PAGE_BYTES, decode_token, encode_token, page_size};
 use kilonova_model::{Error, FlavorId, HostName, ImageId, Reason, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::record_service_server::RecordService;
 use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::status::to_status;
+use prost::Message;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
@@ -71,7 +72,15 @@ fn page<P: Placed>(
     let limit = page_size(size)?;
     let filter = format!("{filter:?}");
     let after = read_after::<P::Id>(&filter, token)?;
-    let (entries, more) = cache.page(after.as_ref(), limit, |_, record| pass(record));
+    let (mut entries, mut more) = cache.page(after.as_ref(), limit, |_, record| pass(record));
+    let mut bytes = 0;
+    let fitting = entries.iter().take_while(|(_, entry)| {
+        bytes += entry.record.resource().encoded_len();
+        bytes <= MAX_PAGE_BYTES
+    });
+    let fitting = fitting.count().max(1);
+    more |= fitting < entries.len();
+    entries.truncate(fitting);
     let next = next_token(&filter, &entries, more);
     Ok((entries.iter().map(|(_, entry)| entry.record.shown(entry.etag())).collect(), next))
 }
@@ -233,7 +242,7 @@ impl RecordService for Conductor {
             pass: Arc::new(move |record: &InstanceRecord| filter.instance(record)),
         };
         let end = self.streams_end.clone();
-        answer(watch::open(&self.instances, ask, &self.tasks, end, instance_message).map(boxed))
+        answer(watch::open(&self.instances, ask, &self.tasks, end, instance_message).await.map(boxed))
     }
 
     async fn list_instance_actions(
@@ -282,7 +291,7 @@ impl RecordService for Conductor {
             pass: Arc::new(move |record: &VolumeRecord| filter.volume(record)),
         };
         let end = self.streams_end.clone();
-        answer(watch::open(&self.volumes, ask, &self.tasks, end, volume_message).map(boxed))
+        answer(watch::open(&self.volumes, ask, &self.tasks, end, volume_message).await.map(boxed))
     }
 
     async fn list_volume_actions(

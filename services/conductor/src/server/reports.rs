@@ -1,6 +1,6 @@
 //! `ReportService`: what agents say of themselves and of what they hold.
 
-use kilonova_model::page::{decode_token, encode_token, page_size};
+use kilonova_model::page::{MAX_PAGE_BYTES, decode_token, encode_token, page_size};
 use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::report_service_server::ReportService;
@@ -68,7 +68,7 @@ async fn on_host<P: Placed>(
     let filter = format!("{}@{host}", P::NOUN);
     let mut after = decode_token(&filter, token)?;
     let prefix = P::prefix(&records.db.keys);
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     loop {
         let page = records.db.store.list(&prefix, after.as_deref(), SCAN).await.map_err(store_error)?;
         for item in &page.items {
@@ -77,7 +77,8 @@ async fn on_host<P: Placed>(
             if status.host == host && status.phase != Phase::Gone {
                 let entry = Entry { record: std::sync::Arc::new(read.record), revision: read.revision };
                 found.push(entry.record.shown(entry.etag()));
-                if found.len() == limit {
+                bytes += item.value.len();
+                if found.len() == limit || bytes > MAX_PAGE_BYTES {
                     return Ok((found, encode_token(&filter, &item.key)));
                 }
             }

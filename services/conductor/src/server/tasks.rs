@@ -51,14 +51,18 @@ impl Conductor {
             check::instance_spec(check, "instance", &spec);
             check.ensure(request.count <= MAX_COUNT, "count", format!("at most {MAX_COUNT}"));
         })?;
-        let flavor = self.flavors.get(&read_id::<FlavorId>("instance.flavor_id", &spec.flavor_id)?).await?;
-        let image = self.images.get(&read_id::<ImageId>("instance.image_id", &spec.image_id)?).await?;
-        requests::check_fit(&flavor, &image)?;
         let (request_id, validate_only) = (request.request_id.clone(), request.validate_only);
         let project = accept::project(&request.project_id)?;
         let count = request.count;
         let bare = proto::BuildInstancesRequest { request_id: String::new(), ..request };
         let accepted = Accepted::new("BuildInstances", project.as_str(), &request_id, &bare)?;
+        // What was accepted stays accepted, whatever became of its flavor and image.
+        if let Some(entries) = self.acceptor.earlier(&accepted, &self.instances).await? {
+            return Ok(proto::BuildInstancesResponse { instances: entries.iter().map(shown).collect() });
+        }
+        let flavor = self.flavors.get(&read_id::<FlavorId>("instance.flavor_id", &spec.flavor_id)?).await?;
+        let image = self.images.get(&read_id::<ImageId>("instance.image_id", &spec.image_id)?).await?;
+        requests::check_fit(&flavor, &image)?;
         let acceptance = self.acceptance(&request_id, arrived);
         let new = requests::new_instances(&spec, count, project.as_str(), &flavor, &image, acceptance);
         let entries = self.acceptor.create(&accepted, &self.instances, new, validate_only).await?;
@@ -101,8 +105,9 @@ impl Conductor {
         let new = Description::read("instance", mask, &spec.name, &spec.metadata, true)?;
         let named = Named { id, project: &request.project_id, etag: &request.etag };
         let entry = requests::describe(&self.instances, named, &new, |record: &mut InstanceRecord| {
-            let spec = record.instance.get_or_insert_default().spec.get_or_insert_default();
-            (&mut spec.name, &mut spec.metadata)
+            let instance = record.instance.get_or_insert_default();
+            let spec = instance.spec.get_or_insert_default();
+            (&mut spec.name, &mut spec.metadata, &mut instance.update_time)
         })
         .await?;
         Ok(proto::UpdateInstanceResponse { instance: Some(shown(&entry)) })
@@ -119,8 +124,9 @@ impl Conductor {
         let new = Description::read("volume", mask, &spec.name, &spec.metadata, false)?;
         let named = Named { id, project: &request.project_id, etag: &request.etag };
         let entry = requests::describe(&self.volumes, named, &new, |record: &mut VolumeRecord| {
-            let spec = record.volume.get_or_insert_default().spec.get_or_insert_default();
-            (&mut spec.name, &mut spec.metadata)
+            let volume = record.volume.get_or_insert_default();
+            let spec = volume.spec.get_or_insert_default();
+            (&mut spec.name, &mut spec.metadata, &mut volume.update_time)
         })
         .await?;
         Ok(proto::UpdateVolumeResponse { volume: Some(shown(&entry)) })
