@@ -8,6 +8,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
+/// The target of what [`Diagnostics::log`] writes.
+pub const TARGET: &str = "kilonova::diagnostics";
+
 type Provider = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// A service's providers. Clones share them.
@@ -42,7 +45,7 @@ impl Diagnostics {
     /// Writes all of it to the log, a line per section.
     pub fn log(&self) {
         for (section, content) in self.collect() {
-            tracing::info!(target: "kilonova::diagnostics", section, %content, "diagnostics");
+            tracing::info!(target: TARGET, section, %content, "diagnostics");
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use kilonova_model::ServiceKind;
 use kilonova_runtime::config::to_toml_redacted;
-use kilonova_runtime::signals;
 use kilonova_runtime::tasks::Tasks;
-use kilonova_runtime::telemetry::Log;
+use kilonova_runtime::telemetry::{Log, LogConfig};
+use kilonova_runtime::{diagnostics, signals};
 use tokio_util::sync::CancellationToken;
 
 use crate::bind::Ports;
@@ -26,7 +26,7 @@ pub async fn run(service: ServiceKind, flags: ServeFlags) -> Result<(), Failure>
              run all services in one process with `kilonova up`, or name an etcd with --etcd-endpoints"
         )));
     }
-    let log = Log::start(&config.log).map_err(Failure::usage)?;
+    let log = start_log(&config.log)?;
     let ports = Ports::bind(service.as_str(), place.listen, place.http_listen).await?;
 
     let process = Process::watch()?;
@@ -72,7 +72,7 @@ impl Process {
     ) -> Result<(), Failure> {
         let level = move || {
             let level = reread()?.log.level;
-            log.set_level(&level).map_err(Failure::usage)?;
+            set_level(&log, &level)?;
             Ok::<_, Failure>(level)
         };
         let reload = move || match level() {
@@ -81,6 +81,19 @@ impl Process {
         };
         signals::on_hangup(&self.tasks, reload).map_err(no_signals)
     }
+}
+
+/// Starts the log of a process that serves.
+pub fn start_log(config: &LogConfig) -> Result<Log, Failure> {
+    let log = Log::start(config).map_err(Failure::usage)?;
+    set_level(&log, &config.level)?;
+    Ok(log)
+}
+
+/// Sets the level as it was given; what a signal asks for is written at any.
+fn set_level(log: &Log, level: &str) -> Result<(), Failure> {
+    log.set_level(level).map_err(Failure::usage)?;
+    log.set_level(&format!("{level},{}=info", diagnostics::TARGET)).map_err(Failure::usage)
 }
 
 fn no_signals(error: std::io::Error) -> Failure {

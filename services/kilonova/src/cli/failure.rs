@@ -68,6 +68,16 @@ impl Failure {
         }
     }
 
+    /// Whether what was named does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::NotFound(_) => true,
+            Self::Answered { status, .. } => status.code() == Code::NotFound,
+            _ => false,
+        }
+    }
+
     /// What to print: the error in one line, then wrong fields, then what to do.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {

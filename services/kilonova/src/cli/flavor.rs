@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::format::{age, moment, or_dash, pairs};
 use super::options::{Discard, GlobalOptions, Mutation, key_value, new_request_id};
 use super::output::{Output, Row, Style, details};
+use super::resolve;
 
 /// What can be done with flavors.
 #[derive(Debug, Clone, Subcommand)]
@@ -96,7 +97,12 @@ pub(super) async fn run(command: FlavorCommand, options: &GlobalOptions) -> Resu
             output.one(&flavor, || describe(&flavor, output.style()))
         }
         FlavorCommand::Delete(discard) => {
-            for flavor_id in discard.targets {
+            let find = async |id: &str| {
+                let request = GetFlavorRequest { flavor_id: id.to_owned() };
+                let call = async |request| client.flavors().get_flavor(request).await;
+                client.call(request, None, call).await.map(|_| id.to_owned())
+            };
+            for flavor_id in resolve::all(&discard.targets, discard.allow_missing, find).await? {
                 let request = DeleteFlavorRequest {
                     request_id: new_request_id(),
                     flavor_id,

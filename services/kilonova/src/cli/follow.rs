@@ -1,18 +1,23 @@
 //! Keeps a watch open: when the connection or the api goes away, it resumes where it was.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use super::client::Client;
 use super::failure::Failure;
+use super::progress::notice;
 
 /// How often the api is asked to say that the stream is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Silence of this many heartbeats is a dead stream.
 const MISSED: u32 = 3;
+/// A connection that was lost and has not answered for this long stays lost.
+const LOST: Duration = Duration::from_secs(10);
 
 /// What to watch.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +75,10 @@ pub struct Follower<R: Followed> {
     snapshots: u64,
     stream: Option<Streaming<R::Message>>,
     backoff: Backoff,
+    /// Whether the user was told that the watch broke off.
+    told: bool,
+    /// Since when nothing has answered.
+    lost: Option<Instant>,
 }
 
 /// What to do about the end of a stream.
@@ -85,7 +94,17 @@ impl<R: Followed> Follower<R> {
     #[must_use]
     pub fn new(client: Client, filter: Filter) -> Self {
         let backoff = Backoff::new(BackoffPolicy::reconnect());
-        Self { client, filter, token: String::new(), whole: false, snapshots: 0, stream: None, backoff }
+        Self {
+            client,
+            filter,
+            token: String::new(),
+            whole: false,
+            snapshots: 0,
+            stream: None,
+            backoff,
+            told: false,
+            lost: None,
+        }
     }
 
     /// How many snapshots have begun: one that broke off begins again.
@@ -94,12 +113,13 @@ impl<R: Followed> Follower<R> {
         self.snapshots
     }
 
-    /// The next message. An error is one that trying again would not mend.
+    /// The next message. An error is one that trying again would not mend, or that lasts.
     pub async fn next(&mut self) -> Result<R::Message, Failure> {
         loop {
             let status = match self.receive().await {
                 Ok(message) => {
                     self.backoff.reset();
+                    (self.told, self.lost) = (false, None);
                     self.whole |= R::ends_snapshot(&message);
                     let token = R::token(&message);
                     if !token.is_empty() {
@@ -111,16 +131,37 @@ impl<R: Followed> Follower<R> {
             };
             self.stream = None;
             match after(&status) {
-                Next::Resume => {}
+                Next::Resume => self.tell(),
                 Next::StartOver => self.whole = false,
                 Next::GiveUp => return Err(self.client.failure(status, None)),
             }
-            tokio::time::sleep(self.backoff.next_delay()).await;
+            if status.source().is_some() {
+                self.lost.get_or_insert_with(Instant::now);
+            } else {
+                self.lost = None;
+            }
+            match self.left() {
+                Some(Duration::ZERO) => return Err(self.client.failure(status, None)),
+                left => {
+                    tokio::time::sleep(left.unwrap_or(LOST).min(self.backoff.next_delay())).await;
+                }
+            }
+        }
+    }
+
+    /// How long a lost connection may still come back.
+    fn left(&self) -> Option<Duration> {
+        self.lost.map(|since| LOST.saturating_sub(since.elapsed()))
+    }
+
+    fn tell(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
+            notice("connection lost, trying again");
         }
     }
 
     async fn receive(&mut self) -> Result<R::Message, Status> {
-        let silence = HEARTBEAT * MISSED;
+        let silence = self.left().unwrap_or(HEARTBEAT * MISSED);
         let receive = async {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
@@ -137,11 +178,18 @@ impl<R: Followed> Follower<R> {
         };
         match tokio::time::timeout(silence, receive).await {
             Ok(Ok(Some(message))) => Ok(message),
-            Ok(Ok(None)) => Err(Status::unavailable("the stream ended")),
+            Ok(Ok(None)) => Err(lost("the stream ended")),
             Ok(Err(status)) => Err(status),
-            Err(_) => Err(Status::unavailable("the stream fell silent")),
+            Err(_) => Err(lost("the stream fell silent")),
         }
     }
+}
+
+/// A status made here, as the transport makes them.
+fn lost(cause: &str) -> Status {
+    let mut status = Status::unavailable(cause);
+    status.set_source(Arc::new(std::io::Error::other(cause.to_owned())));
+    status
 }
 
 fn after(status: &Status) -> Next {

@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::format::{age, moment, or_dash, pairs};
 use super::options::{Discard, GlobalOptions, Mutation, key_value, new_request_id};
 use super::output::{Output, Row, Style, details};
+use super::resolve;
 
 /// What can be done with images.
 #[derive(Debug, Clone, Subcommand)]
@@ -94,7 +95,12 @@ pub(super) async fn run(command: ImageCommand, options: &GlobalOptions) -> Resul
             output.one(&image, || describe(&image, output.style()))
         }
         ImageCommand::Delete(discard) => {
-            for image_id in discard.targets {
+            let find = async |id: &str| {
+                let request = GetImageRequest { image_id: id.to_owned() };
+                let call = async |request| client.images().get_image(request).await;
+                client.call(request, None, call).await.map(|_| id.to_owned())
+            };
+            for image_id in resolve::all(&discard.targets, discard.allow_missing, find).await? {
                 let request = DeleteImageRequest {
                     request_id: new_request_id(),
                     image_id,

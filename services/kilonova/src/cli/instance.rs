@@ -7,7 +7,7 @@ mod watch;
 
 use clap::{Args, Subcommand};
 use kilonova_model::{InstanceId, Reason};
-use kilonova_proto::api::v1::{DeleteInstanceRequest, ListInstancesRequest};
+use kilonova_proto::api::v1::{DeleteInstanceRequest, GetInstanceRequest, ListInstancesRequest};
 use kilonova_proto::types::v1::Instance;
 use kilonova_proto::types::v1::instance::State;
 
@@ -15,7 +15,7 @@ use super::client::{Client, PAGE, every_page};
 use super::failure::Failure;
 use super::options::{GlobalOptions, Removal, new_request_id, state_numbers};
 use super::output::Output;
-use super::resolve::unique;
+use super::resolve::{self, unique};
 use super::wait::{Goal, wait};
 
 /// What can be done with instances.
@@ -99,14 +99,20 @@ async fn resolve(client: &Client, options: &GlobalOptions, text: &str) -> Result
     unique("instance", Reason::InstanceNotFound, text, named)
 }
 
+/// The same, of one that is there.
+async fn existing(client: &Client, options: &GlobalOptions, text: &str) -> Result<String, Failure> {
+    let id = resolve(client, options, text).await?;
+    let request = GetInstanceRequest { instance_id: id.clone(), project_id: options.project() };
+    client.call(request, None, async |request| client.instances().get_instance(request).await).await?;
+    Ok(id)
+}
+
 async fn delete(removal: Removal, options: &GlobalOptions, output: Output) -> Result<(), Failure> {
     let client = Client::connect(options, Some(options.limit(removal.wait))).await?;
+    let find = async |text: &str| existing(&client, options, text).await;
+    let ids = resolve::all(&removal.targets, removal.allow_missing, find).await?;
     let mut deleted = Vec::new();
-    for text in &removal.targets {
-        let instance_id = match resolve(&client, options, text).await {
-            Err(Failure::NotFound(_)) if removal.allow_missing => continue,
-            other => other?,
-        };
+    for instance_id in ids {
         let request = DeleteInstanceRequest {
             request_id: new_request_id(),
             project_id: options.project(),

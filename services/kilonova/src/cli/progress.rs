@@ -62,6 +62,15 @@ fn line(elapsed: Duration, summary: &str) -> String {
     format!("{:>6.1}s  {summary}", elapsed.as_secs_f64())
 }
 
+/// Says something in a line of its own.
+pub fn notice(text: &str) {
+    if std::io::stderr().is_terminal() {
+        write(format_args!("\r{text}\u{1b}[K\n"));
+    } else {
+        write(format_args!("{text}\n"));
+    }
+}
+
 /// Progress is a courtesy: nobody to read it is no failure.
 fn write(text: std::fmt::Arguments<'_>) {
     let mut stderr = std::io::stderr().lock();

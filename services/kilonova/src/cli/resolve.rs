@@ -4,6 +4,24 @@ use kilonova_model::Reason;
 
 use super::failure::{Failure, not_found};
 
+/// Finds out every one of `targets` before anything is done with one of them. One named twice is there once.
+pub async fn all(
+    targets: &[String],
+    allow_missing: bool,
+    find: impl AsyncFn(&str) -> Result<String, Failure>,
+) -> Result<Vec<String>, Failure> {
+    let mut ids = Vec::new();
+    for text in targets {
+        match find(text).await {
+            Ok(id) if ids.contains(&id) => {}
+            Ok(id) => ids.push(id),
+            Err(failure) if allow_missing && failure.is_not_found() => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(ids)
+}
+
 /// The one id of `kind` that is called `name`. More than one is an error that lists them.
 pub fn unique<'a>(
     kind: &str,
@@ -27,6 +45,15 @@ pub fn unique<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_that_is_missing_stops_all_of_them() {
+        let find = async |text: &str| unique("instance", Reason::InstanceNotFound, text, ALL);
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let missing = all(&named(&["db", "mail"]), false, find).await.unwrap_err();
+        assert!(missing.is_not_found());
+        assert_eq!(all(&named(&["db", "mail", "db"]), true, find).await.unwrap(), ["2"]);
+    }
 
     const ALL: [(&str, &str); 3] = [("1", "web"), ("2", "db"), ("3", "web")];
 

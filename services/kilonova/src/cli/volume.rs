@@ -6,7 +6,7 @@ mod show;
 
 use clap::{Args, Subcommand};
 use kilonova_model::{Reason, VolumeId};
-use kilonova_proto::api::v1::{DeleteVolumeRequest, ListVolumesRequest};
+use kilonova_proto::api::v1::{DeleteVolumeRequest, GetVolumeRequest, ListVolumesRequest};
 use kilonova_proto::types::v1::Volume;
 use kilonova_proto::types::v1::volume::State;
 
@@ -14,7 +14,7 @@ use super::client::{Client, PAGE, every_page};
 use super::failure::Failure;
 use super::options::{GlobalOptions, Removal, new_request_id, state_numbers};
 use super::output::Output;
-use super::resolve::unique;
+use super::resolve::{self, unique};
 use super::wait::{Goal, wait};
 
 /// What can be done with volumes.
@@ -90,14 +90,20 @@ async fn resolve(client: &Client, options: &GlobalOptions, text: &str) -> Result
     unique("volume", Reason::VolumeNotFound, text, named)
 }
 
+/// The same, of one that is there.
+async fn existing(client: &Client, options: &GlobalOptions, text: &str) -> Result<String, Failure> {
+    let id = resolve(client, options, text).await?;
+    let request = GetVolumeRequest { volume_id: id.clone(), project_id: options.project() };
+    client.call(request, None, async |request| client.volumes().get_volume(request).await).await?;
+    Ok(id)
+}
+
 async fn delete(removal: Removal, options: &GlobalOptions, output: Output) -> Result<(), Failure> {
     let client = Client::connect(options, Some(options.limit(removal.wait))).await?;
+    let find = async |text: &str| existing(&client, options, text).await;
+    let ids = resolve::all(&removal.targets, removal.allow_missing, find).await?;
     let mut deleted = Vec::new();
-    for text in &removal.targets {
-        let volume_id = match resolve(&client, options, text).await {
-            Err(Failure::NotFound(_)) if removal.allow_missing => continue,
-            other => other?,
-        };
+    for volume_id in ids {
         let request = DeleteVolumeRequest {
             request_id: new_request_id(),
             project_id: options.project(),

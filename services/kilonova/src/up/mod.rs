@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use clap::Args;
 use kilonova_runtime::config::to_toml_redacted;
-use kilonova_runtime::telemetry::Log;
 
 pub use cloud::{Cloud, Plan};
 pub use plan::{Counts, PortChoice};
@@ -20,7 +19,7 @@ use crate::cli::options::{Format, GlobalOptions};
 use crate::failure::Failure;
 use crate::flags::ConfigFlags;
 use crate::output;
-use crate::serve::Process;
+use crate::serve::{Process, start_log};
 
 /// What `kilonova up` takes.
 #[derive(Clone, Debug, Args)]
@@ -54,7 +53,7 @@ pub async fn run(flags: UpFlags) -> Result<(), Failure> {
         output::say(&to_toml_redacted(&config));
         return Ok(());
     }
-    let log = Log::start(&config.log).map_err(Failure::usage)?;
+    let log = start_log(&config.log)?;
     let shared = flags.shared.clone();
     let process = Process::watch()?;
     process.reload_log(log, move || shared.load_quiet())?;

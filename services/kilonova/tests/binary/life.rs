@@ -38,13 +38,15 @@ async fn terminate_ends_it_within_ten_seconds_although_a_watch_is_open() {
 }
 
 #[test]
-fn hangup_reads_the_level_of_the_log_again() {
+fn hangup_reads_the_level_of_the_log_again_and_reports_come_at_any() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("k.toml");
     std::fs::write(&path, "[log]\nlevel = \"error\"\n").unwrap();
     let arguments = ["up", "--ephemeral-ports", "--hosts", "1", "--backends", "1", "--config"];
     let mut cloud = Running::start(kilonova(&arguments).arg(&path));
     cloud.read_until("Ctrl-C");
+    cloud.signal("USR2");
+    cloud.read_stderr_until("section=\"tasks\"");
     std::fs::write(&path, "[log]\nlevel = \"info\"\n").unwrap();
     cloud.signal("HUP");
     cloud.read_stderr_until("the level of the log was read again level=\"info\"");
@@ -53,6 +55,32 @@ fn hangup_reads_the_level_of_the_log_again() {
     cloud.signal("INT");
     let (status, stderr) = cloud.wait(STOP);
     assert!(status.success(), "{status}: {stderr}");
+}
+
+#[test]
+fn a_watch_tells_that_its_api_is_gone_and_ends() {
+    let (cloud, address) = up();
+    let mut watch = Running::start(&mut kilonova(&["instance", "watch", "--endpoint", &address]));
+    watch.read_until("changes from here");
+    cloud.signal("KILL");
+    watch.read_stderr_until("connection lost, trying again");
+    let (status, stderr) = watch.wait(Duration::from_secs(30));
+    assert_eq!(status.code(), Some(6), "{stderr}");
+    assert!(stderr.starts_with("error: UNREACHABLE: no answer from the api at"), "{stderr}");
+}
+
+#[test]
+fn nothing_is_deleted_where_one_name_is_wrong() {
+    let (_cloud, address) = up();
+    let operate =
+        |line: &str| run(kilonova(&line.split(' ').collect::<Vec<_>>()).env("KILONOVA_ENDPOINT", &address));
+    let made = operate("instance create web --flavor m1.tiny --image cirros --wait");
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let refused = operate("instance delete web missing");
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(3), ""), "{}", refused.stderr);
+    assert!(operate("instance list").stdout.contains("ACTIVE"));
+    assert_eq!(operate("flavor delete m1.large missing").code, Some(3));
+    assert_eq!(operate("flavor show m1.large").code, Some(0));
 }
 
 #[test]
