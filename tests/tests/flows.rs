@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use kilonova_model::ServiceKind;
 use kilonova_proto::api::v1 as api;
+use kilonova_proto::conductor::v1 as conductor;
+use kilonova_proto::conductor::v1::record_service_client::RecordServiceClient;
 use kilonova_proto::scheduler::v1 as scheduler;
 use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
 use kilonova_proto::types::v1 as pb;
@@ -38,6 +40,7 @@ over_both_stores!(
     an_instance_that_fits_nowhere_says_why,
     work_goes_on_when_a_conductor_and_a_scheduler_die,
     a_new_scheduler_knows_every_host_at_once_and_every_change_soon,
+    a_watch_tells_every_change_and_any_conductor_resumes_it,
     volumes_come_and_go,
     a_disabled_host_takes_nothing_new,
     a_compute_that_restarts_keeps_its_guests_and_finishes_its_builds,
@@ -208,6 +211,60 @@ async fn a_new_scheduler_knows_every_host_at_once_and_every_change_soon(backing:
     .await;
     // Three heartbeats of half a second, and time for a busy machine.
     assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
+    cluster.shutdown().await;
+}
+
+async fn a_watch_tells_every_change_and_any_conductor_resumes_it(backing: Backing) {
+    use api::watch_instances_response::Event;
+    let Some(cluster) = Cluster::start(Plan::new(backing)).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    let old = api.create("old", "small", 1).await.unwrap().remove(0);
+    api.until(&old, State::Active).await;
+
+    let request = api::WatchInstancesRequest::default();
+    let mut watch = api.instances().watch_instances(request).await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert!(matches!(first.event, Some(Event::Snapshot(instance)) if instance.id == old));
+    let end = watch.message().await.unwrap().unwrap();
+    assert!(matches!(end.event, Some(Event::SnapshotEnd(_))));
+    let token = end.resume_token;
+
+    let new = api.create("new", "small", 1).await.unwrap().remove(0);
+    let mut states = Vec::new();
+    while states.last() != Some(&State::Active) {
+        match watch.message().await.unwrap().unwrap().event {
+            Some(Event::Update(instance)) if instance.id == new => states.push(instance.state()),
+            // The last change before the snapshot may come again.
+            Some(Event::Update(_) | Event::Heartbeat(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(states[..states.len() - 1].iter().all(|state| *state == State::Building), "{states:?}");
+    api.delete(&new).await.unwrap();
+    loop {
+        match watch.message().await.unwrap().unwrap().event {
+            Some(Event::Delete(id)) => break assert_eq!(id, new),
+            Some(Event::Update(instance)) => assert_eq!(instance.state(), State::Active),
+            Some(Event::Heartbeat(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    for conductor in ["conductor-1", "conductor-2"] {
+        let channel = cluster.channel(ServiceKind::Conductor, conductor);
+        let request = conductor::WatchInstancesRequest { resume_token: token.clone(), ..Default::default() };
+        let mut client = RecordServiceClient::new(channel);
+        let mut resumed = client.watch_instances(request).await.unwrap().into_inner();
+        loop {
+            use conductor::watch_instances_response::Event;
+            match resumed.message().await.unwrap().unwrap().event {
+                Some(Event::Delete(id)) => break assert_eq!(id, new),
+                Some(Event::Update(_) | Event::SnapshotEnd(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
     cluster.shutdown().await;
 }
 

@@ -202,28 +202,25 @@ impl<P: Placed, M: Send + 'static> Watch<P, M> {
 }
 
 /// What a watcher with this filter sees of a batch of changes, one event a record, in the order of their first change.
+/// A record that passed at any moment of the batch and no longer does is deleted: a watcher that resumes may have seen it.
 fn coalesce<P: Placed>(batch: Vec<Change<P::Id, P>>, pass: &dyn Fn(&P) -> bool) -> Vec<Event<P::Resource>> {
+    let passes = |entry: &Option<Entry<P>>| entry.as_ref().is_some_and(|entry| pass(&entry.record));
     let mut order = Vec::new();
-    let mut merged: HashMap<P::Id, Change<P::Id, P>> = HashMap::new();
+    let mut merged: HashMap<P::Id, (bool, Option<Entry<P>>)> = HashMap::new();
     for change in batch {
-        match merged.get_mut(&change.id) {
-            Some(earlier) => earlier.after = change.after,
-            None => {
-                order.push(change.id);
-                merged.insert(change.id, change);
-            }
-        }
+        let (passed, newest) = merged.entry(change.id).or_insert_with(|| {
+            order.push(change.id);
+            (passes(&change.before), None)
+        });
+        *passed |= passes(&change.after);
+        *newest = change.after;
     }
-    let seen = |entry: &Option<Entry<P>>| entry.as_ref().is_some_and(|entry| pass(&entry.record));
-    order
-        .into_iter()
-        .filter_map(|id| merged.remove(&id))
-        .filter_map(|change| match change.after {
-            Some(ref after) if pass(&after.record) => Some(Event::Update(after.record.shown(after.etag()))),
-            _ if seen(&change.before) => Some(Event::Delete(change.id.to_string())),
-            _ => None,
-        })
-        .collect()
+    let event = |id: P::Id| match merged.remove(&id)? {
+        (_, Some(entry)) if pass(&entry.record) => Some(Event::Update(entry.record.shown(entry.etag()))),
+        (true, _) => Some(Event::Delete(id.to_string())),
+        (false, _) => None,
+    };
+    order.into_iter().filter_map(event).collect()
 }
 
 fn too_slow() -> Error {
@@ -291,6 +288,13 @@ mod tests {
             change(other, entry("b", 3), None),
         ];
         assert_eq!(coalesce(batch, &in_a), [Event::Delete(left.to_string())]);
+    }
+
+    #[test]
+    fn what_came_and_went_in_one_batch_is_deleted() {
+        let id = InstanceId::generate();
+        let batch = vec![change(id, None, entry("a", 1)), change(id, entry("a", 1), entry("b", 2))];
+        assert_eq!(coalesce(batch, &in_a), [Event::Delete(id.to_string())]);
     }
 
     #[test]
