@@ -7,6 +7,9 @@ use tokio::net::TcpListener;
 
 use crate::failure::Failure;
 
+/// Why a port cannot be had that another would do for.
+pub const TAKEN: &str = "another process listens there";
+
 /// The two sockets of one service.
 #[derive(Debug)]
 pub struct Ports {
@@ -41,7 +44,7 @@ impl Ports {
 async fn listen(service: &str, protocol: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         let why = match error.kind() {
-            ErrorKind::AddrInUse => "another process listens there".to_owned(),
+            ErrorKind::AddrInUse => TAKEN.to_owned(),
             ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
             ErrorKind::PermissionDenied => "the system does not let this user take that port".to_owned(),
             _ => error.to_string(),

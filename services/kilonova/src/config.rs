@@ -181,7 +181,7 @@ impl Config {
                  name that address with --advertise"
             ));
         }
-        config.check(service)?;
+        config.check()?;
         config.own_data(service, &host, KeepGiven::Yes);
         config.host = Some(host.clone());
         config.listen = Some(listen.into());
@@ -190,11 +190,15 @@ impl Config {
         Ok((config, Place { service, host, listen, http_listen: http, advertise }))
     }
 
-    /// Refuses values of one service's section that make no sense, before anything is started.
-    pub fn check(&self, service: ServiceKind) -> Result<(), String> {
+    /// Refuses values that make no sense in any section, before anything is started.
+    pub fn check(&self) -> Result<(), String> {
+        ServiceKind::ALL.iter().try_for_each(|service| self.check_section(*service))
+    }
+
+    fn check_section(&self, service: ServiceKind) -> Result<(), String> {
         match service {
             ServiceKind::Api => self.api.check().map_err(|error| error.to_string()),
-            ServiceKind::Conductor => Ok(()),
+            ServiceKind::Conductor => self.conductor.check().map_err(|error| in_section(service, &error)),
             ServiceKind::Scheduler => self.scheduler.check().map_err(|error| error.to_string()),
             ServiceKind::Compute => self.compute.check().map_err(|error| in_section(service, &error)),
             ServiceKind::Volume => self.volume.check().map_err(|error| in_section(service, &error)),

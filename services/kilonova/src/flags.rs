@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use kilonova_runtime::config::{Sources, load};
+use kilonova_runtime::config::{ConfigError, Sources, load};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::options::key_value;
@@ -97,14 +97,29 @@ struct LogOverlay<'a> {
 impl ConfigFlags {
     /// Reads the configuration of a process that runs many services: its log starts at warnings.
     pub fn load_quiet(&self) -> Result<Config, Failure> {
-        load(sources(self, None)).map(|Quiet(config)| config).map_err(Failure::usage)
+        load(sources(self, None)).map(|Quiet(config)| config).map_err(refused)
     }
 }
 
 impl ServeFlags {
     /// Reads the configuration of one service.
     pub fn load(&self) -> Result<Config, Failure> {
-        load(sources(&self.shared, Some(self))).map_err(Failure::usage)
+        load(sources(&self.shared, Some(self))).map_err(refused)
+    }
+}
+
+/// The sentence about a bad configuration, with the types of numbers as people call them.
+fn refused(error: ConfigError) -> Failure {
+    match error {
+        ConfigError::BadValue { key, value, origin, problem } => {
+            let number = ["u8", "u16", "u32", "u64", "usize", "i32", "i64"];
+            let problem = match problem.strip_prefix("expected ") {
+                Some(kind) if number.contains(&kind) => "expected a whole number".to_owned(),
+                _ => problem,
+            };
+            Failure::usage(ConfigError::BadValue { key, value, origin, problem })
+        }
+        other => Failure::usage(other),
     }
 }
 

@@ -22,8 +22,9 @@ pub async fn run(service: ServiceKind, flags: ServeFlags) -> Result<(), Failure>
     }
     if config.store.kind == Some(StoreKind::Embedded) {
         return Err(Failure::usage(format!(
-            "the embedded store is open in one process only, so a {service} of its own would be alone in it: \
-             run all services in one process with `kilonova up`, or name an etcd with --etcd-endpoints"
+            "the embedded store is open in one process only, so {} {service} of its own would be alone in it: \
+             run all services in one process with `kilonova up`, or name an etcd with --etcd-endpoints",
+            if service == ServiceKind::Api { "an" } else { "a" }
         )));
     }
     let log = start_log(&config.log)?;

@@ -9,16 +9,26 @@ use kilonova_proto::api::v1::image_service_client::ImageServiceClient;
 use kilonova_proto::api::v1::instance_service_client::InstanceServiceClient;
 use kilonova_proto::api::v1::quota_service_client::QuotaServiceClient;
 use kilonova_proto::api::v1::volume_service_client::VolumeServiceClient;
+use kilonova_proto::base::v1::GetServiceInfoRequest;
+use kilonova_proto::base::v1::base_service_client::BaseServiceClient;
+use kilonova_proto::types::v1::ServiceKind;
+use kilonova_rpc::status::from_status;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::failure::Failure;
 use super::options::GlobalOptions;
+use super::service::kind_label;
 
 /// The page size of lists, and the answer it may need.
 pub const PAGE: i32 = 500;
 const MAX_ANSWER: usize = 64 << 20;
+
+/// How long it may take to find out who listens where an api should.
+const WHO_WITHIN: Duration = Duration::from_secs(1);
+/// What is said of a listener that knows nothing of Kilonova.
+const STRANGER: &str = "what listens there does not speak its gRPC";
 
 /// A connection to the api.
 #[derive(Debug, Clone)]
@@ -71,10 +81,42 @@ impl Client {
         request.set_timeout(limit);
         match tokio::time::timeout(limit, call(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.failure(status, request_id)),
+            Ok(Err(status)) => Err(self.explained(status, request_id).await),
             Err(_) => {
                 Err(self
                     .failure(Status::deadline_exceeded(format!("no answer within {limit:?}")), request_id))
+            }
+        }
+    }
+
+    /// The same as [`Self::failure`]; where it looks as if no api were there, it asks who is.
+    pub async fn explained(&self, status: Status, request_id: Option<&str>) -> Failure {
+        let foreign = match status.code() {
+            Code::Unimplemented => true,
+            // Made here, of an answer that is none, although the connection stands.
+            Code::Unknown | Code::Internal => from_status(&status).is_none(),
+            _ => false,
+        };
+        match if foreign { self.who().await } else { None } {
+            Some(cause) => Failure::Unreachable { endpoint: self.endpoint.clone(), cause, request_id: None },
+            None => self.failure(status, request_id),
+        }
+    }
+
+    /// Who answers, when that is no api.
+    async fn who(&self) -> Option<String> {
+        let mut base = BaseServiceClient::new(self.channel.clone());
+        let asked = tokio::time::timeout(WHO_WITHIN, base.get_service_info(GetServiceInfoRequest {})).await;
+        match asked.ok()? {
+            Ok(info) => {
+                let info = info.into_inner();
+                let kind = info.service();
+                (kind != ServiceKind::Api)
+                    .then(|| format!("{} {} listens there", kind_label(kind), info.host))
+            }
+            Err(status) => {
+                let strange = matches!(status.code(), Code::Unimplemented | Code::Unknown | Code::Internal);
+                (strange && from_status(&status).is_none()).then(|| STRANGER.to_owned())
             }
         }
     }
@@ -162,13 +204,21 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 /// Reads `http://host:port`; a bare `host:port` is that too.
 fn parse_endpoint(text: &str) -> Result<Endpoint, Failure> {
-    let wrong = |why: &str| Failure::Usage(format!("--endpoint {text}: {why}, as in http://127.0.0.1:7770"));
+    let wrong = |why: &str| {
+        Failure::Usage(format!("--endpoint {text}: {why}; it should look like http://127.0.0.1:7770"))
+    };
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     if !url.starts_with("http://") {
         return Err(wrong("only http:// is spoken"));
     }
     let endpoint = Endpoint::from_shared(url).map_err(|_| wrong("not an address"))?;
-    if endpoint.uri().port().is_none() { Err(wrong("the port is missing")) } else { Ok(endpoint) }
+    let authority = endpoint.uri().authority().map_or("", |authority| authority.as_str());
+    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(endpoint),
+        _ if port.is_empty() || port.ends_with(']') => Err(wrong("the port is missing")),
+        _ => Err(wrong(&format!("{port} is no port (1 to 65535)"))),
+    }
 }
 
 /// Reads every page of a list.
@@ -195,7 +245,12 @@ mod tests {
     fn endpoints_are_read_or_refused_with_what_would_be_right() {
         assert_eq!(parse_endpoint("10.0.0.1:7770").unwrap().uri().to_string(), "http://10.0.0.1:7770/");
         assert!(parse_endpoint("http://[::1]:7770").is_ok());
-        for bad in ["https://host:7770", "http://host", "host", "http://a b:1", ""] {
+        for bad in ["http://h:99999", "[::1]:0", "h:x"] {
+            let lines = parse_endpoint(bad).unwrap_err().lines();
+            assert!(lines[0].contains("is no port") || lines[0].contains("not an address"), "{lines:?}");
+        }
+        assert!(parse_endpoint("h:99999").unwrap_err().lines()[0].contains("99999 is no port"));
+        for bad in ["http://[::1]", "https://host:7770", "http://host", "host", "http://a b:1", ""] {
             let failure = parse_endpoint(bad).unwrap_err();
             assert_eq!(failure.exit_code(), 2, "{bad}");
             assert!(failure.lines()[0].contains("http://127.0.0.1:7770"), "{bad}");

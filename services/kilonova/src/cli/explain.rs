@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use kilonova_proto::types::v1::{Fault, PlacementExplanation};
 
-use super::format::{NONE, moment, or_dash};
+use super::format::{NONE, moment, or_dash, safe};
 use super::output::{Style, table};
 
 /// One line for a fault: what, on which attempt, where.
@@ -21,7 +21,7 @@ pub fn fault_line(fault: &Fault) -> String {
     if !place.is_empty() {
         line.push_str(&format!(" ({})", place.join(" ")));
     }
-    line
+    safe(&line).into_owned()
 }
 
 /// The fault of a resource with its explanation, then why each earlier attempt failed; empty when all is well.
@@ -59,9 +59,12 @@ pub fn placement(explanation: &PlacementExplanation, style: Style) -> String {
 fn figures(explanation: &PlacementExplanation, said: &str, style: Style) -> String {
     let mut text = format!("{} considered", or_dash(&explanation.scheduler));
     text.push_str(&format!(" {}, {} remained", explanation.considered, explanation.remaining));
-    text.push_str(&if said.is_empty() { "\n".to_owned() } else { format!(": {said}\n") });
+    if !said.is_empty() {
+        text.push_str(&format!(": {said}"));
+    }
+    let mut text = safe(&text).into_owned() + "\n";
     let mut left = explanation.considered;
-    let rows = explanation.filters.iter().map(|filter| {
+    let rows = explanation.filters.iter().flat_map(|filter| {
         left = left.saturating_sub(filter.removed);
         let mut examples: Vec<String> =
             filter.samples.iter().map(|sample| format!("{}: {}", sample.host, sample.detail)).collect();
@@ -69,8 +72,11 @@ fn figures(explanation: &PlacementExplanation, said: &str, style: Style) -> Stri
         if !examples.is_empty() && unnamed > 0 {
             examples.push(format!("and {unnamed} more"));
         }
-        let examples = if examples.is_empty() { NONE.to_owned() } else { examples.join("\n") };
-        vec![filter.name.clone(), filter.removed.to_string(), left.to_string(), examples]
+        let mut examples = examples.into_iter();
+        let first = examples.next().unwrap_or_else(|| NONE.to_owned());
+        let head = vec![filter.name.clone(), filter.removed.to_string(), left.to_string(), first];
+        let further = examples.map(|example| vec![String::new(), String::new(), String::new(), example]);
+        std::iter::once(head).chain(further).collect::<Vec<_>>()
     });
     text.push_str(&table(&["FILTER", "REMOVED", "LEFT", "EXAMPLES"], rows.collect(), style));
     if !explanation.candidates.is_empty() {

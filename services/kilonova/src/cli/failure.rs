@@ -7,6 +7,8 @@ use kilonova_model::{Error, Reason};
 use kilonova_rpc::status::from_status;
 use tonic::{Code, Status};
 
+use super::format::safe;
+
 /// The exit codes, as `--help` shows them.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -81,6 +83,10 @@ impl Failure {
     /// What to print: the error in one line, then wrong fields, then what to do.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
+        self.raw_lines().iter().map(|line| safe(line).into_owned()).collect()
+    }
+
+    fn raw_lines(&self) -> Vec<String> {
         match self {
             Self::OutputClosed => Vec::new(),
             Self::Usage(message) => vec![format!("error: {message}")],

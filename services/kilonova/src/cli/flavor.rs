@@ -12,6 +12,7 @@ use kilonova_proto::types::v1::Flavor;
 use super::client::{Client, PAGE, every_page};
 use super::failure::Failure;
 use super::format::{age, moment, or_dash, pairs};
+use super::numbers::whole;
 use super::options::{Discard, GlobalOptions, Mutation, key_value, new_request_id};
 use super::output::{Output, Row, Style, details};
 use super::resolve;
@@ -41,13 +42,13 @@ pub struct Create {
     #[arg(long)]
     name: Option<String>,
     /// Virtual CPUs.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>)]
     vcpus: u32,
     /// Memory in MiB.
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true, value_parser = whole::<u32>)]
     ram: u32,
     /// Root disk in GiB; 0 takes the image's size.
-    #[arg(long, value_name = "GIB", default_value_t = 0)]
+    #[arg(long, value_name = "GIB", default_value_t = 0, allow_negative_numbers = true, value_parser = whole::<u32>)]
     disk: u32,
     /// A wish matched against hosts; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -83,11 +84,12 @@ pub(super) async fn run(command: FlavorCommand, options: &GlobalOptions) -> Resu
     let client = Client::connect(options, Some(options.request_limit())).await?;
     match command {
         FlavorCommand::Create(create) => {
+            let validate_only = create.validate_only;
             let request = request(create);
             let request_id = request.request_id.clone();
             let call = async |request| client.flavors().create_flavor(request).await;
             let created = client.call(request, Some(&request_id), call).await?.flavor;
-            output.list(&Vec::from_iter(created))
+            output.created(&Vec::from_iter(created), validate_only)
         }
         FlavorCommand::List => output.list(&every(&client).await?),
         FlavorCommand::Show { id } => {

@@ -133,7 +133,7 @@ impl<R: Followed> Follower<R> {
             match after(&status) {
                 Next::Resume => self.tell(),
                 Next::StartOver => self.whole = false,
-                Next::GiveUp => return Err(self.client.failure(status, None)),
+                Next::GiveUp => return Err(self.client.explained(status, None).await),
             }
             if status.source().is_some() {
                 self.lost.get_or_insert_with(Instant::now);
@@ -141,7 +141,7 @@ impl<R: Followed> Follower<R> {
                 self.lost = None;
             }
             match self.left() {
-                Some(Duration::ZERO) => return Err(self.client.failure(status, None)),
+                Some(Duration::ZERO) => return Err(self.client.explained(status, None).await),
                 left => {
                     tokio::time::sleep(left.unwrap_or(LOST).min(self.backoff.next_delay())).await;
                 }

@@ -1,5 +1,6 @@
 //! Times, sizes and states as people read them.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use kilonova_model::time::system_time;
@@ -7,6 +8,29 @@ use prost_types::Timestamp;
 
 /// What stands where there is nothing.
 pub const NONE: &str = "-";
+
+/// Text that others chose, with what would steer a terminal made visible.
+#[must_use]
+pub fn safe(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for letter in text.chars() {
+        if steers(letter) {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Control characters, and those that turn the direction of what follows.
+fn steers(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
 
 /// A text, or a dash.
 #[must_use]
@@ -113,6 +137,12 @@ mod tests {
         assert_eq!(age(None, UNIX_EPOCH), "-");
         let later = Timestamp { seconds: 100, nanos: 0 };
         assert_eq!(age(Some(&later), UNIX_EPOCH), "0s", "a clock ahead of ours is now");
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_shown_and_not_done() {
+        assert_eq!(safe("wéb 1"), "wéb 1");
+        assert_eq!(safe("a\u{1b}[2Jb\nc\u{9b}\u{202e}"), "a\\u{1b}[2Jb\\nc\\u{9b}\\u{202e}");
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Row for Host {
     const ONE: &'static str = "host";
     const MANY: &'static str = "hosts";
     const COLUMNS: &'static [&'static str] =
-        &["NAME", "SERVICE", "ZONE", "STATE", "ADMIN", "VCPUS", "RAM MIB", "DISK GIB", "HOLDS", "AGE"];
+        &["NAME", "SERVICE", "ZONE", "STATE", "ADMIN", "VCPUS", "RAM MIB", "DISK GIB", "HOLDS", "FIGURES"];
 
     fn row(&self, _now: SystemTime) -> Vec<String> {
         let [vcpus, ram, disk, holds] = figures(self.capabilities.as_ref());
@@ -62,7 +62,7 @@ impl Row for Host {
             kind_label(self.service()),
             or_dash(&self.availability_zone),
             label(self.state().as_str_name(), "STATE_"),
-            label(self.admin_state().as_str_name(), "ADMIN_STATE_"),
+            admin(self),
             vcpus,
             ram,
             disk,
@@ -70,6 +70,12 @@ impl Row for Host {
             self.capabilities_age.as_ref().map_or_else(|| NONE.to_owned(), |age| ago(to_duration(age))),
         ]
     }
+}
+
+/// Whether it takes new work, and why not.
+fn admin(host: &Host) -> String {
+    let state = label(host.admin_state().as_str_name(), "ADMIN_STATE_");
+    if host.disabled_reason.is_empty() { state } else { format!("{state}: {}", host.disabled_reason) }
 }
 
 /// Virtual CPUs, memory and disk as used/total, and what it holds.
@@ -157,6 +163,16 @@ async fn find(client: &Client, target: Target) -> Result<Host, Failure> {
     choose(every(client, target.service).await?, &target.host)
 }
 
+/// Refuses a name that no host of this service has.
+pub async fn known(client: &Client, service: ServiceKind, name: &str) -> Result<(), Failure> {
+    let hosts = every(client, Some(service)).await?;
+    if hosts.iter().any(|host| host.name == name) {
+        return Ok(());
+    }
+    let what = if service == ServiceKind::Volume { "storage backend" } else { "compute host" };
+    Err(not_found(Reason::HostNotFound, format!("no {what} is named `{name}`")))
+}
+
 /// The one host of that name; a compute host and a backend may share it.
 fn choose(hosts: Vec<Host>, name: &str) -> Result<Host, Failure> {
     let mut named = hosts.into_iter().filter(|host| host.name == name);
@@ -173,7 +189,6 @@ fn describe(host: &Host, now: SystemTime, style: Style) -> String {
     let [vcpus, ram, disk, holds] = figures(host.capabilities.as_ref());
     let because = |state: String, why: &str| if why.is_empty() { state } else { format!("{state} ({why})") };
     let state = because(label(host.state().as_str_name(), "STATE_"), &host.state_detail);
-    let admin = because(label(host.admin_state().as_str_name(), "ADMIN_STATE_"), &host.disabled_reason);
     let traits = host.capabilities.as_ref().map(|capabilities| capabilities.traits.join(", "));
     let age = host.capabilities_age.as_ref();
     let rows = vec![
@@ -181,7 +196,7 @@ fn describe(host: &Host, now: SystemTime, style: Style) -> String {
         ("service", kind_label(host.service())),
         ("zone", or_dash(&host.availability_zone)),
         ("state", state),
-        ("admin", admin),
+        ("admin", admin(host)),
         ("address", or_dash(&host.address)),
         ("version", or_dash(&host.version)),
         ("epoch", host.epoch.to_string()),
@@ -239,7 +254,7 @@ mod tests {
         let rows = both().iter().map(|host| host.row(SystemTime::UNIX_EPOCH)).collect();
         let text = crate::cli::output::table(Host::COLUMNS, rows, Style::PLAIN);
         let expected = "\
-NAME        SERVICE   ZONE   STATE   ADMIN     VCPUS   RAM MIB      DISK GIB   HOLDS         AGE
+NAME        SERVICE   ZONE   STATE   ADMIN     VCPUS   RAM MIB      DISK GIB   HOLDS         FIGURES
 node1       compute   nova   UP      ENABLED   2/8     1024/16384   10/100     2 instances   2s
 node1@lvm   volume    nova   UP      ENABLED   -       -            60/1000    6 volumes     2s
 ";

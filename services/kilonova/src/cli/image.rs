@@ -10,6 +10,7 @@ use kilonova_proto::types::v1::Image;
 use super::client::{Client, PAGE, every_page};
 use super::failure::Failure;
 use super::format::{age, moment, or_dash, pairs};
+use super::numbers::whole;
 use super::options::{Discard, GlobalOptions, Mutation, key_value, new_request_id};
 use super::output::{Output, Row, Style, details};
 use super::resolve;
@@ -39,10 +40,10 @@ pub struct Create {
     #[arg(long)]
     name: Option<String>,
     /// Least root disk that holds it, in GiB.
-    #[arg(long, value_name = "GIB", default_value_t = 0)]
+    #[arg(long, value_name = "GIB", default_value_t = 0, allow_negative_numbers = true, value_parser = whole::<u32>)]
     min_disk: u32,
     /// Least memory it runs in, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    #[arg(long, value_name = "MIB", default_value_t = 0, allow_negative_numbers = true, value_parser = whole::<u32>)]
     min_ram: u32,
     /// Where the driver finds the bytes: a path or URL in its own terms.
     #[arg(long, value_name = "PATH|URL", default_value = "")]
@@ -81,11 +82,12 @@ pub(super) async fn run(command: ImageCommand, options: &GlobalOptions) -> Resul
     let client = Client::connect(options, Some(options.request_limit())).await?;
     match command {
         ImageCommand::Create(create) => {
+            let validate_only = create.validate_only;
             let request = request(create);
             let request_id = request.request_id.clone();
             let call = async |request| client.images().create_image(request).await;
             let created = client.call(request, Some(&request_id), call).await?.image;
-            output.list(&Vec::from_iter(created))
+            output.created(&Vec::from_iter(created), validate_only)
         }
         ImageCommand::List => output.list(&every(&client).await?),
         ImageCommand::Show { id } => {

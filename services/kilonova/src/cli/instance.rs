@@ -125,8 +125,8 @@ async fn delete(removal: Removal, options: &GlobalOptions, output: Output) -> Re
     }
     if removal.wait {
         let ended = wait(&client, Goal::Gone, deleted).await;
-        output.list(&ended.resources)?;
+        output.deleted(&ended.resources)?;
         return ended.verdict;
     }
-    output.list(&deleted)
+    output.deleted(&deleted)
 }

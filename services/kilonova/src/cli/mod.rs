@@ -13,6 +13,7 @@ pub mod host;
 pub mod image;
 pub mod instance;
 pub mod json;
+pub mod numbers;
 pub mod options;
 pub mod output;
 pub mod progress;

@@ -7,6 +7,7 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::format::safe;
 use super::json::{Json, Named};
 use super::options::{Format, GlobalOptions};
 
@@ -83,6 +84,22 @@ impl Output {
         }
     }
 
+    /// Prints what was created, or what would have been.
+    pub fn created<R: Row>(&self, items: &[R], validate_only: bool) -> Result<(), Failure> {
+        if validate_only && !self.is_json() {
+            self.text("The request is valid. Nothing was created; this is what would be:")?;
+        }
+        self.list(items)
+    }
+
+    /// Prints what was deleted.
+    pub fn deleted<R: Row>(&self, items: &[R]) -> Result<(), Failure> {
+        if items.is_empty() && !self.is_json() {
+            return self.text("Nothing was there to delete.");
+        }
+        self.list(items)
+    }
+
     /// Prints one resource: as JSON, or with the text made by `text`.
     pub fn one<R: Row>(&self, item: &R, text: impl FnOnce() -> String) -> Result<(), Failure> {
         match self.format {
@@ -112,7 +129,7 @@ fn keyed<T: Serialize>(key: &'static str, value: T) -> std::collections::BTreeMa
     std::collections::BTreeMap::from([(key, value)])
 }
 
-/// A table without borders; every line trimmed.
+/// A table without borders; every line trimmed, every row one line.
 #[must_use]
 pub fn table(columns: &[&str], rows: Vec<Vec<String>>, style: Style) -> String {
     let mut table = bare(style);
@@ -120,7 +137,7 @@ pub fn table(columns: &[&str], rows: Vec<Vec<String>>, style: Style) -> String {
     for row in rows {
         table.add_row(row.into_iter().enumerate().map(|(index, text)| {
             let tone = columns.get(index).and_then(|column| tone(column, &text));
-            let cell = Cell::new(text);
+            let cell = Cell::new(safe(&text));
             match tone {
                 Some(color) => cell.fg(color),
                 None => cell,
@@ -130,13 +147,13 @@ pub fn table(columns: &[&str], rows: Vec<Vec<String>>, style: Style) -> String {
     finish(table)
 }
 
-/// Names and values, one pair to a line; values of several lines stay in their column.
+/// Names and values, one pair to a line.
 #[must_use]
 pub fn details(pairs: Vec<(&str, String)>, style: Style) -> String {
     let mut table = bare(style);
     for (name, value) in pairs {
         let tone = tone(&name.to_uppercase(), &value);
-        let value = Cell::new(value);
+        let value = Cell::new(safe(&value));
         table.add_row([Cell::new(name), tone.map_or(value.clone(), |color| value.fg(color))]);
     }
     finish(table)
@@ -165,7 +182,7 @@ fn tone(column: &str, text: &str) -> Option<Color> {
     if !matches!(column, "STATE" | "ADMIN" | "OUTCOME") {
         return None;
     }
-    match text.split(' ').next() {
+    match text.split([' ', ':']).next() {
         Some("ACTIVE" | "AVAILABLE" | "IN_USE" | "UP" | "SUCCEEDED" | "SERVING") => Some(Color::Green),
         Some("ERROR" | "DOWN" | "FAILED") => Some(Color::Red),
         Some("BUILDING" | "CREATING" | "DELETING" | "IN_PROGRESS" | "DISABLED" | "DRAINING") => {
@@ -202,8 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn details_keep_long_values_in_their_column() {
+    fn a_value_stays_in_its_line() {
         let text = details(vec![("id", "i-1".into()), ("project", "a\nb".into())], Style::PLAIN);
-        assert_eq!(text, "id        i-1\nproject   a\n          b\n");
+        assert_eq!(text, "id        i-1\nproject   a\\nb\n");
+        let text = table(&["NAME", "STATE"], vec![vec!["\u{1b}[31m".into(), "UP".into()]], Style::PLAIN);
+        assert_eq!(text, "NAME         STATE\n\\u{1b}[31m   UP\n");
     }
 }

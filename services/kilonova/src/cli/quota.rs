@@ -6,7 +6,9 @@ use kilonova_proto::types::v1::{Quota, QuotaLimits};
 
 use super::client::Client;
 use super::failure::Failure;
+use super::format::safe;
 use super::json::Json;
+use super::numbers::whole;
 use super::options::{GlobalOptions, new_request_id};
 use super::output::{Output, Style, table};
 
@@ -24,22 +26,22 @@ pub enum QuotaCommand {
 #[group(required = true, multiple = true)]
 pub struct Set {
     /// Instances.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i32>)]
     instances: Option<i32>,
     /// Virtual CPUs of all instances.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i32>)]
     cores: Option<i32>,
     /// Memory of all instances in MiB.
-    #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true, value_parser = whole::<i32>)]
     ram: Option<i32>,
     /// Volumes.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i32>)]
     volumes: Option<i32>,
     /// Size of all volumes and snapshots in GiB.
-    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true, value_parser = whole::<i32>)]
     gigabytes: Option<i32>,
     /// Snapshots.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i32>)]
     snapshots: Option<i32>,
 }
 
@@ -107,7 +109,11 @@ fn describe(quota: &Quota, style: Style) -> String {
         let limit = if limit < 0 { "unlimited".to_owned() } else { limit.to_string() };
         vec![name.to_owned(), used.to_string(), limit]
     });
-    format!("project {}\n{}", quota.project_id, table(&["RESOURCE", "USED", "LIMIT"], rows.into(), style))
+    format!(
+        "project {}\n{}",
+        safe(&quota.project_id),
+        table(&["RESOURCE", "USED", "LIMIT"], rows.into(), style)
+    )
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use kilonova_model::time::{system_time, to_duration};
 use kilonova_proto::types::v1::{Action, Outcome, Step};
 
-use super::format::{NONE, label, or_dash, rfc3339, took};
+use super::format::{NONE, label, or_dash, rfc3339, safe, took};
 use super::output::{Style, table};
 use super::service::kind_label;
 
@@ -60,7 +60,7 @@ fn headline(action: &Action, total: Duration) -> String {
     let started = action.start_time.as_ref().map_or_else(|| NONE.to_owned(), rfc3339);
     let request =
         if action.request_id.is_empty() { String::new() } else { format!(", request {}", action.request_id) };
-    format!("{kind}: {ending} (accepted {started}{request})\n")
+    safe(&format!("{kind}: {ending} (accepted {started}{request})")).into_owned() + "\n"
 }
 
 fn place(step: &Step, begin: SystemTime, now: SystemTime) -> Place {

@@ -9,6 +9,7 @@ use super::client::Client;
 use super::explain::fault_line;
 use super::failure::Failure;
 use super::follow::{Event, Filter, Followed, Follower};
+use super::format::safe;
 use super::progress::Progress;
 use kilonova_proto::types::v1::Fault;
 
@@ -120,7 +121,7 @@ impl<R: Waited> Tally<R> {
             _ => resource.phase(),
         };
         if let [one] = self.latest.as_slice() {
-            return format!("{}: {}", one.title(), phase(one));
+            return format!("{}: {}", safe(one.title()), phase(one));
         }
         let mut counts: Vec<(String, usize)> = Vec::new();
         for phase in self.latest.iter().map(phase) {

@@ -46,7 +46,9 @@ fn write_banner(
     if let Some(api) = members.iter().find(|member| member.service == ServiceKind::Api) {
         let api = super::cloud::reachable(api.grpc);
         writeln!(text, "\nTry it:\n")?;
-        for line in grpcurl_lines(api) {
+        let hosts = members.iter().any(|member| member.service == ServiceKind::Compute);
+        // Without a host an instance could only fail.
+        for line in grpcurl_lines(api).iter().skip(usize::from(!hosts)) {
             writeln!(text, "  {line}")?;
         }
         writeln!(text, "\n  {program} --endpoint http://{api} instance list\n\nCtrl-C stops it.")?;
@@ -99,6 +101,7 @@ mod tests {
             )
         );
         assert!(text.contains("\n  kilonova --endpoint http://127.0.0.1:7770 instance list\n"));
+        assert!(!text.contains("CreateInstance"), "there is no host");
         assert!(text.contains("/d (removed at the end)"));
     }
 }

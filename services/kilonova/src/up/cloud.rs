@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, timeout_at};
 
 use super::plan::{Counts, Planned, PortChoice, members};
-use crate::bind::Ports;
+use crate::bind::{Ports, TAKEN};
 use crate::config::{Config, KeepGiven, Place};
 use crate::failure::Failure;
 use crate::services::{self, Member};
@@ -65,9 +65,6 @@ const STOP_ORDER: [&[ServiceKind]; LAYERS as usize] = [
 impl Cloud {
     /// Takes every port, opens the store, starts everything and waits until all of it is ready.
     pub async fn start(plan: Plan) -> Result<Self, Failure> {
-        for kind in ServiceKind::ALL {
-            plan.config.check(kind).map_err(Failure::usage)?;
-        }
         let planned = members(plan.counts);
         let places = take_ports(&planned, plan.ip, plan.ports).await?;
         let temporary = if plan.config.data_dir.is_none() { Some(temporary_dir()?) } else { None };
@@ -170,10 +167,10 @@ async fn take_ports(
         let candidates = member.candidates(ip, choice).into_iter();
         let bound = Ports::bind_first_free(member.host.as_str(), candidates).await;
         let ports = bound.map_err(|failure| match choice {
-            PortChoice::Usual => {
+            PortChoice::Usual if failure.to_string().ends_with(TAKEN) => {
                 Failure::failed(format!("{failure}; --ephemeral-ports takes any that are free"))
             }
-            PortChoice::Ephemeral => failure,
+            PortChoice::Usual | PortChoice::Ephemeral => failure,
         })?;
         let listen = ports.grpc.local_addr().map_err(Failure::failed)?;
         let http_listen = ports.http.local_addr().map_err(Failure::failed)?;

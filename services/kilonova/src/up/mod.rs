@@ -15,6 +15,7 @@ pub use cloud::{Cloud, Plan};
 pub use plan::{Counts, PortChoice};
 
 use crate::cli::client::Client;
+use crate::cli::numbers::within;
 use crate::cli::options::{Format, GlobalOptions};
 use crate::failure::Failure;
 use crate::flags::ConfigFlags;
@@ -27,16 +28,16 @@ pub struct UpFlags {
     #[command(flatten)]
     shared: ConfigFlags,
     /// How many compute hosts.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=400))]
+    #[arg(long, value_name = "N", default_value_t = 3, allow_negative_numbers = true, value_parser = within(0_u16..=400))]
     hosts: u16,
     /// How many storage backends.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=400))]
+    #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true, value_parser = within(0_u16..=400))]
     backends: u16,
     /// How many conductors.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true, value_parser = within(1_u16..=16))]
     conductors: u16,
     /// How many schedulers.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true, value_parser = within(1_u16..=16))]
     schedulers: u16,
     /// The address on which all of them listen.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
@@ -49,6 +50,7 @@ pub struct UpFlags {
 /// Runs a cloud until it is told to stop.
 pub async fn run(flags: UpFlags) -> Result<(), Failure> {
     let config = flags.shared.load_quiet()?;
+    config.check().map_err(Failure::usage)?;
     if flags.shared.print_config {
         output::say(&to_toml_redacted(&config));
         return Ok(());

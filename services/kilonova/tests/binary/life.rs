@@ -13,11 +13,32 @@ use crate::process::{Running, kilonova, run};
 const STOP: Duration = Duration::from_secs(10);
 
 fn up() -> (Running, String) {
+    let (cloud, banner) = up_with_banner();
+    let address = address(&banner, "api ", 2);
+    (cloud, address)
+}
+
+fn up_with_banner() -> (Running, String) {
     let mut cloud = Running::start(&mut kilonova(&["up", "--ephemeral-ports", "--log-level", "info"]));
     let banner = cloud.read_until("Ctrl-C");
-    let api = banner.lines().find(|line| line.trim_start().starts_with("api ")).expect("it lists the api");
-    let address = api.split_whitespace().nth(2).expect("with its address").to_owned();
-    (cloud, address)
+    (cloud, banner)
+}
+
+fn address(banner: &str, service: &str, column: usize) -> String {
+    let line = banner.lines().find(|line| line.trim_start().starts_with(service)).expect("it is listed");
+    line.split_whitespace().nth(column).expect("with its address").to_owned()
+}
+
+#[test]
+fn who_is_no_api_is_named() {
+    let (_cloud, banner) = up_with_banner();
+    let listed = |endpoint: &str| run(&mut kilonova(&["instance", "list", "--endpoint", endpoint]));
+    let conductor = listed(&address(&banner, "conductor ", 2));
+    assert_eq!(conductor.code, Some(6), "{}", conductor.stderr);
+    assert!(conductor.stderr.contains("conductor conductor-1 listens there"), "{}", conductor.stderr);
+    let http = listed(&address(&banner, "api ", 3));
+    assert_eq!(http.code, Some(6), "{}", http.stderr);
+    assert!(http.stderr.contains("what listens there does not speak its gRPC"), "{}", http.stderr);
 }
 
 #[tokio::test]
@@ -81,6 +102,16 @@ fn nothing_is_deleted_where_one_name_is_wrong() {
     assert!(operate("instance list").stdout.contains("ACTIVE"));
     assert_eq!(operate("flavor delete m1.large missing").code, Some(3));
     assert_eq!(operate("flavor show m1.large").code, Some(0));
+
+    let nothing = operate("instance delete missing --allow-missing");
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(0), "Nothing was there to delete.\n"));
+    let create = "instance create other --flavor m1.tiny --image cirros";
+    let checked = operate(&format!("{create} --validate-only --different-host web"));
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    assert!(checked.stdout.contains("Nothing was created"), "{}", checked.stdout);
+    let nowhere = operate(&format!("{create} --host nosuch"));
+    assert_eq!(nowhere.code, Some(3), "{}", nowhere.stderr);
+    assert!(nowhere.stderr.contains("no compute host is named `nosuch`"), "{}", nowhere.stderr);
 }
 
 #[test]

@@ -68,7 +68,17 @@ fn values_that_keys_cannot_have() {
         "compute.max_concurrent_builds: at least 1; compute.driver.fail_rate: 0 to 1",
     );
     refused(
-        &["up", "--set", "scheduler.heartbeat=1ms"],
+        &["up", "--set", "compute.max_concurrent_builds=many"],
+        2,
+        "bad value `many` for `compute.max_concurrent_builds` in the command line: expected a whole number",
+    );
+    refused(
+        &["api", "--print-config", "--set", "conductor.max_attempts=0"],
+        2,
+        "conductor.max_attempts: at least 1",
+    );
+    refused(
+        &["up", "--print-config", "--set", "scheduler.heartbeat=1ms"],
         2,
         "scheduler.heartbeat: 1ms is not between 500ms and 60s",
     );
@@ -87,6 +97,8 @@ fn one_service_alone_in_the_embedded_store() {
         "the embedded store is open in one process only, so a scheduler of its own would be alone in it: \
          run all services in one process with `kilonova up`, or name an etcd with --etcd-endpoints",
     );
+    let api = run(&mut kilonova(&["api", "--store", "embedded"])).stderr;
+    assert!(api.contains("so an api of its own"), "{api}");
 }
 
 #[test]
@@ -116,6 +128,12 @@ fn a_port_that_is_taken() {
         1,
         "api cannot serve gRPC at 192.0.2.1:7770: this machine does not have that address",
     );
+}
+
+#[test]
+fn an_address_this_machine_does_not_have() {
+    let sentence = "api-1 cannot serve gRPC at 192.0.2.1:7770: this machine does not have that address";
+    refused(&["up", "--listen-ip", "192.0.2.1"], 1, sentence);
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use kilonova_proto::api::v1::CreateInstanceRequest;
-use kilonova_proto::types::v1::{InstanceSpec, SchedulerHints};
+use kilonova_proto::types::v1::{InstanceSpec, SchedulerHints, ServiceKind};
 
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
+use crate::cli::host::known;
+use crate::cli::numbers::within;
 use crate::cli::options::{GlobalOptions, Mutation, key_value};
 use crate::cli::output::Output;
 use crate::cli::wait::{Goal, wait};
@@ -24,7 +26,7 @@ pub struct Create {
     #[arg(long, value_name = "ID")]
     image: String,
     /// How many, 1 to 100.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", allow_negative_numbers = true, value_parser = within(1_u32..=100))]
     count: u32,
     /// The availability zone to run in; any when not given.
     #[arg(long, value_name = "ZONE")]
@@ -39,11 +41,11 @@ pub struct Create {
     #[arg(long, value_name = "HOST")]
     exclude_host: Vec<String>,
     /// Not where this instance is; may be repeated.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID|NAME")]
     different_host: Vec<String>,
-    /// Only where this instance is; may be repeated.
-    #[arg(long, value_name = "ID")]
-    same_host: Vec<String>,
+    /// Only where this instance is; at most one.
+    #[arg(long, value_name = "ID|NAME")]
+    same_host: Option<String>,
     /// Only check; create nothing.
     #[arg(long, conflicts_with = "wait")]
     validate_only: bool,
@@ -57,16 +59,31 @@ pub struct Create {
 pub(super) async fn run(create: Create, options: &GlobalOptions, output: Output) -> Result<(), Failure> {
     let waits = create.wait;
     let client = Client::connect(options, Some(options.limit(waits))).await?;
+    let create = create.resolved(&client, options).await?;
+    let validate_only = create.validate_only;
     let request = request(create, options.project());
     let request_id = request.request_id.clone();
     let call = async |request| client.instances().create_instance(request).await;
     let created = client.call(request, Some(&request_id), call).await?.instances;
     if !waits {
-        return output.list(&created);
+        return output.created(&created, validate_only);
     }
     let ended = wait(&client, Goal::Ready, created).await;
     output.list(&ended.resources)?;
     ended.verdict
+}
+
+impl Create {
+    /// With ids where names were given; a host nobody knows is refused here and not by the build.
+    async fn resolved(mut self, client: &Client, options: &GlobalOptions) -> Result<Self, Failure> {
+        if let Some(host) = &self.host {
+            known(client, ServiceKind::Compute, host).await?;
+        }
+        for instance in self.different_host.iter_mut().chain(&mut self.same_host) {
+            *instance = super::resolve(client, options, instance).await?;
+        }
+        Ok(self)
+    }
 }
 
 fn request(create: Create, project_id: String) -> CreateInstanceRequest {
@@ -74,7 +91,7 @@ fn request(create: Create, project_id: String) -> CreateInstanceRequest {
         force_host: create.host.unwrap_or_default(),
         exclude_hosts: create.exclude_host,
         different_host: create.different_host,
-        same_host: create.same_host,
+        same_host: Vec::from_iter(create.same_host),
     };
     CreateInstanceRequest {
         request_id: create.mutation.id(),

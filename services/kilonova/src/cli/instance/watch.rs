@@ -9,7 +9,7 @@ use kilonova_proto::types::v1::Instance;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::follow::{Event, Filter, Followed, Follower};
-use crate::cli::format::{or_dash, rfc3339};
+use crate::cli::format::{or_dash, rfc3339, safe};
 use crate::cli::json::Json;
 use crate::cli::options::GlobalOptions;
 use crate::cli::output::Output;
@@ -66,13 +66,14 @@ fn line(event: Event<Instance>, now: SystemTime) -> Option<String> {
             instance.title()
         )
     };
-    match event {
+    let line = match event {
         Event::Snapshot(instance) => Some(describe("is", &instance)),
         Event::Update(instance) => Some(describe("changed", &instance)),
         Event::Gone(id) => Some(format!("{time}  {:<8}  {id}", "gone")),
         Event::SnapshotEnd => Some(format!("{time}  {:<8}", "-- changes from here --")),
         Event::Heartbeat => None,
-    }
+    };
+    line.map(|line| safe(&line).into_owned())
 }
 
 #[cfg(test)]

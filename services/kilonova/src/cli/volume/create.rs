@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use kilonova_proto::api::v1::CreateVolumeRequest;
-use kilonova_proto::types::v1::{SchedulerHints, VolumeSpec};
+use kilonova_proto::types::v1::{SchedulerHints, ServiceKind, VolumeSpec};
 
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
+use crate::cli::host::known;
+use crate::cli::numbers::whole;
 use crate::cli::options::{GlobalOptions, Mutation, key_value};
 use crate::cli::output::Output;
 use crate::cli::wait::{Goal, wait};
@@ -19,7 +21,7 @@ pub struct Create {
     #[arg(default_value = "")]
     name: String,
     /// The size in GiB.
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true, value_parser = whole::<u32>)]
     size: u32,
     /// The availability zone to be in; any when not given.
     #[arg(long, value_name = "ZONE")]
@@ -49,12 +51,16 @@ pub struct Create {
 pub(super) async fn run(create: Create, options: &GlobalOptions, output: Output) -> Result<(), Failure> {
     let waits = create.wait;
     let client = Client::connect(options, Some(options.limit(waits))).await?;
+    if let Some(host) = &create.host {
+        known(&client, ServiceKind::Volume, host).await?;
+    }
+    let validate_only = create.validate_only;
     let request = request(create, options.project());
     let request_id = request.request_id.clone();
     let call = async |request| client.volumes().create_volume(request).await;
     let created = Vec::from_iter(client.call(request, Some(&request_id), call).await?.volume);
     if !waits {
-        return output.list(&created);
+        return output.created(&created, validate_only);
     }
     let ended = wait(&client, Goal::Ready, created).await;
     output.list(&ended.resources)?;
