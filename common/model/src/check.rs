@@ -147,6 +147,13 @@ pub fn flavor(check: &mut Checker, path: &str, flavor: &pb::Flavor) {
     check.ensure((1..=16_777_216).contains(&flavor.ram_mib), &format!("{path}.ram_mib"), "1 to 16777216 MiB");
     check.ensure(flavor.disk_gib <= 1_048_576, &format!("{path}.disk_gib"), "at most 1048576 GiB");
     metadata(check, &format!("{path}.extra_specs"), &flavor.extra_specs);
+    for (key, value) in &flavor.extra_specs {
+        check.ensure(
+            !key.starts_with("trait:") || matches!(value.as_str(), "required" | "forbidden"),
+            &format!("{path}.extra_specs[{key:?}]"),
+            "`required` or `forbidden`",
+        );
+    }
 }
 
 /// An image an operator describes.

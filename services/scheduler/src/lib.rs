@@ -24,7 +24,8 @@ pub use config::Config;
 /// Most publishers one scheduler keeps a connection to.
 const MAX_PUBLISHERS: usize = 200_000;
 
-/// Starts a scheduler. It is ready once every known publisher has answered, or has had its time to.
+/// Starts a scheduler. It is ready once every known publisher has answered, or has had its time to, and while any
+/// of them is up.
 pub async fn start(config: Config, mut launch: Launch) -> Result<Running, StartError> {
     config.check().map_err(StartError::service)?;
     let state = Arc::new(state::State::new(launch.host.clone(), &config).map_err(StartError::service)?);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kilonova_model::check::Checker;
 use kilonova_model::{Error, HostName, Reason, RequestId, page};
@@ -24,6 +25,9 @@ use crate::validate;
 /// The full name of the service.
 pub(crate) const SERVICE: &str = "kilonova.scheduler.v1.SchedulerService";
 
+/// When to ask again a scheduler that does not know enough.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// The service over one scheduler's memory.
 pub(crate) struct Scheduler {
     pub state: Arc<State>,
@@ -41,16 +45,24 @@ impl Scheduler {
         if !self.readiness.is_ready() {
             let reasons = self.readiness.current().summary();
             let message = format!("this scheduler is not ready: {reasons}");
-            return Err(to_status(&Error::new(Reason::NotReady, message)));
+            return Err(not_ready(message));
         }
         let begun = Instant::now();
         let asked = Asked { request, wanted, dry_run, seed: rand::random() };
-        let mut answer = S::of(&self.state).lock().select(&asked, demand, begun);
-        answer.explanation.scheduler = self.state.host.to_string();
+        let selected = S::of(&self.state).lock().select(&asked, demand, begun);
         let noun = S::NOUN;
         metrics::histogram!("scheduler_select_seconds", "for" => noun).record(begun.elapsed().as_secs_f64());
-        let outcome = if answer.picks.is_empty() { "refused" } else { "placed" };
+        let outcome = match &selected {
+            Err(_) => "not_ready",
+            Ok(answer) if answer.picks.is_empty() => "refused",
+            Ok(_) => "placed",
+        };
         metrics::counter!("scheduler_selects_total", "for" => noun, "outcome" => outcome).increment(1);
+        let mut answer = selected.map_err(|unknown| {
+            tracing::info!(%request, dry_run, %unknown, "no {noun} known, and not all are known");
+            not_ready(format!("this scheduler knows of no {noun} that fits, but not of all: {unknown}"))
+        })?;
+        answer.explanation.scheduler = self.state.host.to_string();
         let summary = answer.explanation.summary.as_str();
         if answer.picks.is_empty() {
             tracing::info!(%request, dry_run, summary, "no valid {noun}");
@@ -81,6 +93,10 @@ impl Scheduler {
         let next = last.map_or_else(String::new, |last| page::encode_token(&filter, &last.host));
         Ok((listed, next))
     }
+}
+
+fn not_ready(message: String) -> Status {
+    to_status(&Error::new(Reason::NotReady, message).retry_after(RETRY_AFTER))
 }
 
 fn wanted(count: u32, alternates: u32) -> Wanted {

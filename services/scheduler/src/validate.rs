@@ -4,8 +4,6 @@ use kilonova_model::check::{self, Checker, MAX_COUNT};
 use kilonova_model::{Error, HostName, ProjectId, RequestId, ZoneName};
 use kilonova_proto::scheduler::v1::{SelectBackendsRequest, SelectHostsRequest};
 
-use crate::placement::TRAIT_PREFIX;
-
 /// Most alternates one request may ask for.
 const MAX_ALTERNATES: u32 = 10;
 
@@ -15,16 +13,7 @@ pub(crate) fn select_hosts(request: &SelectHostsRequest) -> Result<RequestId, Er
     let id = common(&mut check, &request.request_id, &request.project_id, request.count, request.alternates);
     match &request.flavor {
         None => check.ensure(false, "flavor", "is required"),
-        Some(flavor) => {
-            check::flavor(&mut check, "flavor", flavor);
-            for (key, value) in &flavor.extra_specs {
-                check.ensure(
-                    !key.starts_with(TRAIT_PREFIX) || matches!(value.as_str(), "required" | "forbidden"),
-                    &format!("flavor.extra_specs[{key:?}]"),
-                    "`required` or `forbidden`",
-                );
-            }
-        }
+        Some(flavor) => check::flavor(&mut check, "flavor", flavor),
     }
     if let Some(image) = &request.image {
         check::image(&mut check, "image", image);
@@ -91,6 +80,8 @@ mod tests {
         let flavor = request.flavor.as_mut().unwrap();
         flavor.id = "small".into();
         flavor.extra_specs.insert("trait:HW_A".into(), "maybe".into());
+        flavor.extra_specs.insert("trait:HW_B".into(), "required".into());
+        flavor.extra_specs.insert("trait:HW_C".into(), "forbidden".into());
         assert_eq!(
             wrong_fields(select_hosts(&request)),
             [

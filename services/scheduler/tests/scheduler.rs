@@ -105,15 +105,15 @@ async fn a_silent_publisher_goes_down_and_comes_back() {
     println!("down {after:?} after it fell silent: {}", hosts[0].state_detail);
     assert!(after < HEARTBEAT * 3 + Duration::from_secs(1), "{after:?}");
     assert_eq!(hosts[0].state_detail, "nothing heard for 1.5s");
-    let refused = select(&mut scheduler, instance("r1", 1024)).await;
-    assert!(refused.selections.is_empty());
-    let summary = refused.explanation.unwrap().summary;
-    assert!(
-        summary.starts_with("no valid host: 1 considered; ComputeFilter removed 1, c1: down: nothing heard"),
-        "{summary}"
-    );
+    for dry_run in [true, false] {
+        let request = SelectHostsRequest { dry_run, ..instance("r1", 1024) };
+        let unknown = from_status(&scheduler.client.select_hosts(request).await.unwrap_err()).unwrap();
+        assert_eq!(unknown.reason, Reason::NotReady, "{unknown:?}");
+        assert!(unknown.retry_after.is_some());
+    }
     publisher.set_silent(false);
     scheduler.wait_hosts(|hosts| is_up(&hosts[0])).await;
+    ready(&scheduler).await;
     assert_eq!(select(&mut scheduler, instance("r1", 1024)).await.selections.len(), 1);
 }
 
@@ -180,6 +180,10 @@ async fn serves_without_those_who_do_not_answer_and_names_them() {
     ready(&scheduler).await;
     let answer = select(&mut scheduler, instance("r1", 1)).await;
     assert_eq!(answer.selections[0].host.as_ref().unwrap().host, "c2");
+    let unknown = scheduler.client.select_hosts(instance("r2", 1_000_000)).await.unwrap_err();
+    let unknown = from_status(&unknown).unwrap();
+    assert_eq!(unknown.reason, Reason::NotReady);
+    assert!(unknown.message.contains("no answer yet from compute c1"), "{}", unknown.message);
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", scheduler.running.grpc_addr));
     let mut base = BaseServiceClient::new(endpoint.unwrap().timeout(SOON).connect_lazy());
     let report = base.get_diagnostics(GetDiagnosticsRequest { sections: vec!["publishers".into()] }).await;
@@ -250,4 +254,27 @@ async fn lists_in_pages_and_refuses_what_is_wrong() {
     let error = from_status(&error).unwrap();
     assert_eq!(error.reason, Reason::ValidationFailed);
     assert_eq!(error.violations.len(), 2);
+}
+
+#[tokio::test]
+async fn one_that_vanished_from_the_registry_stays_up_while_it_is_heard() {
+    let store = store();
+    let publisher = Publisher::start(&store, ServiceKind::Compute, compute("c1", 0)).await;
+    let _other = Publisher::start(&store, ServiceKind::Compute, compute("c2", 0)).await;
+    let mut scheduler = Scheduler::start(&store).await;
+    ready(&scheduler).await;
+    let host = kilonova_model::HostName::parse("c1").unwrap();
+    let key = kilonova_store::keys::Keys::new(&kilonova_model::CellName::parse("test").unwrap())
+        .endpoint(ServiceKind::Compute, &host);
+    store.txn(kilonova_store::Txn::new().delete(key)).await.unwrap();
+    // Who comes later in the registry shows that this was seen.
+    let _later = Publisher::start(&store, ServiceKind::Compute, compute("c3", 0)).await;
+    publisher.publish(|capabilities| *ram_used(capabilities) = 256);
+    let (hosts, _) = scheduler
+        .wait_hosts(|hosts| {
+            assert!(is_up(&hosts[0]), "{hosts:#?}");
+            generation(&hosts[0]) == 2 && hosts.len() == 3
+        })
+        .await;
+    assert!(is_up(&hosts[0]));
 }

@@ -1,8 +1,8 @@
 //! Follows the registry: one subscription for every compute host and every storage backend that is registered.
 //!
-//! A publisher that joins gets a task of its own, which ends when the publisher leaves the registry, and starts
-//! anew when the registry shows another incarnation of it: there is no need to wait until the old stream is
-//! found dead.
+//! A publisher that joins gets a task of its own, which starts anew when the registry shows another incarnation of
+//! it: there is no need to wait until the old stream is found dead. The task of one that the registry no longer shows
+//! goes on while its stream lives, for a registry that lost its leases must not take anybody down.
 
 mod first;
 mod publisher;
@@ -29,14 +29,16 @@ const SPREAD_EACH: Duration = Duration::from_micros(200);
 /// By how much at most.
 const SPREAD_MOST: Duration = Duration::from_secs(2);
 
-/// Starts following. The condition `capabilities` of the readiness holds once the first answers are in.
+/// Starts following. The condition `capabilities` of the readiness holds once the first answers are in, and while any
+/// of those registered is up.
 pub(crate) fn start(context: &Context, config: &Config, state: &Arc<State>) {
     let first = Arc::new(FirstAnswers::new([kind::<Compute>(), kind::<Storage>()]));
     follow::<Compute>(context, config, state, &first);
     follow::<Storage>(context, config, state, &first);
     let readiness = context.readiness.clone();
     readiness.not(first::CONDITION, "the registry has not been read yet");
-    context.tasks.spawn("first answers", first::wait(first, readiness, config.first_answers.get()));
+    let watched = first::keep(first, state.standings.subscribe(), readiness, config.first_answers.get());
+    context.tasks.spawn("capabilities readiness", watched);
 }
 
 fn kind<S: Kept>() -> &'static str {
@@ -71,6 +73,8 @@ struct Follower<S> {
 struct Followed {
     incarnation: (Epoch, String),
     draining: bool,
+    /// The registry does not show it at present.
+    absent: bool,
     cancel: CancellationToken,
 }
 
@@ -96,14 +100,19 @@ impl<S: Kept> Follower<S> {
 
     /// Brings the subscriptions in line with the registry.
     fn adopt(&mut self, set: &MemberSet) {
-        let gone: Vec<HostName> =
-            self.followed.keys().filter(|host| !set.members.contains_key(*host)).cloned().collect();
-        for host in gone {
-            self.followed.remove(&host);
-            S::of(&self.state).lock().left(&host, Instant::now());
-            self.first.settled(kind::<S>(), &host);
-            tracing::info!(service = %S::PUBLISHER, %host, "a publisher left the registry");
-        }
+        self.followed.retain(|host, followed| {
+            if set.members.contains_key(host) {
+                return true;
+            }
+            let left = S::update(&self.state, |known| known.absent(host, Instant::now()));
+            if left {
+                self.first.settled(kind::<S>(), host);
+                tracing::info!(service = %S::PUBLISHER, %host, "a publisher left the registry");
+            } else if !std::mem::replace(&mut followed.absent, true) {
+                tracing::warn!(service = %S::PUBLISHER, %host, "a publisher left the registry, but is still heard");
+            }
+            !left
+        });
         let joining = set.members.keys().filter(|host| !self.followed.contains_key(*host)).count();
         let spread = (SPREAD_EACH * u32::try_from(joining).unwrap_or(u32::MAX)).min(SPREAD_MOST);
         for (host, member) in &set.members {
@@ -113,17 +122,26 @@ impl<S: Kept> Follower<S> {
 
     fn adopt_member(&mut self, host: &HostName, member: &Member, spread: Duration) {
         let incarnation = (member.epoch, member.addr.clone());
-        if let Some(followed) = self.followed.get_mut(host)
-            && followed.incarnation == incarnation
-        {
-            if followed.draining != member.draining {
+        let known = self.followed.get_mut(host).filter(|followed| followed.incarnation == incarnation);
+        let goes_on = known.is_some_and(|followed| {
+            if std::mem::replace(&mut followed.absent, false) || followed.draining != member.draining {
                 followed.draining = member.draining;
-                S::of(&self.state).lock().joined(host, member.draining);
+                joined::<S>(&self.state, host, member);
             }
-            return;
+            // It ended by itself if its stream was lost while the registry did not show the publisher.
+            !followed.cancel.is_cancelled()
+        });
+        if !goes_on {
+            self.subscribe(host, member, spread.mul_f64(rand::random()));
         }
-        S::of(&self.state).lock().joined(host, member.draining);
-        self.first.awaited(kind::<S>(), host);
+    }
+
+    fn subscribe(&mut self, host: &HostName, member: &Member, delay: Duration) {
+        // The one before is cancelled first, so that it changes nothing that is known of the new incarnation.
+        self.followed.remove(host);
+        if !joined::<S>(&self.state, host, member) {
+            self.first.awaited(kind::<S>(), host);
+        }
         let cancel = self.tasks.token().child_token();
         let subscription = publisher::Publisher::<S>::new(
             host.clone(),
@@ -131,9 +149,19 @@ impl<S: Kept> Follower<S> {
             self.first.clone(),
             self.peers.host(S::PUBLISHER, host),
             self.heartbeat,
+            cancel.clone(),
         );
-        let work = publisher::follow(subscription, spread.mul_f64(rand::random()), cancel.clone());
-        self.tasks.spawn(format!("capabilities of {host}"), work);
-        self.followed.insert(host.clone(), Followed { incarnation, draining: member.draining, cancel });
+        self.tasks.spawn(format!("capabilities of {host}"), publisher::follow(subscription, delay));
+        let incarnation = (member.epoch, member.addr.clone());
+        let followed = Followed { incarnation, draining: member.draining, absent: false, cancel };
+        self.followed.insert(host.clone(), followed);
     }
+}
+
+/// The registry shows a publisher. Whether it is up.
+fn joined<S: Kept>(state: &State, host: &HostName, member: &Member) -> bool {
+    S::update(state, |known| {
+        known.joined(host, member.epoch, member.draining);
+        known.is_up(host)
+    })
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::first::FirstAnswers;
-use crate::hosts::Outcome;
+use crate::hosts::{HostManager, Outcome};
 use crate::state::{Kept, State};
 
 /// The subscription to one publisher.
@@ -28,6 +28,7 @@ pub(super) struct Publisher<S> {
     client: CapabilityServiceClient<Channel>,
     heartbeat: Duration,
     is_up: bool,
+    cancel: CancellationToken,
     kind: PhantomData<S>,
 }
 
@@ -38,9 +39,16 @@ impl<S: Kept> Publisher<S> {
         first: Arc<FirstAnswers>,
         channel: Channel,
         heartbeat: Duration,
+        cancel: CancellationToken,
     ) -> Self {
         let client = CapabilityServiceClient::new(channel);
-        Self { host, state, first, client, heartbeat, is_up: false, kind: PhantomData }
+        Self { host, state, first, client, heartbeat, is_up: false, cancel, kind: PhantomData }
+    }
+
+    /// Changes what is known, unless another subscription took the place of this one: it is cancelled before what is
+    /// known is handed over.
+    fn update<T>(&self, change: impl FnOnce(&mut HostManager<S>) -> T) -> Option<T> {
+        S::update(&self.state, |known| (!self.cancel.is_cancelled()).then(|| change(known)))
     }
 
     fn apply(&self, capabilities: Capabilities) {
@@ -49,7 +57,8 @@ impl<S: Kept> Publisher<S> {
             return;
         }
         let (epoch, generation) = (capabilities.epoch, capabilities.generation);
-        let outcome = S::of(&self.state).lock().apply(&self.host, capabilities, Instant::now());
+        let applied = self.update(|known| known.apply(&self.host, capabilities, Instant::now()));
+        let Some(outcome) = applied else { return };
         if outcome == Outcome::Older {
             tracing::debug!(host = %self.host, epoch, generation, "ignored capabilities older than those known");
         }
@@ -68,7 +77,8 @@ impl<S: Kept> Publisher<S> {
 }
 
 /// Follows until cancelled, beginning after `delay`.
-pub(super) async fn follow<S: Kept>(mut publisher: Publisher<S>, delay: Duration, cancel: CancellationToken) {
+pub(super) async fn follow<S: Kept>(mut publisher: Publisher<S>, delay: Duration) {
+    let cancel = publisher.cancel.clone();
     if cancel.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
         return;
     }
@@ -109,10 +119,12 @@ impl<S: Kept> Subscription for Publisher<S> {
         match event {
             Event::Item(capabilities) => self.apply(capabilities),
             Event::SnapshotEnd => {
-                S::of(&self.state).lock().heard(&self.host);
+                self.update(|known| known.heard(&self.host));
                 self.first.settled(S::PUBLISHER.as_str(), &self.host);
             }
-            Event::Heartbeat => S::of(&self.state).lock().heard(&self.host),
+            Event::Heartbeat => {
+                self.update(|known| known.heard(&self.host));
+            }
         }
     }
 
@@ -125,7 +137,18 @@ impl<S: Kept> Subscription for Publisher<S> {
             self.is_up = false;
             tracing::warn!(service = %S::PUBLISHER, host = %self.host, reason, "publisher is down");
         }
-        S::of(&self.state).lock().lost(&self.host, reason);
+        let left = self.update(|known| {
+            let left = known.lost(&self.host, reason, Instant::now());
+            if left {
+                // Under the lock: who registers again must see that nobody follows it any longer.
+                self.cancel.cancel();
+            }
+            left
+        });
+        if left == Some(true) {
+            self.first.settled(S::PUBLISHER.as_str(), &self.host);
+            tracing::info!(service = %S::PUBLISHER, host = %self.host, "publisher left: neither registered nor heard");
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use tokio::time::Instant;
 
 use crate::placement::HostId;
 
+/// What is said of one that was not heard yet.
+const NO_ANSWER: &str = "no answer yet";
+
 /// One host.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -18,14 +21,49 @@ pub(super) struct Entry {
     /// Why its stream is not alive; `None` while it is.
     pub lost: Option<String>,
     pub draining: bool,
+    /// The incarnation the registry shows.
+    pub registered: Epoch,
+    /// The registry shows it no longer, though its stream may be alive.
+    pub absent: bool,
+    /// This incarnation has not said yet what it has.
+    pub awaited: bool,
     pub left: Option<Instant>,
     /// Whether it is counted as up.
     pub counted_up: bool,
+    /// Whether it is counted as registered.
+    pub counted_registered: bool,
 }
 
 impl Entry {
-    pub fn new(id: HostId, draining: bool) -> Self {
-        Self { id, capabilities: None, received: None, lost: None, draining, left: None, counted_up: false }
+    /// One that has not answered yet.
+    pub fn new(id: HostId, registered: Epoch) -> Self {
+        Self {
+            id,
+            capabilities: None,
+            received: None,
+            lost: Some(NO_ANSWER.to_owned()),
+            draining: false,
+            registered,
+            absent: false,
+            awaited: true,
+            left: None,
+            counted_up: false,
+            counted_registered: false,
+        }
+    }
+
+    /// The registry shows it, as it was before or anew.
+    pub fn join(&mut self, epoch: Epoch, draining: bool) {
+        let is_back = self.left.take().is_some();
+        let is_anew = self.registered != epoch;
+        self.absent = false;
+        self.registered = epoch;
+        self.draining = draining;
+        self.awaited |= is_back || is_anew;
+        // One that is up stays up until its new stream says otherwise.
+        if is_back || (is_anew && self.lost.is_some()) {
+            self.lost = Some(NO_ANSWER.to_owned());
+        }
     }
 
     /// Why nothing is placed there; `None` while it is up.
@@ -44,6 +82,19 @@ impl Entry {
 
     pub fn is_up(&self) -> bool {
         self.left.is_none() && self.lost.is_none() && !self.draining && self.capabilities.is_some()
+    }
+
+    /// Whether it may have room that is not known of.
+    pub fn is_pending(&self) -> bool {
+        self.awaited && self.left.is_none() && !self.draining && !self.is_up()
+    }
+
+    /// Whether capabilities are older than those known. What the registered incarnation says is not: where the store
+    /// was restored from a backup, epochs go backwards.
+    pub fn is_outdated(&self, capabilities: &Capabilities) -> bool {
+        let Some(known) = self.order() else { return false };
+        let told = order(capabilities);
+        told < known && (told.0 != self.registered || known.0 == self.registered)
     }
 
     pub fn order(&self) -> Option<(Epoch, Generation)> {

@@ -43,7 +43,11 @@ impl<S: Space> HostManager<S> {
 
     /// How many there are.
     pub fn counts(&self) -> Counts {
-        Counts { up: self.up, down: self.entries.len() - self.up, held_requests: self.holds.len() }
+        Counts {
+            up: self.standing.up,
+            down: self.entries.len() - self.standing.up,
+            held_requests: self.holds.len(),
+        }
     }
 
     /// The first `limit` of those that are down, and why.

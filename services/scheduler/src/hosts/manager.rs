@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::entry::{Entry, order};
 use super::holds::{Hold, Holds};
+use super::standing::{Standing, Unknown};
 use crate::placement::{Amount, Chain, Demand, Head, HostId, Pick, Row, Space, Wanted, World, select};
 
 type AmountOf<S> = <<S as Space>::Demand as Demand>::Amount;
@@ -20,8 +21,7 @@ pub struct HostManager<S: Space> {
     pub(super) world: World<S::Row>,
     pub(super) entries: BTreeMap<HostName, Entry>,
     pub(super) holds: Holds<AmountOf<S>>,
-    /// How many are up.
-    pub(super) up: usize,
+    pub(super) standing: Standing,
     /// Those that left, in the order they did. One that came back is passed over.
     leavers: VecDeque<(Instant, HostName)>,
     chain: Chain<S>,
@@ -74,7 +74,7 @@ impl<S: Space> HostManager<S> {
             world: World::new(),
             entries: BTreeMap::new(),
             holds: Holds::default(),
-            up: 0,
+            standing: Standing::default(),
             leavers: VecDeque::new(),
             chain,
             hold_time,
@@ -83,26 +83,18 @@ impl<S: Space> HostManager<S> {
     }
 
     /// The registry shows a publisher.
-    pub fn joined(&mut self, host: &HostName, draining: bool) {
+    pub fn joined(&mut self, host: &HostName, epoch: Epoch, draining: bool) {
         let id = self.world.add(host.as_str());
-        let entry = self.entries.entry(host.clone()).or_insert_with(|| Entry::new(id, draining));
-        let is_back = entry.left.take().is_some();
-        entry.draining = draining;
-        if entry.capabilities.is_none() || is_back {
-            entry.lost = Some("no answer yet".to_owned());
-        }
+        self.entries.entry(host.clone()).or_insert_with(|| Entry::new(id, epoch)).join(epoch, draining);
         self.show(host);
     }
 
-    /// The registry shows it no longer.
-    pub fn left(&mut self, host: &HostName, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(host)
-            && entry.left.is_none()
-        {
-            entry.left = Some(now);
-            self.leavers.push_back((now, host.clone()));
-            self.show(host);
-        }
+    /// The registry shows it no longer. Whether it left: it did not while its stream is alive.
+    pub fn absent(&mut self, host: &HostName, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(host) else { return true };
+        entry.absent = true;
+        self.leave_if_gone(host, now);
+        self.has_left(host)
     }
 
     /// A publisher's stream is alive.
@@ -110,16 +102,18 @@ impl<S: Space> HostManager<S> {
         if let Some(entry) = self.entries.get_mut(host)
             && entry.lost.take().is_some()
         {
+            entry.awaited &= entry.capabilities.is_none();
             self.show(host);
         }
     }
 
-    /// A publisher's stream is not alive.
-    pub fn lost(&mut self, host: &HostName, reason: String) {
-        if let Some(entry) = self.entries.get_mut(host) {
-            entry.lost = Some(reason);
-            self.show(host);
-        }
+    /// A publisher's stream is not alive. Whether it left with it: so it is when the registry does not show it either.
+    pub fn lost(&mut self, host: &HostName, reason: String, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(host) else { return true };
+        entry.lost = Some(reason);
+        self.leave_if_gone(host, now);
+        self.show(host);
+        self.has_left(host)
     }
 
     /// A publisher says what it has.
@@ -127,10 +121,11 @@ impl<S: Space> HostManager<S> {
         self.expire(now);
         let Some(entry) = self.entries.get_mut(host) else { return Outcome::Unknown };
         let known = entry.order();
-        if known.is_some_and(|known| order(&capabilities) < known) {
+        if entry.is_outdated(&capabilities) {
             return Outcome::Older;
         }
         entry.received = Some(now);
+        entry.awaited = false;
         entry.lost = None;
         if known == Some(order(&capabilities)) {
             self.show(host);
@@ -162,20 +157,22 @@ impl<S: Space> HostManager<S> {
         }
     }
 
-    /// Decides, and holds what it promises.
+    /// Decides, and holds what it promises. `Err` when there is no place among those known, and others may have one:
+    /// then nothing has changed.
     pub fn select(
         &mut self,
         asked: &Asked<'_>,
         demand: impl FnOnce(&World<S::Row>) -> S::Demand,
         now: Instant,
-    ) -> Answer {
+    ) -> Result<Answer, Unknown> {
         self.expire(now);
         let own = self.holds.take(asked.request);
         if let Some((_, holds)) = &own {
             self.release(holds);
         }
         let demand = demand(&self.world);
-        let decision = select(&mut self.world, &self.chain, &demand, asked.wanted, asked.seed);
+        let mut decision = select(&mut self.world, &self.chain, &demand, asked.wanted, asked.seed);
+        let unknown = if decision.picks.is_empty() { self.unknown() } else { None };
         let promised: Vec<Hold<AmountOf<S>>> = decision
             .picks
             .iter()
@@ -184,17 +181,24 @@ impl<S: Space> HostManager<S> {
         if !asked.dry_run && !promised.is_empty() {
             self.hold(&promised);
             self.holds.add(asked.request.clone(), now + self.hold_time, promised);
-        } else if asked.dry_run
+        } else if (asked.dry_run || unknown.is_some())
             && let Some((expires, holds)) = own
         {
             self.hold(&holds);
             self.holds.put_back(asked.request.clone(), expires, holds);
         }
-        Answer {
+        if let Some(unknown) = unknown {
+            return Err(unknown);
+        }
+        if self.standing.registered == 0 {
+            decision.explanation.summary =
+                format!("no valid {}: no {} is registered", S::NOUN, S::PUBLISHER.as_str());
+        }
+        Ok(Answer {
             picks: decision.picks.iter().map(|pick| self.selected(pick)).collect(),
             alternates: decision.alternates.iter().map(|pick| self.selected(pick)).collect(),
             explanation: decision.explanation,
-        }
+        })
     }
 
     fn selected(&self, pick: &Pick) -> SelectedHost {
@@ -204,6 +208,22 @@ impl<S: Space> HostManager<S> {
             epoch: facts.epoch.0,
             availability_zone: facts.zone.clone(),
             pool: pick.pool.clone(),
+        }
+    }
+
+    fn has_left(&self, host: &HostName) -> bool {
+        self.entries.get(host).is_none_or(|entry| entry.left.is_some())
+    }
+
+    fn leave_if_gone(&mut self, host: &HostName, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(host)
+            && entry.left.is_none()
+            && entry.absent
+            && entry.lost.is_some()
+        {
+            entry.left = Some(now);
+            self.leavers.push_back((now, host.clone()));
+            self.show(host);
         }
     }
 
@@ -223,8 +243,12 @@ impl<S: Space> HostManager<S> {
 
     fn count(&mut self, host: &HostName) {
         let Some(entry) = self.entries.get_mut(host) else { return };
-        self.up = self.up - usize::from(entry.counted_up) + usize::from(entry.is_up());
-        entry.counted_up = entry.is_up();
+        let (up, registered) = (entry.is_up(), entry.left.is_none());
+        let standing = &mut self.standing;
+        standing.up = standing.up - usize::from(entry.counted_up) + usize::from(up);
+        standing.registered =
+            standing.registered - usize::from(entry.counted_registered) + usize::from(registered);
+        (entry.counted_up, entry.counted_registered) = (up, registered);
     }
 
     /// Makes the rows anew from the capabilities, with nothing held.

@@ -3,13 +3,19 @@
 //! ```text
 //!                  heard, with figures
 //!   joined ─► DOWN ───────────────────► UP ── stream lost, draining ─► DOWN (with the reason)
-//!              ▲                         │                              │
-//!              │ joins again             └────────── left ◄─────────────┘
+//!              ▲                                                        │ absent from the registry as well
+//!              │ joins again                                            ▼
 //!              └──────────────────────── LEFT: listed as down ── forget_after ─► forgotten
 //! ```
 //!
+//! **The registry is no proof of death.** One that vanished from it stays up while its stream lives. When it registers
+//! again as another incarnation, what is known of it stays until the new stream speaks.
+//!
+//! **Ignorance is not an answer.** "No place" is said only of hosts that are known: while some that are registered
+//! have not answered yet, or all are down, there is no answer.
+//!
 //! **Order.** What one publisher says is ordered by (epoch, generation). What is older than what is known is ignored;
-//! the same again only proves that it is still true. Clocks decide nothing: "now" is this process's own.
+//! the same again only proves that it is still true. What the registered epoch says replaces what any other said. Clocks decide nothing: "now" is this process's own.
 //!
 //! **Holds.** What a decision promised is held against the host for later decisions, so that a burst spreads. The
 //! same request id replaces its own hold. A hold ends by the first of these:
@@ -28,10 +34,12 @@ mod entry;
 mod holds;
 mod listing;
 mod manager;
+mod standing;
 
 pub use holds::Holds;
 pub use listing::Counts;
 pub use manager::{Answer, Asked, HostManager, Outcome};
+pub use standing::{Standing, Unknown};
 
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kilonova_model::{HostName, RequestId};
+use kilonova_model::{Epoch, HostName, RequestId};
 use kilonova_proto::scheduler::v1::HostState;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::host::State;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources, VolumeResources};
 use tokio::time::Instant;
 
-use super::{Answer, Asked, HostManager, Outcome};
+use super::{Answer, Asked, HostManager, Outcome, Unknown};
 use crate::config::{BackendsConfig, HostsConfig};
 use crate::placement::testing::{instance, pool, resources, volume};
 use crate::placement::{Compute, ComputeDemand, Storage, StorageDemand, Wanted};
@@ -40,12 +40,22 @@ fn claimed(instances: u32) -> ComputeResources {
 }
 
 fn up(hosts: &mut HostManager<Compute>, name: &str, now: Instant) {
-    hosts.joined(&host(name), false);
+    hosts.joined(&host(name), Epoch(1), false);
     assert_eq!(hosts.apply(&host(name), capabilities(1, 1, claimed(0)), now), Outcome::Applied);
 }
 
 fn ask(hosts: &mut HostManager<Compute>, request: &str, now: Instant) -> Answer {
     ask_for(hosts, request, 1, false, now)
+}
+
+/// Why there is no answer.
+fn unknown(hosts: &mut HostManager<Compute>, dry_run: bool, now: Instant) -> String {
+    try_ask(hosts, "r1", 1, dry_run, now).unwrap_err().to_string()
+}
+
+fn leave(hosts: &mut HostManager<Compute>, name: &str, now: Instant) {
+    hosts.lost(&host(name), "gone".into(), now);
+    assert!(hosts.absent(&host(name), now));
 }
 
 fn ask_for(
@@ -55,6 +65,16 @@ fn ask_for(
     dry_run: bool,
     now: Instant,
 ) -> Answer {
+    try_ask(hosts, request, count, dry_run, now).unwrap()
+}
+
+fn try_ask(
+    hosts: &mut HostManager<Compute>,
+    request: &str,
+    count: usize,
+    dry_run: bool,
+    now: Instant,
+) -> Result<Answer, Unknown> {
     let request = RequestId::parse(request).unwrap();
     let asked = Asked { request: &request, wanted: Wanted { count, alternates: 0 }, dry_run, seed: 1 };
     hosts.select(&asked, |world| ComputeDemand::new(&instance(1, 1024, 0), world), now)
@@ -71,14 +91,10 @@ fn holds(hosts: &HostManager<Compute>, name: &str) -> u32 {
 #[test]
 fn a_host_is_down_until_it_answers_and_again_when_it_is_lost() {
     let (mut hosts, now) = (hosts(), Instant::now());
-    hosts.joined(&host("c1"), false);
+    hosts.joined(&host("c1"), Epoch(1), false);
     let listed = state(&hosts, "c1", now);
     assert_eq!((listed.state(), listed.state_detail.as_str()), (State::Down, "no answer yet"));
-    let answer = ask(&mut hosts, "r1", now);
-    assert_eq!(
-        answer.explanation.summary,
-        "no valid host: 1 considered; ComputeFilter removed 1, c1: down: no answer yet"
-    );
+    assert_eq!(unknown(&mut hosts, false, now), "every compute registered is down: c1: no answer yet");
     hosts.heard(&host("c1"));
     assert_eq!(state(&hosts, "c1", now).state_detail, "it has not said what it has");
     up(&mut hosts, "c1", now);
@@ -88,20 +104,20 @@ fn a_host_is_down_until_it_answers_and_again_when_it_is_lost() {
     assert_eq!(listed.capabilities_age.unwrap().seconds, 3);
     assert_eq!(ask(&mut hosts, "r1", now).picks[0].host, "c1");
     assert_eq!((hosts.counts().up, hosts.counts().down), (1, 0));
-    hosts.lost(&host("c1"), "nothing heard for 6s".into());
+    assert!(!hosts.lost(&host("c1"), "nothing heard for 6s".into(), now));
     assert_eq!((hosts.counts().up, hosts.counts().down), (0, 1));
     assert_eq!(state(&hosts, "c1", now).state(), State::Down);
-    assert!(ask(&mut hosts, "r1", now).picks.is_empty());
+    assert_eq!(unknown(&mut hosts, true, now), "every compute registered is down: c1: nothing heard for 6s");
     hosts.heard(&host("c1"));
     assert_eq!(state(&hosts, "c1", now).state(), State::Up);
-    hosts.joined(&host("c1"), true);
+    hosts.joined(&host("c1"), Epoch(1), true);
     assert_eq!(state(&hosts, "c1", now).state_detail, "it is stopping");
 }
 
 #[test]
 fn what_is_older_is_ignored_and_a_new_epoch_starts_over() {
     let (mut hosts, now) = (hosts(), Instant::now());
-    hosts.joined(&host("c1"), false);
+    hosts.joined(&host("c1"), Epoch(1), false);
     let mut apply = |epoch, generation| {
         let outcome = hosts.apply(&host("c1"), capabilities(epoch, generation, claimed(0)), now);
         let known = state(&hosts, "c1", now).capabilities.unwrap();
@@ -120,7 +136,7 @@ fn one_that_left_stays_listed_for_a_while() {
     let (mut hosts, now) = (hosts(), Instant::now());
     up(&mut hosts, "c1", now);
     up(&mut hosts, "c2", now);
-    hosts.left(&host("c1"), now);
+    leave(&mut hosts, "c1", now);
     assert_eq!(state(&hosts, "c1", now).state_detail, "left the registry");
     hosts.sweep(now + FORGET - Duration::from_secs(1));
     assert_eq!(hosts.list(None, &BTreeSet::new(), 10, now).len(), 2);
@@ -134,8 +150,8 @@ fn one_that_left_stays_listed_for_a_while() {
 fn one_that_comes_back_keeps_its_figures_and_must_answer_first() {
     let (mut hosts, now) = (hosts(), Instant::now());
     up(&mut hosts, "c1", now);
-    hosts.left(&host("c1"), now);
-    hosts.joined(&host("c1"), false);
+    leave(&mut hosts, "c1", now);
+    hosts.joined(&host("c1"), Epoch(1), false);
     assert_eq!(state(&hosts, "c1", now).state_detail, "no answer yet");
     hosts.heard(&host("c1"));
     assert_eq!(state(&hosts, "c1", now).state(), State::Up);
@@ -210,7 +226,7 @@ fn pools_are_held_and_paid_one_by_one() {
     let chain = BackendsConfig::default().chain().unwrap();
     let mut backends: HostManager<Storage> = HostManager::new(chain, HOLD, FORGET);
     let name = host("node1@file");
-    backends.joined(&name, false);
+    backends.joined(&name, Epoch(1), false);
     let publish = |backends: &mut HostManager<Storage>, generation, allocated_gib| {
         let mut gold = pool("gold");
         gold.allocated_gib = allocated_gib;
@@ -232,10 +248,69 @@ fn pools_are_held_and_paid_one_by_one() {
     let request = RequestId::parse("r1").unwrap();
     let wanted = Wanted { count: 1, alternates: 1 };
     let asked = Asked { request: &request, wanted, dry_run: false, seed: 1 };
-    let answer = backends.select(&asked, |world| StorageDemand::new(&volume(100, &[]), world), now);
+    let answer = backends.select(&asked, |world| StorageDemand::new(&volume(100, &[]), world), now).unwrap();
     assert_eq!((answer.picks[0].host.as_str(), answer.picks[0].pool.as_str()), ("node1@file", "gold"));
     assert!(answer.alternates.is_empty(), "another pool of the same backend is no alternate");
     assert_eq!(publish(&mut backends, 2, 0), [100, 0]);
     assert_eq!(publish(&mut backends, 3, 99), [100, 0]);
     assert_eq!(publish(&mut backends, 4, 199), [0, 0]);
+}
+
+#[test]
+fn there_is_no_refusal_while_one_that_is_registered_has_not_answered() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    let nobody = ask(&mut hosts, "r1", now);
+    assert_eq!(nobody.explanation.summary, "no valid host: no compute is registered");
+    up(&mut hosts, "c1", now);
+    assert_eq!(ask_for(&mut hosts, "r1", 60, false, now).picks.len(), 60);
+    hosts.joined(&host("c2"), Epoch(1), false);
+    for dry_run in [true, false] {
+        let unknown = try_ask(&mut hosts, "r1", 65, dry_run, now).unwrap_err();
+        assert_eq!(unknown.to_string(), "no answer yet from compute c2");
+        assert_eq!(holds(&hosts, "c1"), 60, "nothing has changed");
+    }
+    assert_eq!(ask(&mut hosts, "r2", now).picks.len(), 1, "what is known is offered");
+    hosts.joined(&host("c2"), Epoch(1), true);
+    assert!(ask_for(&mut hosts, "r1", 65, false, now).picks.is_empty(), "one that is stopping has no room");
+    hosts.joined(&host("c2"), Epoch(1), false);
+    hosts.apply(&host("c2"), capabilities(1, 1, claimed(64)), now);
+    hosts.lost(&host("c2"), "silent".into(), now);
+    assert!(ask_for(&mut hosts, "r1", 65, true, now).picks.is_empty(), "one that answered is known");
+    leave(&mut hosts, "c1", now);
+    leave(&mut hosts, "c2", now);
+    assert_eq!(ask(&mut hosts, "r3", now).explanation.summary, "no valid host: no compute is registered");
+}
+
+#[test]
+fn one_that_is_still_heard_does_not_leave_with_the_registry() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    up(&mut hosts, "c1", now);
+    assert!(!hosts.absent(&host("c1"), now));
+    hosts.heard(&host("c1"));
+    assert_eq!(state(&hosts, "c1", now).state(), State::Up);
+    hosts.joined(&host("c1"), Epoch(2), false);
+    assert_eq!(state(&hosts, "c1", now).state(), State::Up, "known until the new stream speaks");
+    assert_eq!(ask(&mut hosts, "r1", now).picks.len(), 1);
+    assert!(!hosts.lost(&host("c1"), "broken".into(), now), "it is registered");
+    hosts.heard(&host("c1"));
+    assert!(!hosts.absent(&host("c1"), now));
+    assert!(hosts.lost(&host("c1"), "broken".into(), now));
+    assert_eq!(state(&hosts, "c1", now).state_detail, "left the registry");
+    assert_eq!((hosts.standing().registered, hosts.standing().up), (0, 0));
+}
+
+#[test]
+fn the_registered_epoch_is_believed_even_if_it_went_backwards() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    hosts.joined(&host("c1"), Epoch(9), false);
+    let apply = |hosts: &mut HostManager<Compute>, epoch, generation| {
+        hosts.apply(&host("c1"), capabilities(epoch, generation, claimed(0)), now)
+    };
+    assert_eq!(apply(&mut hosts, 9, 40), Outcome::Applied);
+    assert_eq!(apply(&mut hosts, 5, 1), Outcome::Older);
+    hosts.joined(&host("c1"), Epoch(5), false);
+    assert_eq!(apply(&mut hosts, 4, 1), Outcome::Older);
+    assert_eq!(apply(&mut hosts, 5, 3), Outcome::Applied);
+    assert_eq!(apply(&mut hosts, 5, 2), Outcome::Older);
+    assert_eq!(state(&hosts, "c1", now).capabilities.unwrap().epoch, 5);
 }

@@ -11,7 +11,7 @@ use super::vocabulary::{Symbol, TraitSetId, Vocabulary, Wish};
 use super::world::World;
 
 /// The prefix of an extra spec that asks for a trait.
-pub const TRAIT_PREFIX: &str = "trait:";
+const TRAIT_PREFIX: &str = "trait:";
 
 /// Placement of instances.
 #[derive(Debug, Clone, Copy)]

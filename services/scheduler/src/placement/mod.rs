@@ -32,7 +32,7 @@ mod vocabulary;
 pub mod weighers;
 mod world;
 
-pub use compute::{Compute, ComputeAmount, ComputeDemand, ComputeRow, TRAIT_PREFIX};
+pub use compute::{Compute, ComputeAmount, ComputeDemand, ComputeRow};
 pub use figure::Figure;
 pub use select::{Chain, Decision, Pick, Wanted, select};
 pub use space::{Amount, Demand, Head, Row, Space, Wishes};
