@@ -25,7 +25,9 @@ use crate::registry::Member;
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kilonova/", env!("CARGO_PKG_VERSION")));
 const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// The largest there is: every stream is bounded by its own window, and streams whose consumer is slow must not
+/// use up what all calls of the connection share.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// How connections are made and watched.
 #[derive(Debug, Clone, Copy)]
