@@ -15,7 +15,8 @@
 //!
 //! - Room is given back only when the driver has confirmed that nothing is left; until then it is asked again, with
 //!   backoff. So claims never say less than there is.
-//! - Room and ledger change in one critical section, so no reader sees one without the other.
+//! - Room and ledger change in one critical section, so no reader sees one without the other. The end of work is
+//!   handed to the reporter in it too, so that an older report never replaces a newer one.
 //! - An unmake during a make cancels it, and is done by the make's own task once the driver let go.
 //! - A driver that panics has failed, and one that does not answer in time too.
 //! - When the host stops, tasks are dropped where they are; the next start finds what is there and goes on from it.
@@ -129,9 +130,13 @@ impl<W: Work> Executor<W> {
         &self.shared.site
     }
 
-    /// Reports an end.
-    pub fn report(&self, id: W::Id, conclusion: &Conclusion<W::Made>) {
-        self.shared.report(id, conclusion);
+    /// Changes the book, and reports the end that it gives, if any. Whether it gave one.
+    pub fn conclude(
+        &self,
+        id: W::Id,
+        change: impl FnOnce(&mut Book<W>) -> Option<Conclusion<W::Made>>,
+    ) -> bool {
+        self.shared.conclude(id, change)
     }
 
     /// Takes a make command: OK means that its room is claimed and its end will be reported. `admit` is asked before
@@ -146,11 +151,14 @@ impl<W: Work> Executor<W> {
         let watch = Stopwatch::start("claim", stamp.attempt);
         let taken = self.shared.change(|book| {
             let claims = &mut book.claims;
-            book.ledger.make(id, stamp, || admit().and_then(|()| claims.claim(id, &order)))
+            let taken = book.ledger.make(id, stamp, || admit().and_then(|()| claims.claim(id, &order)))?;
+            if let Make::Report(conclusion) = &taken {
+                self.shared.report(id, conclusion);
+            }
+            Ok::<_, Error>(taken)
         })?;
         match taken {
-            Make::Underway => {}
-            Make::Report(conclusion) => self.shared.report(id, &conclusion),
+            Make::Underway | Make::Report(_) => {}
             Make::Start(detail, cancel) => {
                 self.shared.meters.started.increment(1);
                 let steps = vec![watch.step(&self.shared.site, StepOutcome::Succeeded, detail, None)];
@@ -163,9 +171,15 @@ impl<W: Work> Executor<W> {
 
     /// Takes an unmake command: OK means that its end will be reported.
     pub fn unmake(&self, id: W::Id, stamp: Stamp) -> Result<(), Error> {
-        match self.shared.change(|book| book.ledger.unmake(id, stamp))? {
-            Unmake::Underway => {}
-            Unmake::Report(conclusion) => self.shared.report(id, &conclusion),
+        let taken = self.shared.change(|book| {
+            let taken = book.ledger.unmake(id, stamp)?;
+            if let Unmake::Report(conclusion) = &taken {
+                self.shared.report(id, conclusion);
+            }
+            Ok::<_, Error>(taken)
+        })?;
+        match taken {
+            Unmake::Underway | Unmake::Report(_) => {}
             Unmake::Start => {
                 let run = self.shared.clone().run_unmake(id, stamp, None, Vec::new());
                 self.shared.tasks.spawn(format!("{} {id}", W::VERBS.unmake), run);
@@ -198,15 +212,15 @@ impl<W: Work> Shared<W> {
             Ok(made) => {
                 self.meters.took.record(watch.took());
                 steps.push(watch.step(&self.site, StepOutcome::Succeeded, "", None));
-                let ready = self.change(|book| {
+                self.meters.succeeded.increment(1);
+                let ready = self.conclude(id, |book| {
                     book.failed_in_row = 0;
                     book.ledger.made(id, made, &steps)
                 });
-                self.meters.succeeded.increment(1);
-                match ready {
-                    Some(conclusion) => return self.report(id, &conclusion),
-                    None => None,
+                if ready {
+                    return;
                 }
+                None
             }
             Err(error) => Some(error),
         };
@@ -260,17 +274,17 @@ impl<W: Work> Shared<W> {
                 W::VERBS.driver_unmake);
             tokio::time::sleep(backoff.next_delay()).await;
         }
-        let conclusion = self.change(|book| {
+        self.conclude(id, |book| {
             book.claims.release(id);
             if fault.is_none() || book.ledger.overtaken(id) {
                 steps.push(watch.step(&self.site, StepOutcome::Succeeded, "", None));
             }
-            book.ledger.unmade(id, fault, steps)
+            let conclusion = book.ledger.unmade(id, fault, steps);
+            if matches!(conclusion.outcome, Outcome::Gone) {
+                self.meters.removed.increment(1);
+            }
+            Some(conclusion)
         });
-        if matches!(conclusion.outcome, Outcome::Gone) {
-            self.meters.removed.increment(1);
-        }
-        self.report(id, &conclusion);
     }
 
     async fn driver_make(
@@ -307,6 +321,11 @@ impl<W: Work> Shared<W> {
         result
     }
 
+    fn conclude(&self, id: W::Id, change: impl FnOnce(&mut Book<W>) -> Option<Conclusion<W::Made>>) -> bool {
+        self.change(|book| change(book).map(|conclusion| self.report(id, &conclusion)).is_some())
+    }
+
+    /// Only for what changes the book: an end reported after the book is released may replace a later one.
     fn report(&self, id: W::Id, conclusion: &Conclusion<W::Made>) {
         self.reporter.put(self.work.report(id, conclusion));
     }

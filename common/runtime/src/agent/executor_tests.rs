@@ -1,6 +1,7 @@
 //! The executor against a driver whose every answer the test gives.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use kilonova_model::{Attempt, Generation, HostName, ServiceKind};
@@ -23,6 +24,14 @@ struct Hand {
     asks: mpsc::UnboundedSender<Ask>,
     /// Whether a make ends when it is cancelled.
     yields: bool,
+    witness: Arc<Witness>,
+}
+
+/// Sees of every report whether it is made while nobody else can change the book.
+#[derive(Default)]
+struct Witness {
+    executor: OnceLock<Executor<Hand>>,
+    locked: Mutex<Vec<bool>>,
 }
 
 #[derive(Default)]
@@ -86,6 +95,8 @@ impl Work for Hand {
     }
 
     fn report(&self, id: u32, end: &Conclusion<()>) -> Told {
+        let executor = self.witness.executor.get().expect("set before any work");
+        self.witness.locked.lock().push(executor.shared.book.is_locked());
         let outcome = match end.outcome {
             Outcome::Ready(()) => "ready",
             Outcome::Failed(_) => "failed",
@@ -110,6 +121,7 @@ struct Bench {
     asks: mpsc::UnboundedReceiver<Ask>,
     reports: mpsc::UnboundedReceiver<Told>,
     tasks: Tasks,
+    witness: Arc<Witness>,
 }
 
 fn bench(room: u32, yields: bool) -> Bench {
@@ -125,8 +137,11 @@ fn bench(room: u32, yields: bool) -> Bench {
         unmake_timeout: Duration::from_secs(5),
     };
     let claims = Room { left: room, held: BTreeMap::new() };
-    let executor = Executor::new(Hand { asks, yields }, claims, site, tasks.clone(), reporter, options);
-    Bench { executor, asks: asked, reports, tasks }
+    let witness = Arc::new(Witness::default());
+    let hand = Hand { asks, yields, witness: witness.clone() };
+    let executor = Executor::new(hand, claims, site, tasks.clone(), reporter, options);
+    assert!(witness.executor.set(executor.clone()).is_ok());
+    Bench { executor, asks: asked, reports, tasks, witness }
 }
 
 fn at(generation: u64, attempt: u32) -> Stamp {
@@ -288,4 +303,22 @@ async fn what_does_not_fit_is_refused_before_the_driver_hears_of_it() {
     bench.asked_to_make().await.1.send(Ok(())).unwrap();
     assert_eq!(bench.told().await, (1, at(1, 1), "ready"));
     bench.assert_quiet();
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_end_is_handed_over_before_the_book_can_change_again() {
+    let mut bench = bench(1, true);
+    bench.make(7, at(1, 1)).unwrap();
+    bench.asked_to_make().await.1.send(Ok(())).unwrap();
+    assert_eq!(bench.told().await, (7, at(1, 1), "ready"));
+    bench.make(7, at(1, 2)).unwrap();
+    assert_eq!(bench.told().await, (7, at(1, 2), "ready"));
+    assert!(bench.executor.conclude(7, |book| book.ledger.adopt(7, at(1, 3))));
+    assert_eq!(bench.told().await, (7, at(1, 3), "ready"));
+    bench.executor.unmake(7, at(2, 1)).unwrap();
+    bench.asked_to_unmake().await.1.send(Ok(())).unwrap();
+    assert_eq!(bench.told().await, (7, at(2, 1), "gone"));
+    bench.executor.unmake(7, at(2, 2)).unwrap();
+    assert_eq!(bench.told().await, (7, at(2, 2), "gone"));
+    assert_eq!(*bench.witness.locked.lock(), [true; 5]);
 }

@@ -93,17 +93,15 @@ impl<W: Work> Executor<W> {
                 Err(error) => tracing::info!(%id, %error, "left alone: a newer command came first"),
             },
             Verdict::Ready(id, stamp) => {
-                if let Some(conclusion) = self.change(|book| book.ledger.adopt(id, stamp)) {
+                if self.conclude(id, |book| book.ledger.adopt(id, stamp)) {
                     tracing::info!(%id, %stamp, "the {} had been done", W::VERBS.make);
-                    self.report(id, &conclusion);
                 }
             }
             Verdict::Lost(id, stamp) => {
                 let message = format!("{} restarted during the {}", self.site().host, W::VERBS.make);
                 let fault = self.site().fault(&Error::new(Reason::BuildLost, message), stamp.attempt);
-                if let Some(conclusion) = self.change(|book| book.ledger.lost(id, stamp, fault)) {
+                if self.conclude(id, |book| book.ledger.lost(id, stamp, fault)) {
                     tracing::info!(%id, %stamp, "the {} was lost", W::VERBS.make);
-                    self.report(id, &conclusion);
                 }
             }
             Verdict::Missing(id) => tracing::warn!(%id, "the records have it here, and the driver does not"),

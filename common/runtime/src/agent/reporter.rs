@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::outbox::{Batch, Outbox};
@@ -76,13 +77,13 @@ impl<R: Report> Reporter<R> {
         self.shared.outbox.lock().len()
     }
 
-    /// Sends reports as they come, for ever. A report that the sink will never take is logged and dropped, after it
-    /// was sent alone to be sure which one it is.
+    /// Sends reports as they come, for ever. While conductors are away all wait; a report that they do not store is
+    /// tried again after the others; one that they will never take is logged and dropped, after it was sent alone
+    /// to be sure which one it is.
     pub async fn run(self, sink: impl Sink<R>) {
         let mut backoff = Backoff::new(BackoffPolicy::reconnect());
-        let mut alone = false;
         loop {
-            let batch = self.next(if alone { 1 } else { MAX_BATCH }).await;
+            let batch = self.next().await;
             let error = match sink.send(batch.reports.clone()).await {
                 Ok(()) => {
                     if backoff.failures() > 0 {
@@ -90,39 +91,59 @@ impl<R: Report> Reporter<R> {
                     }
                     backoff.reset();
                     self.remove(&batch);
-                    alone &= self.pending() > 0;
                     continue;
                 }
                 Err(error) => error,
             };
-            if error.code() == Code::InvalidArgument {
-                alone = batch.reports.len() > 1;
-                if !alone {
-                    let id = batch.reports.first().map(Report::key);
-                    tracing::error!(?id, error = error.message(), "a report is refused and dropped");
-                    self.remove(&batch);
+            if away(error.code()) {
+                if backoff.failures() == 0 {
+                    tracing::warn!(
+                        error = error.message(),
+                        code = ?error.code(),
+                        pending = self.pending(),
+                        "reports are not accepted; trying until they are"
+                    );
                 }
+                tokio::time::sleep(backoff.next_delay()).await;
                 continue;
             }
-            if backoff.failures() == 0 {
+            if let [report] = &batch.reports[..] {
+                let (id, message, code) = (report.key(), error.message(), error.code());
+                if code == Code::InvalidArgument {
+                    tracing::error!(?id, error = message, "a report is refused and dropped");
+                    self.remove(&batch);
+                    continue;
+                }
                 tracing::warn!(
-                    error = error.message(),
-                    code = ?error.code(),
-                    pending = self.pending(),
-                    "reports are not accepted; trying until they are"
+                    ?id,
+                    error = message,
+                    ?code,
+                    "a report is not stored; it is tried again later"
                 );
             }
-            tokio::time::sleep(backoff.next_delay()).await;
+            self.shared.outbox.lock().refuse(&batch, Instant::now());
         }
     }
 
-    async fn next(&self, limit: usize) -> Batch<R> {
+    async fn next(&self) -> Batch<R> {
         loop {
-            let batch = self.shared.outbox.lock().batch(limit);
+            let (batch, due) = {
+                let outbox = self.shared.outbox.lock();
+                (outbox.batch(MAX_BATCH, Instant::now()), outbox.next_due())
+            };
             if !batch.reports.is_empty() {
                 return batch;
             }
-            self.shared.arrived.notified().await;
+            let later = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.shared.arrived.notified() => {}
+                () = later => {}
+            }
         }
     }
 
@@ -131,6 +152,11 @@ impl<R: Report> Reporter<R> {
         outbox.remove(batch);
         self.shared.pending.set(outbox.len() as f64);
     }
+}
+
+/// Whether a failure says nothing about what was sent: conductors are out of reach, busy, or were lost on the way.
+fn away(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Unknown)
 }
 
 #[cfg(test)]
@@ -211,5 +237,38 @@ mod tests {
             answer.send(verdict).unwrap();
         }
         assert_eq!(accepted, [1, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_cannot_be_stored_goes_behind_the_others_until_it_can() {
+        let (reporter, mut hand, _tasks) = started();
+        for report in [(1, "bad"), (2, "good"), (3, "good")] {
+            reporter.put(report);
+        }
+        let mut sent_after = Vec::new();
+        for _ in 0..6 {
+            let (sent, answer) = hand.recv().await.unwrap();
+            let bad = sent.iter().any(|report| report.1 == "bad");
+            sent_after.push(sent.iter().map(|report| report.0).collect::<Vec<_>>());
+            answer.send(if bad { Err(Status::internal("not stored")) } else { Ok(()) }).unwrap();
+        }
+        assert_eq!(sent_after, [vec![1, 2, 3], vec![1], vec![2], vec![3], vec![1], vec![1]]);
+        let (sent, answer) = hand.recv().await.unwrap();
+        assert_eq!(sent, [(1, "bad")]);
+        reporter.put((4, "good"));
+        answer.send(Ok(())).unwrap();
+        assert_eq!(hand.recv().await.unwrap().0, [(4, "good")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn conductors_that_are_away_say_nothing_of_a_report() {
+        let (reporter, mut hand, _tasks) = started();
+        reporter.put((1, "x"));
+        reporter.put((2, "x"));
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::ResourceExhausted, Code::Unknown] {
+            let (sent, answer) = hand.recv().await.unwrap();
+            assert_eq!(sent.len(), 2, "{code:?}");
+            answer.send(Err(Status::new(code, "away"))).unwrap();
+        }
     }
 }
