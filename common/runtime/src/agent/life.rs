@@ -82,7 +82,8 @@ pub fn live<A: Agent, R: Report>(
     context
         .tasks
         .spawn("reconcile", reconcile(agent.clone(), conductor.clone(), known, context.readiness.clone()));
-    context.tasks.spawn("capabilities", publish(agent.clone(), conductor, options.refresh_interval));
+    context.tasks.spawn("capabilities", publish(agent.clone(), conductor));
+    context.tasks.spawn("driver refresh", refresh(agent.clone(), options.refresh_interval));
 }
 
 /// Adds the agent's capability streams to its server.
@@ -131,27 +132,31 @@ async fn reconcile<A: Agent>(
     readiness.ok(RECONCILED);
 }
 
-/// Publishes after every change, and asks the driver every so often.
-async fn publish<A: Agent>(agent: Arc<A>, conductor: Conductor, every: Duration) {
+/// Publishes after every change.
+async fn publish<A: Agent>(agent: Arc<A>, conductor: Conductor) {
     let (mut changes, mut admin, mut epochs) =
         (agent.changes(), agent.admin().subscribe(), conductor.epochs());
-    let mut refresh = interval_at(tokio::time::Instant::now() + every, every);
-    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         agent.publish();
         let changed = tokio::select! {
             changed = changes.changed() => changed,
             changed = admin.changed() => changed,
             changed = epochs.changed() => changed,
-            _ = refresh.tick() => {
-                if let Err(error) = agent.refresh().await {
-                    tracing::warn!(%error, "the driver gives no figures; publishing the last ones");
-                }
-                Ok(())
-            }
         };
         if changed.is_err() {
             return;
+        }
+    }
+}
+
+/// Asks the driver every so often. Apart from publishing, which a slow driver must not hold up.
+async fn refresh(agent: Arc<impl Agent>, every: Duration) {
+    let mut ticks = interval_at(tokio::time::Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = agent.refresh().await {
+            tracing::warn!(%error, "the driver gives no figures; the last ones stay published");
         }
     }
 }
