@@ -104,6 +104,13 @@ impl Conductor {
         }
     }
 
+    /// How long one conductor may take to open a watch: several must fit in where a watch looks for another.
+    #[must_use]
+    pub fn open_within(&self) -> Duration {
+        let looking = if self.resume_within.is_zero() { self.call_timeout } else { self.resume_within };
+        looking / 3
+    }
+
     /// When a call without a caller's deadline must be over.
     #[must_use]
     pub fn until(&self) -> Instant {

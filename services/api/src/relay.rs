@@ -29,7 +29,7 @@ use crate::conductor::Conductor;
 const MISSED_HEARTBEATS: u32 = 3;
 
 /// One kind of watch: how to open it at a conductor, and how to read its messages.
-pub trait Watch: Clone + Send + 'static {
+pub trait Watch: Clone + Send + Sync + 'static {
     /// A message of the stream.
     type Message: Send + 'static;
 
@@ -124,7 +124,7 @@ impl Position {
 
 /// Whether another conductor can go on after this.
 fn went_away(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
 }
 
 struct Relay<W: Watch> {
@@ -143,7 +143,7 @@ pub async fn relay<W: Watch>(
     watch: W,
 ) -> Result<BoxStream<'static, Result<W::Message, Status>>, Status> {
     let until = conductor.until();
-    let stream = conductor.idempotent(until, || watch.open(&conductor, watch.resume_token())).await?;
+    let stream = conductor.idempotent(until, || open(&watch, &conductor, watch.resume_token())).await?;
     let relay = Relay {
         position: Position::new(watch.resume_token()),
         watch,
@@ -153,6 +153,17 @@ pub async fn relay<W: Watch>(
         ended: false,
     };
     Ok(stream::unfold(relay, |mut relay| async move { Some((relay.next().await?, relay)) }).boxed())
+}
+
+/// Opens a stream at one conductor. The limit leaves time for others, should this one be frozen.
+async fn open<W: Watch>(
+    watch: &W,
+    conductor: &Conductor,
+    token: &str,
+) -> Result<Streaming<W::Message>, Status> {
+    let limit = conductor.open_within();
+    let too_late = |_| Err(lost(format!("no conductor opened the stream within {limit:?}")));
+    timeout(limit, watch.open(conductor, token)).await.unwrap_or_else(too_late)
 }
 
 impl<W: Watch> Relay<W> {
@@ -192,7 +203,7 @@ impl<W: Watch> Relay<W> {
             Some(stream) => stream,
             closed => {
                 let token = self.position.resume();
-                closed.insert(self.watch.open(&self.conductor, token).await?)
+                closed.insert(open(&self.watch, &self.conductor, token).await?)
             }
         };
         let silence = self.watch.heartbeat() * MISSED_HEARTBEATS;
@@ -257,7 +268,13 @@ mod tests {
     #[test]
     fn what_a_conductor_decided_is_not_tried_elsewhere() {
         let says = |reason| went_away(&to_status(&Error::new(reason, "x")));
-        for reason in [Reason::Draining, Reason::NoEndpoint, Reason::ConnectionLost, Reason::NotReady] {
+        for reason in [
+            Reason::Draining,
+            Reason::NoEndpoint,
+            Reason::ConnectionLost,
+            Reason::NotReady,
+            Reason::DeadlineExceeded,
+        ] {
             assert!(says(reason), "{reason}");
         }
         for reason in [Reason::ResumeTokenExpired, Reason::SlowConsumer, Reason::ValidationFailed] {

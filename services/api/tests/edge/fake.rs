@@ -31,6 +31,8 @@ pub struct World {
     pub log: watch::Sender<Vec<Event>>,
     /// How many instances of a snapshot are sent before it stands still; all of it when `None`.
     pub stall_after: Mutex<Option<usize>>,
+    /// How many of the next watches are never opened.
+    pub frozen_opens: Mutex<u32>,
     /// What the next builds answer.
     pub failures: Mutex<VecDeque<Error>>,
     /// Whether builds never end.
@@ -134,6 +136,15 @@ impl RecordService for FakeConductor {
             heartbeat: request.heartbeat_interval.as_ref().map_or(Duration::ZERO, to_duration),
             time_left: None,
         });
+        let frozen = {
+            let mut left = self.world.frozen_opens.lock();
+            let before = *left;
+            *left = before.saturating_sub(1);
+            before > 0
+        };
+        if frozen {
+            std::future::pending::<()>().await;
+        }
         let changes = |from: usize| {
             stream::unfold((self.world.log.subscribe(), from), |(mut log, sent)| async move {
                 let event = log.wait_for(|log| log.len() > sent).await.ok()?[sent].clone();

@@ -29,6 +29,11 @@ pub struct Edge {
 impl Edge {
     /// An api, and these conductors.
     pub async fn start(conductors: &[&str]) -> (Self, Vec<Running>) {
+        Self::start_with(Config::default(), conductors).await
+    }
+
+    /// An api with this configuration, and these conductors.
+    pub async fn start_with(config: Config, conductors: &[&str]) -> (Self, Vec<Running>) {
         let store: SharedStore = Arc::new(EmbeddedStore::open_temporary().unwrap());
         let world = Arc::new(World::default());
         let mut running = Vec::new();
@@ -36,7 +41,7 @@ impl Edge {
             running.push(conductor(&store, &world, name).await);
         }
         let launch = launch(&store, ServiceKind::Api, "api-1").await;
-        let api = kilonova_api::start(Config::default(), launch).await.unwrap();
+        let api = kilonova_api::start(config, launch).await.unwrap();
         let edge = Self { store, world, api };
         for name in conductors {
             edge.found(name).await;

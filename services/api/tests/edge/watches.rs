@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use kilonova_api::Config;
 use kilonova_model::{Reason, time};
 use kilonova_proto::api::v1::watch_instances_response::Event;
 use kilonova_proto::api::v1::{WatchInstancesRequest, WatchInstancesResponse};
 use kilonova_rpc::status::reason_of;
 use kilonova_runtime::Running;
+use kilonova_runtime::config::Period;
 use tonic::{Code, Status, Streaming};
 
 use crate::fake::{heartbeat, update};
@@ -69,6 +71,21 @@ async fn a_watch_survives_a_crash_and_a_stop_of_its_conductor_without_gap() {
     edge.world.happen(update("e"));
     assert_eq!(reader.read(2).await, ["heartbeat", "update e@5"]);
     assert_eq!(conductors.len(), 1);
+}
+
+#[tokio::test]
+async fn a_conductor_that_freezes_before_it_opens_a_watch_is_left_for_another() {
+    let config = Config { resume_within: Period::from_secs(1), ..Config::default() };
+    let (edge, mut conductors) = Edge::start_with(config, &["c1", "c2"]).await;
+    *edge.world.frozen_opens.lock() = 1;
+    let mut reader = Reader::open(&edge, WatchInstancesRequest::default()).await;
+    assert_eq!(reader.read(1).await, ["end@0"]);
+
+    *edge.world.frozen_opens.lock() = 1;
+    drop(serving(&edge, &mut conductors));
+    edge.world.happen(update("a"));
+    assert_eq!(reader.read(1).await, ["update a@1"]);
+    assert_eq!(*edge.world.frozen_opens.lock(), 0);
 }
 
 #[tokio::test]
