@@ -229,3 +229,17 @@ async fn a_server_that_cannot_be_built_leaves_no_record() {
     let known = timeout(SOON, observer.members(ServiceKind::Api).known()).await.unwrap();
     assert!(known.is_known() && known.members.is_empty());
 }
+
+#[tokio::test]
+async fn a_start_that_fails_after_the_registration_takes_it_back_and_ends_its_tasks() {
+    let store = store();
+    let context = context(&store, ServiceKind::Compute, "node1").await;
+    let tasks = context.tasks.clone();
+    tasks.spawn("forever", std::future::pending::<()>());
+    let key = kilonova_store::keys::Keys::new(&cell()).endpoint(ServiceKind::Compute, &host("node1"));
+    assert!(store.get(&key).await.unwrap().0.is_some());
+    let error = context.serve_built(Err(StartError::service("the driver is gone"))).await.unwrap_err();
+    assert_eq!(error.to_string(), "the driver is gone");
+    assert!(store.get(&key).await.unwrap().0.is_none());
+    assert!(tasks.list().is_empty());
+}

@@ -12,10 +12,11 @@ mod stored;
 use std::sync::Arc;
 
 use kilonova_proto::volume::v1::volume_service_server::VolumeServiceServer;
+use kilonova_rpc::server::ServerBuilder;
 use kilonova_runtime::agent::life::{LifeOptions, live, serve_capabilities};
 use kilonova_runtime::agent::reporter::Reporter;
 use kilonova_runtime::agent::work::Site;
-use kilonova_runtime::{Launch, Running, StartError};
+use kilonova_runtime::{Context, Launch, Running, StartError};
 
 pub use config::Config;
 use config::DriverKind;
@@ -28,10 +29,15 @@ use server::{VolumeServer, served};
 pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError> {
     config.check().map_err(StartError::service)?;
     let context = launch.register().await?;
+    let built = build(&config, &context).await;
+    context.serve_built(built).await
+}
+
+async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, StartError> {
     let site = Site { service: context.service, host: context.host.clone() };
     let driver: Arc<dyn Driver> = match config.driver.kind {
         DriverKind::Simulated => {
-            let driver = Simulated::open(&config, context.host.clone(), context.epochs());
+            let driver = Simulated::open(config, context.host.clone(), context.epochs());
             let driver = driver.map_err(StartError::service)?;
             driver.note_start().map_err(StartError::service)?;
             Arc::new(driver)
@@ -47,7 +53,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         driver,
         reporter: reporter.clone(),
     };
-    let manager = Arc::new(Manager::start(&config, parts).await.map_err(StartError::service)?);
+    let manager = Arc::new(Manager::start(config, parts).await.map_err(StartError::service)?);
 
     let (described, reports) = (manager.clone(), reporter.clone());
     context.diagnostics.add("agent", move || {
@@ -59,8 +65,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         refresh_interval: config.refresh_interval.get(),
         register_interval: config.register_interval.get(),
     };
-    live(&context, &manager, reporter, options);
+    live(context, &manager, reporter, options);
     let server = context.server().add(VolumeServiceServer::new(VolumeServer::new(manager.clone())), served());
-    let server = serve_capabilities(server, &manager, manager.publisher());
-    context.serve(server).await
+    Ok(serve_capabilities(server, &manager, manager.publisher()))
 }

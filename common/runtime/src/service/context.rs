@@ -12,10 +12,10 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::launch::{LaunchOptions, StartError};
-use super::running::Running;
+use super::running::{Running, left_early};
 use crate::base::{self, Base};
 use crate::diagnostics::Diagnostics;
 use crate::http::SidePort;
@@ -54,6 +54,8 @@ pub struct Context {
     pub streams_end: CancellationToken,
     /// For what the service cannot go on after.
     pub fatal: Fatal,
+    /// Its tasks end with it if it is dropped before it serves.
+    pub(super) tasks_end: DropGuard,
     pub(super) started: Instant,
     pub(super) started_at: SystemTime,
     pub(super) metrics: Metrics,
@@ -126,6 +128,17 @@ impl Context {
         ServerBuilder::new(self.identity()).end_streams_with(self.streams_end.clone())
     }
 
+    /// Serves what a service built, or leaves the cell if it could not be built.
+    pub async fn serve_built(self, built: Result<ServerBuilder, StartError>) -> Result<Running, StartError> {
+        match built {
+            Ok(server) => self.serve(server).await,
+            Err(error) => {
+                left_early(self.registration, &self.tasks).await;
+                Err(error)
+            }
+        }
+    }
+
     /// Serves: the services in `server`, `BaseService`, health, reflection, and the side port.
     pub async fn serve(self, server: ServerBuilder) -> Result<Running, StartError> {
         let base = BaseServiceServer::new(self.base());
@@ -133,25 +146,28 @@ impl Context {
             .end_streams_with(self.streams_end.clone())
             .reflection(self.options.reflection)
             .add(base, Served::all(base::SERVICE));
-        let server = match server.serve(self.listener) {
-            Ok(server) => server,
-            Err(error) => {
-                // Nobody is to wait for a lease to find out that this member never came.
-                let _ = self.registration.deregister().await;
-                return Err(error.into());
-            }
-        };
         let side_port = SidePort {
             readiness: self.readiness.clone(),
             diagnostics: self.diagnostics.clone(),
             metrics: self.metrics,
         };
-        let http_addr = self.http.map(|listener| side_port.serve(listener, &self.tasks)).transpose()?;
+        let reports = self.diagnostics.clone();
+        let open = || {
+            let server = server.serve(self.listener)?;
+            let http_addr = self.http.map(|listener| side_port.serve(listener, &self.tasks)).transpose()?;
+            signals::on_user2(&self.tasks, move || reports.log())?;
+            Ok((server, http_addr))
+        };
+        let (server, http_addr) = match open() {
+            Ok(opened) => opened,
+            Err(error) => {
+                left_early(self.registration, &self.tasks).await;
+                return Err(error);
+            }
+        };
 
         describe(&self.diagnostics, &self.tasks, &self.readiness, &self.peers, &self.registration, &server);
         keep_house(&self.tasks, self.metrics);
-        let reports = self.diagnostics.clone();
-        signals::on_user2(&self.tasks, move || reports.log())?;
         self.tasks.spawn("health", follow(self.readiness.clone(), server.health().clone()));
         self.readiness.ok("server");
         tracing::info!(
@@ -163,7 +179,7 @@ impl Context {
             host: self.host,
             grpc_addr: server.address(),
             http_addr,
-            _tasks_end: self.shutdown.drop_guard(),
+            _tasks_end: self.tasks_end,
             tasks: self.tasks,
             readiness: self.readiness,
             diagnostics: self.diagnostics,

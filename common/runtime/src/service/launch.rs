@@ -144,6 +144,7 @@ impl Launch {
             store: self.store,
             registry,
             peers,
+            tasks_end: tasks.token().clone().drop_guard(),
             shutdown: tasks.token().clone(),
             tasks,
             readiness,

@@ -92,6 +92,13 @@ impl Running {
     }
 }
 
+/// For a service that registered and cannot serve: nobody is to wait for a lease to find out that it never came.
+pub(super) async fn left_early(registration: Registration, tasks: &Tasks) {
+    tasks.token().cancel();
+    said("deregister", FOR_REGISTRY, registration.deregister()).await;
+    tasks.shutdown(FOR_TASKS).await;
+}
+
 /// Whether the registry took one word of ours in time.
 async fn said<E: std::fmt::Display>(
     what: &str,
