@@ -7,6 +7,12 @@ use kilonova_model::error::DOMAIN;
 use kilonova_model::{Code, Error, FieldViolation, Reason};
 use tonic_types::{ErrorDetails, StatusExt};
 
+/// Violations one status names, and the bytes of each of their texts and of the message with them: together they
+/// stay under 8 KiB.
+const MOST_VIOLATIONS: usize = 20;
+const LONGEST_TEXT: usize = 128;
+const LONGEST_MESSAGE: usize = 1 << 10;
+
 /// The gRPC code for one of ours.
 #[must_use]
 pub fn to_code(code: Code) -> tonic::Code {
@@ -34,13 +40,39 @@ pub fn to_status(error: &Error) -> tonic::Status {
         error.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let mut details = ErrorDetails::new();
     details.set_error_info(error.reason.as_str(), DOMAIN, metadata);
-    for violation in &error.violations {
-        details.add_bad_request_violation(&violation.field, &violation.description);
+    for violation in bounded(&error.violations) {
+        details.add_bad_request_violation(violation.field, violation.description);
     }
     if error.retry_after.is_some() {
         details.set_retry_info(error.retry_after);
     }
-    tonic::Status::with_error_details(to_code(error.reason.code()), &error.message, details)
+    let longest = if error.violations.is_empty() { usize::MAX } else { LONGEST_MESSAGE };
+    let message = clipped(&error.message, longest);
+    tonic::Status::with_error_details(to_code(error.reason.code()), message, details)
+}
+
+/// The first violations, and how many more there are: details travel in a header, and peers bound its size.
+fn bounded(violations: &[FieldViolation]) -> Vec<FieldViolation> {
+    let mut sent: Vec<_> = violations
+        .iter()
+        .take(MOST_VIOLATIONS)
+        .map(|violation| FieldViolation {
+            field: clipped(&violation.field, LONGEST_TEXT),
+            description: clipped(&violation.description, LONGEST_TEXT),
+        })
+        .collect();
+    let more = violations.len() - sent.len();
+    if more > 0 {
+        sent.push(FieldViolation { field: String::new(), description: format!("and {more} more") });
+    }
+    sent
+}
+
+fn clipped(text: &str, longest: usize) -> String {
+    match text.len() > longest {
+        true => format!("{}...", &text[..text.floor_char_boundary(longest)]),
+        false => text.to_owned(),
+    }
 }
 
 /// The error a status carries, if it is one of ours and its reason is known here.
@@ -112,6 +144,17 @@ mod tests {
         };
         let received = tonic::Status::from_header_map(&headers).unwrap();
         assert_eq!(from_status(&received), Some(error));
+    }
+
+    #[test]
+    fn many_and_long_violations_still_fit_in_a_header() {
+        let long = || FieldViolation { field: "ü".repeat(500), description: "é".repeat(500) };
+        let status = to_status(&Error::invalid((0..100).map(|_| long()).collect()));
+        assert!(status.details().len() < 8 << 10, "{}", status.details().len());
+        let violations = from_status(&status).unwrap().violations;
+        assert_eq!((violations.len(), violations[20].description.as_str()), (21, "and 80 more"));
+        let exact: Vec<_> = (0..20).map(|_| long()).collect();
+        assert_eq!(from_status(&to_status(&Error::invalid(exact))).unwrap().violations.len(), 20);
     }
 
     #[test]
