@@ -14,3 +14,4 @@ pub mod retry;
 pub mod server;
 pub mod status;
 pub mod subscribe;
+mod wire;

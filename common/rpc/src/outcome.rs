@@ -47,12 +47,6 @@ impl CallError {
     pub fn error(&self) -> Option<Error> {
         from_status(self.status())
     }
-
-    /// Whether the call may have been executed.
-    #[must_use]
-    pub fn maybe_executed(&self) -> bool {
-        matches!(self, Self::MaybeExecuted(_))
-    }
 }
 
 impl From<Status> for CallError {

@@ -26,14 +26,6 @@ impl Default for RetryPolicy {
     }
 }
 
-impl RetryPolicy {
-    /// The default policy within a time limit.
-    #[must_use]
-    pub fn within(limit: Duration) -> Self {
-        Self { deadline: Some(Instant::now() + limit), ..Self::default() }
-    }
-}
-
 /// Makes an idempotent call until it succeeds, is refused, or the policy ends. Repeats what was not executed,
 /// and what came back `UNAVAILABLE`; waits at least as long as the callee asked for.
 pub async fn retry_idempotent<T, F, Fut>(policy: RetryPolicy, mut call: F) -> Result<T, CallError>
@@ -113,9 +105,13 @@ mod tests {
         let overloaded =
             || to_status(&Error::new(Reason::Overloaded, "x").retry_after(Duration::from_secs(5)));
         let start = Instant::now();
-        assert_eq!(attempts_on(overloaded, RetryPolicy::within(Duration::from_secs(3))).await, 1);
+        let within = |seconds| RetryPolicy {
+            deadline: Some(Instant::now() + Duration::from_secs(seconds)),
+            ..RetryPolicy::default()
+        };
+        assert_eq!(attempts_on(overloaded, within(3)).await, 1);
         assert_eq!(start.elapsed(), Duration::ZERO);
-        assert_eq!(attempts_on(overloaded, RetryPolicy::within(Duration::from_secs(8))).await, 2);
+        assert_eq!(attempts_on(overloaded, within(8)).await, 2);
         assert!(start.elapsed() >= Duration::from_secs(5));
     }
 

@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use super::connection::{Connection, InFlight};
 use super::metrics::CallMetrics;
 use crate::status::to_status;
+use crate::wire::{FrameCounter, code_in};
 
 const DETAILS: &str = "grpc-status-details-bin";
 
@@ -31,7 +32,7 @@ struct Call {
     _in_flight: InFlight,
     metrics: CallMetrics,
     deadline: Option<Pin<Box<Sleep>>>,
-    messages: MessageCounter,
+    frames: FrameCounter,
 }
 
 impl ReplyBody {
@@ -51,11 +52,11 @@ impl ReplyBody {
     ) -> Response<Self> {
         let connection = in_flight.connection.clone();
         let mut response = Self::bare(response, connection);
-        match status_code(response.headers()) {
+        match code_in(response.headers()) {
             Some(code) => metrics.finish(code),
             None => {
-                let messages = MessageCounter::default();
-                response.body_mut().call = Some(Call { _in_flight: in_flight, metrics, deadline, messages });
+                let frames = FrameCounter::default();
+                response.body_mut().call = Some(Call { _in_flight: in_flight, metrics, deadline, frames });
             }
         }
         response
@@ -94,11 +95,12 @@ impl Body for ReplyBody {
         match frame {
             Some(Ok(mut frame)) => {
                 if let (Some(data), Some(call)) = (frame.data_ref(), &mut self.call) {
-                    call.metrics.received(call.messages.feed(data));
+                    let begun = call.frames.advance(data, usize::MAX).expect("nothing is longer");
+                    call.metrics.received(begun);
                 }
                 if let Some(trailers) = frame.trailers_mut() {
                     drop_broken_details(trailers);
-                    let code = status_code(trailers).unwrap_or(Code::Unknown);
+                    let code = code_in(trailers).unwrap_or(Code::Unknown);
                     self.finish(code);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -132,10 +134,6 @@ pub(crate) fn connection_lost(connection: &Connection, text: &str) -> Status {
     to_status(&Error::new(Reason::ConnectionLost, message).with("host", host))
 }
 
-fn status_code(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
-}
-
 /// Removes details that are not base64, which tonic would panic on.
 fn drop_broken_details(headers: &mut HeaderMap) {
     if !headers.contains_key(DETAILS) {
@@ -150,50 +148,9 @@ fn drop_broken_details(headers: &mut HeaderMap) {
     }
 }
 
-/// Counts gRPC messages in a body by their length prefixes, however the bytes are cut.
-#[derive(Default)]
-struct MessageCounter {
-    prefix: [u8; 5],
-    prefix_len: usize,
-    payload_left: u64,
-}
-
-impl MessageCounter {
-    /// The number of messages that begin in `data`.
-    fn feed(&mut self, mut data: &[u8]) -> u64 {
-        let mut begun = 0;
-        while !data.is_empty() {
-            if self.payload_left > 0 {
-                let skip = data.len().min(usize::try_from(self.payload_left).unwrap_or(usize::MAX));
-                self.payload_left -= skip as u64;
-                data = &data[skip..];
-                continue;
-            }
-            self.prefix[self.prefix_len] = data[0];
-            self.prefix_len += 1;
-            data = &data[1..];
-            if self.prefix_len == self.prefix.len() {
-                let [_, a, b, c, d] = self.prefix;
-                self.payload_left = u64::from(u32::from_be_bytes([a, b, c, d]));
-                self.prefix_len = 0;
-                begun += 1;
-            }
-        }
-        begun
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_are_counted_however_they_are_cut() {
-        let bytes = [0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'c'];
-        assert_eq!(MessageCounter::default().feed(&bytes), 3);
-        let mut counter = MessageCounter::default();
-        assert_eq!(bytes.iter().map(|byte| counter.feed(&[*byte])).sum::<u64>(), 3);
-    }
 
     #[test]
     fn only_broken_details_are_dropped() {
@@ -201,7 +158,7 @@ mod tests {
         headers.insert("grpc-status", "5".parse().unwrap());
         headers.insert(DETAILS, "CAUSAXg".parse().unwrap());
         drop_broken_details(&mut headers);
-        assert_eq!((headers.len(), status_code(&headers)), (2, Some(Code::NotFound)));
+        assert_eq!((headers.len(), code_in(&headers)), (2, Some(Code::NotFound)));
         headers.insert(DETAILS, "!!! not base64 !!!".parse().unwrap());
         drop_broken_details(&mut headers);
         assert_eq!(headers.len(), 1);

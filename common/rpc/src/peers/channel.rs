@@ -15,13 +15,13 @@ use tonic::body::Body;
 
 use super::body::{ReplyBody, connection_lost};
 use super::connection::{Connection, SendError};
-use super::deadline::{self, GRPC_TIMEOUT};
 use super::directed::Directed;
 use super::method::{self, Kind};
 use super::metrics::CallMetrics;
 use super::pool::Pool;
 use crate::caller::{CALLER_HOST, CALLER_SERVICE};
 use crate::status::{never_sent, to_status};
+use crate::wire::timeout::{self, GRPC_TIMEOUT};
 
 /// How many members a call that never left is offered to.
 const OFFERS: u32 = 3;
@@ -101,7 +101,7 @@ impl Channel {
     async fn dispatch(self, mut request: Request<Body>) -> Result<Response<ReplyBody>, Status> {
         let method = method::lookup(request.uri().path());
         let identity = &self.peers.identity;
-        let asked = request.headers().get(GRPC_TIMEOUT).and_then(deadline::parse);
+        let asked = request.headers().get(GRPC_TIMEOUT).and_then(timeout::parse);
         let limit = limit_of(asked, method.kind, identity.default_deadline);
         let mut metrics = CallMetrics::start(method);
         let result = if limit.after.is_zero() {
@@ -111,7 +111,7 @@ impl Channel {
             headers.insert(CALLER_SERVICE, identity.service.clone());
             headers.insert(CALLER_HOST, identity.host.clone());
             if limit.whole_call && asked.is_none() {
-                headers.insert(GRPC_TIMEOUT, deadline::format(limit.after));
+                headers.insert(GRPC_TIMEOUT, timeout::format(limit.after));
             }
             let mut timer = Box::pin(sleep_until(Instant::now() + limit.after));
             let sent = AtomicBool::new(false);

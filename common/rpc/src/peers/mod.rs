@@ -13,7 +13,6 @@
 mod body;
 mod channel;
 mod connection;
-mod deadline;
 mod directed;
 mod endpoint;
 mod health;

@@ -20,10 +20,10 @@ use tonic::{Code, Status};
 
 use super::call::panicked;
 use super::deadline::{self, Deadline};
-use super::frames::{FrameCounter, TooLong};
 use super::gate::Method;
 use super::observe::Observer;
 use crate::status::to_status;
+use crate::wire::{FrameCounter, TooLong, code_in};
 
 /// A request's body.
 pub(super) struct RequestBody {
@@ -184,11 +184,6 @@ impl HttpBody for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         if self.ended { SizeHint::with_exact(0) } else { self.inner.size_hint() }
     }
-}
-
-/// The code in an answer's trailers, or in its headers when it has no body.
-pub(super) fn code_in(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// What a watcher hears when streams end.

@@ -16,12 +16,13 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
 
-use super::body::{RequestBody, ResponseBody, code_in, draining};
+use super::body::{RequestBody, ResponseBody, draining};
 use super::builder::Identity;
 use super::deadline::{self, Deadline};
 use super::gate::{Gate, Method};
 use super::observe::Observer;
 use crate::status::to_status;
+use crate::wire::code_in;
 
 /// What all calls of a server share.
 pub(super) struct Core {
@@ -43,7 +44,7 @@ pub(super) struct Ends {
 impl Core {
     pub async fn call(&self, ends: Ends, request: Request<Incoming>) -> Response<ResponseBody> {
         let method = self.gate.find(request.uri().path()).clone();
-        let timeout = deadline::timeout(request.headers());
+        let timeout = deadline::allowed(request.headers());
         let allowed = timeout.as_ref().ok().copied().flatten();
         let observer = Observer::start(
             method.clone(),

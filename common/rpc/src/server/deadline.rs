@@ -6,6 +6,8 @@ use http::HeaderMap;
 use kilonova_model::{Error, Reason};
 use tokio::time::Instant;
 
+use crate::wire::timeout::{self, GRPC_TIMEOUT};
+
 /// The moment after which nobody waits for the answer. In the extensions of every request that came with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
@@ -26,29 +28,11 @@ impl Deadline {
 
 /// The time the caller allows, if it says so. Text that is no timeout is refused: a caller that meant to limit
 /// the call would otherwise wait for ever.
-pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default();
-    parse(text).map(Some).ok_or_else(|| {
+pub(super) fn allowed(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else { return Ok(None) };
+    timeout::parse(value).map(Some).ok_or_else(|| {
         Error::new(Reason::ValidationFailed, "the grpc-timeout header is not up to 8 digits and a unit")
-            .with("grpc_timeout", text)
-    })
-}
-
-fn parse(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
+            .with("grpc_timeout", value.to_str().unwrap_or_default())
     })
 }
 
@@ -62,20 +46,4 @@ pub(super) fn expired() -> Error {
 pub(super) fn exceeded() -> Error {
     Error::new(Reason::DeadlineExceeded, "the deadline passed while the request ran; it may have been done")
         .with("executed", "maybe")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_every_unit_and_refuses_the_rest() {
-        assert_eq!(parse("2H"), Some(Duration::from_secs(7200)));
-        assert_eq!(parse("99999999S"), Some(Duration::from_secs(99_999_999)));
-        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(parse("0n"), Some(Duration::ZERO));
-        for bad in ["", "S", "10", "123456789S", "-1S", "+1S", "1 S", "1é"] {
-            assert_eq!(parse(bad), None, "{bad}");
-        }
-    }
 }

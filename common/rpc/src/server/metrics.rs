@@ -7,6 +7,7 @@ use metrics::{Counter, Histogram, counter, histogram};
 use tonic::Code;
 
 use super::descriptors::MethodType;
+use crate::wire::code_name;
 
 /// Registered once per method, so that counting a call is a handful of atomic additions.
 #[derive(Debug)]
@@ -60,28 +61,5 @@ impl MethodMetrics {
         self.handled[code as usize].get_or_init(register).increment(1);
         let seconds = self.seconds.get_or_init(|| histogram!("grpc_server_handling_seconds", &self.labels));
         seconds.record(took.as_secs_f64());
-    }
-}
-
-/// A code as metrics and logs spell it.
-pub(super) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
     }
 }

@@ -19,7 +19,6 @@ mod builder;
 mod call;
 mod deadline;
 pub mod descriptors;
-mod frames;
 mod gate;
 mod health;
 mod listen;

@@ -12,8 +12,8 @@ use tracing::Level;
 
 use super::builder::Identity;
 use super::gate::Method;
-use super::metrics::code_name;
 use crate::caller::{CALLER_HOST, CALLER_SERVICE};
+use crate::wire::code_name;
 
 /// The target of access lines, for log filters.
 const TARGET: &str = "kilonova::access";

@@ -48,7 +48,7 @@ mod tests {
         assert_eq!(read("500m"), Some(Duration::from_millis(500)));
         assert_eq!(read("7u"), Some(Duration::from_micros(7)));
         assert_eq!(read("99999999n"), Some(Duration::from_nanos(99_999_999)));
-        for bad in ["", "S", "10", "1x", "-1S", "+1S", "999999999S"] {
+        for bad in ["", "S", "10", "1x", "-1S", "+1S", "999999999S", "1 S"] {
             assert_eq!(read(bad), None, "{bad:?}");
         }
     }

@@ -2,7 +2,7 @@
 
 /// Where in the body we are.
 #[derive(Debug, Default)]
-pub(super) struct FrameCounter {
+pub(crate) struct FrameCounter {
     header: [u8; HEADER],
     header_read: usize,
     content_left: usize,
@@ -12,7 +12,7 @@ const HEADER: usize = 5;
 
 /// A message longer than allowed, by its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooLong(pub usize);
+pub(crate) struct TooLong(pub usize);
 
 impl FrameCounter {
     /// How many messages begin in these bytes.
