@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 /// A group of tasks with one owner and one token. Clones share both.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ struct Group {
     owner: Arc<str>,
     /// The groups around it, outermost first, and itself.
     path: Vec<u64>,
+    /// What its tasks log in.
+    span: Span,
 }
 
 #[derive(Debug)]
@@ -120,15 +123,28 @@ impl Tasks {
             next: AtomicU64::new(0),
             panics: AtomicU64::new(0),
         };
-        let group = Group { owner: owner.into(), path: vec![table.next()] };
+        let group = Group { owner: owner.into(), path: vec![table.next()], span: Span::none() };
         Self { group: Arc::new(group), token: CancellationToken::new(), table: Arc::new(table) }
+    }
+
+    /// The same group, not used yet, whose tasks log in a span; so do those of groups made from it.
+    #[must_use]
+    pub fn in_span(self, span: Span) -> Self {
+        let Group { owner, path, .. } = &*self.group;
+        let group = Group { owner: owner.clone(), path: path.clone(), span };
+        Self { group: Arc::new(group), ..self }
+    }
+
+    /// What its tasks log in.
+    pub fn span(&self) -> &Span {
+        &self.group.span
     }
 
     /// A part of this group: listed with it and stopped with it, and can be stopped alone.
     pub fn child(&self, owner: impl Into<Arc<str>>) -> Self {
         let mut path = self.group.path.clone();
         path.push(self.table.next());
-        let group = Arc::new(Group { owner: owner.into(), path });
+        let group = Arc::new(Group { owner: owner.into(), path, span: self.group.span.clone() });
         Self { group, token: self.token.child_token(), table: self.table.clone() }
     }
 
@@ -170,7 +186,7 @@ impl Tasks {
     {
         let row = Row::insert(&self.table, name.clone(), self.group.clone());
         let (id, table, owner) = (row.id, self.table.clone(), self.group.owner.clone());
-        let join = tokio::spawn(async move {
+        let task = async move {
             let _row = row;
             match AssertUnwindSafe(future).catch_unwind().await {
                 Ok(result) => result.ok_or(TaskLost::Cancelled),
@@ -182,7 +198,8 @@ impl Tasks {
                     Err(TaskLost::Panicked)
                 }
             }
-        });
+        };
+        let join = tokio::spawn(task.instrument(self.group.span.clone()));
         if let Some(entry) = self.table.running.lock().get_mut(&id) {
             entry.abort = Some(join.abort_handle());
         }
@@ -290,6 +307,15 @@ mod tests {
         let _two = tasks.child("inner").spawn(format!("two-{}", 2), std::future::pending::<()>());
         let listed: Vec<_> = tasks.list().into_iter().map(|task| (task.owner, task.name)).collect();
         assert_eq!(listed, [("outer".into(), "one".into()), ("inner".into(), "two-2".into())]);
+    }
+
+    #[tokio::test]
+    async fn logs_in_its_group_s_span() {
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry());
+        let tasks = Tasks::new("outer").in_span(tracing::error_span!("member"));
+        let name = || async { Span::current().metadata().map(|metadata| metadata.name()) };
+        assert_eq!(tasks.child("inner").spawn("look", name()).await, Ok(Some("member")));
+        assert_eq!(name().await, None);
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::call::{Core, Ends};
 use super::health::Health;
@@ -89,7 +90,7 @@ impl Load {
     }
 }
 
-/// A server that serves. Dropping it cuts everything at once.
+/// A server that serves. Dropping it cuts everything at once. Its calls log in the span in which it was started.
 #[derive(Debug)]
 pub struct Server {
     load: Load,
@@ -114,7 +115,7 @@ impl Server {
         let mut accepting = JoinSet::new();
         let acceptor =
             Acceptor { core, limits: Arc::new(limits), stop: stop.clone(), open: load.connections.clone() };
-        accepting.spawn(acceptor.run(listener));
+        accepting.spawn(acceptor.run(listener).in_current_span());
         Self { load, address, health, streams_end, stop, accepting }
     }
 
@@ -174,7 +175,7 @@ impl Acceptor {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => { connections.spawn(self.connection(stream, peer)); }
+                    Ok((stream, peer)) => { connections.spawn(self.connection(stream, peer).in_current_span()); }
                     Err(error) => self.pause(error).await,
                 },
                 Some(_) = connections.join_next() => {}
@@ -219,7 +220,7 @@ async fn serve_connection(
     }
     let service = service_fn(move |request| {
         let core = core.clone();
-        async move { Ok::<_, Infallible>(core.call(ends, request).await) }
+        async move { Ok::<_, Infallible>(core.call(ends, request).await) }.in_current_span()
     });
     let mut connection = pin!(http2(limits).serve_connection(TokioIo::new(stream), service));
     tokio::select! {

@@ -153,7 +153,7 @@ impl Context {
         };
         let reports = self.diagnostics.clone();
         let open = || {
-            let server = server.serve(self.listener)?;
+            let server = self.tasks.span().in_scope(|| server.serve(self.listener))?;
             let http_addr = self.http.map(|listener| side_port.serve(listener, &self.tasks)).transpose()?;
             signals::on_user2(&self.tasks, move || reports.log())?;
             Ok((server, http_addr))
