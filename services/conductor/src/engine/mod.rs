@@ -1,0 +1,154 @@
+//! Drives records to what is wanted of them.
+//!
+//! One pass over one record: read it from memory, let [`plan`](crate::plan::plan) decide, write the intent, make the one call it asks for,
+//! write what came of it; again until there is nothing to do now. Every write compares the record's revision and
+//! the shard's fence. A pass is started by a change of the record, by a change of a host's registration, by a
+//! shard that became this conductor's, or by the slow scan; it takes nothing from what started it.
+
+mod steps;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, HostName};
+use kilonova_rpc::backoff::BackoffPolicy;
+use kilonova_rpc::registry::Members;
+use kilonova_runtime::reconcile::{Next, Queue, Reconcile, ReconcileOptions};
+use kilonova_runtime::tasks::Tasks;
+use parking_lot::Mutex;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+
+use crate::accept::Lanes;
+use crate::agents::Agents;
+use crate::config::Config;
+use crate::placed::Placed;
+use crate::plan::Sent;
+use crate::records::Records;
+use crate::shards::Shards;
+use steps::Stepped;
+pub use steps::leave_host;
+
+/// Most steps of one pass: a record that needs more goes back into the queue, so that others get their turn.
+const STEPS_PER_PASS: usize = 8;
+
+/// Drives the records of one type.
+pub struct Engine<P: Placed, A> {
+    records: Records<P>,
+    agents: A,
+    members: Members,
+    shards: Shards,
+    config: Arc<Config>,
+    conductor: HostName,
+    /// What was sent and accepted, by record. Lost in a crash, which only means that it is sent again.
+    sent: Mutex<HashMap<P::Id, Vec<Sent>>>,
+    /// Since when the host of an attempt cannot be reached.
+    unreachable: Mutex<HashMap<P::Id, (u32, Instant)>>,
+    /// One transaction on a project's usage at a time.
+    lanes: Arc<Lanes>,
+}
+
+impl<P: Placed, A: Agents<P>> Engine<P, A> {
+    /// Drives `records` with `agents`.
+    pub fn new(
+        records: Records<P>,
+        agents: A,
+        members: Members,
+        shards: Shards,
+        config: Arc<Config>,
+        conductor: HostName,
+        lanes: Arc<Lanes>,
+    ) -> Arc<Self> {
+        let (sent, unreachable) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { records, agents, members, shards, config, conductor, sent, unreachable, lanes })
+    }
+
+    /// Starts driving in tasks of `tasks`.
+    pub fn run(self: &Arc<Self>, tasks: &Tasks) -> Queue<P::Id> {
+        let queue = Queue::new();
+        let options =
+            ReconcileOptions { concurrency: self.config.concurrency, backoff: BackoffPolicy::retry() };
+        queue.run(P::NOUN, tasks, self.clone(), options);
+        tasks.spawn(format!("{} changes", P::NOUN), self.clone().follow_changes(queue.clone()));
+        tasks.spawn(format!("{} hosts", P::NOUN), self.clone().follow_hosts(queue.clone()));
+        tasks.spawn(format!("{} scan", P::NOUN), self.clone().scan(queue.clone()));
+        queue
+    }
+
+    /// Looks at every record that is this conductor's and passes.
+    pub fn nudge_all(&self, queue: &Queue<P::Id>, pass: impl Fn(&P) -> bool) {
+        for id in self.records.cache.ids(|id, record| self.shards.owns(id) && pass(record)) {
+            queue.nudge(id);
+        }
+    }
+
+    async fn follow_changes(self: Arc<Self>, queue: Queue<P::Id>) {
+        self.records.cache.filled().await;
+        loop {
+            let Ok((_, mut changes)) = self.records.cache.subscribe(None) else { return };
+            self.nudge_all(&queue, |_| true);
+            loop {
+                match changes.recv().await {
+                    Ok(change) if self.shards.owns(&change.id) => queue.nudge(change.id),
+                    Ok(_) => {}
+                    // Too many at once, or the store went back: look at all.
+                    Err(RecvError::Lagged(_) | RecvError::Closed) => break,
+                }
+            }
+        }
+    }
+
+    /// A host that came back or left concerns every record with a receipt there.
+    async fn follow_hosts(self: Arc<Self>, queue: Queue<P::Id>) {
+        let mut members = self.members.subscribe();
+        let mut known: HashMap<HostName, Epoch> = HashMap::new();
+        loop {
+            let now: HashMap<HostName, Epoch> = {
+                let set = members.borrow_and_update().clone();
+                set.members.iter().map(|(host, member)| (host.clone(), member.epoch)).collect()
+            };
+            let changed: BTreeSet<&str> = now
+                .keys()
+                .chain(known.keys())
+                .filter(|host| now.get(*host) != known.get(*host))
+                .map(HostName::as_str)
+                .collect();
+            if !changed.is_empty() {
+                self.nudge_all(&queue, |record| {
+                    record.receipts().iter().any(|receipt| changed.contains(receipt.host.as_str()))
+                });
+            }
+            known = now;
+            if members.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn scan(self: Arc<Self>, queue: Queue<P::Id>) {
+        loop {
+            tokio::time::sleep(self.config.scan_interval.get()).await;
+            self.sent.lock().retain(|id, _| self.records.cache.get(id).is_some());
+            self.unreachable.lock().retain(|id, _| self.records.cache.get(id).is_some());
+            self.nudge_all(&queue, |_| true);
+        }
+    }
+}
+
+#[async_trait]
+impl<P: Placed, A: Agents<P>> Reconcile for Engine<P, A> {
+    type Key = P::Id;
+
+    async fn reconcile(&self, id: &P::Id) -> Next {
+        let Some(mut entry) = self.records.cache.get(id) else { return Next::Done };
+        for _ in 0..STEPS_PER_PASS {
+            let Some(fence) = self.shards.fence(id) else { return Next::Done };
+            match self.step(*id, &entry, &fence).await {
+                Stepped::On(now) => entry = now,
+                Stepped::Stop(next) => return next,
+            }
+        }
+        Next::Again
+    }
+}
