@@ -92,8 +92,8 @@ pub struct Cluster {
     members: BTreeMap<MemberId, Running>,
     store: SharedStore,
     dir: TempDir,
-    /// The child process, where there is one.
-    pub etcd: Option<EtcdProcess>,
+    /// The store's process, where there is one; it ends with the cell.
+    _etcd: Option<EtcdProcess>,
 }
 
 impl Cluster {
@@ -111,7 +111,7 @@ impl Cluster {
                 Arc::new(EtcdStore::connect(options).await.expect("etcd answers"))
             }
         };
-        let mut cluster = Self { members: BTreeMap::new(), store, dir, etcd, plan };
+        let mut cluster = Self { members: BTreeMap::new(), store, dir, _etcd: etcd, plan };
         let counts = [
             (ServiceKind::Conductor, cluster.plan.conductors),
             (ServiceKind::Scheduler, cluster.plan.schedulers),

@@ -11,16 +11,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Looks until there is a value; panics with `what` when there is none in time.
-pub async fn until<T, F, Fut>(what: &str, look: F) -> T
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Option<T>>,
-{
-    until_within(what, PATIENCE, look).await
-}
-
-/// Like [`until`], with a limit of its own.
-pub async fn until_within<T, F, Fut>(what: &str, limit: Duration, mut look: F) -> T
+pub async fn until<T, F, Fut>(what: &str, mut look: F) -> T
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
@@ -30,7 +21,7 @@ where
         if let Some(value) = look().await {
             return value;
         }
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -71,7 +71,7 @@ impl Request {
     }
 }
 
-/// What is stored with a request besides records: everything in `txn`, and the ids in `resource_ids`.
+/// The accept path: quota, idempotency and the transaction that stores both with what was asked.
 pub struct Acceptor {
     db: Db,
     config: Arc<Config>,
