@@ -130,7 +130,7 @@ async fn health_and_probes_follow_readiness() {
     assert!(probed.starts_with("HTTP/1.1 503") && probed.contains("[-] shards: none owned yet"), "{probed}");
 
     // Members are called once their health says SERVING.
-    let channel = running.peers().any(ServiceKind::Conductor);
+    let channel = running.peers().call(ServiceKind::Conductor);
     let waiting = channel.wait_ready(Instant::now() + Duration::from_millis(100)).await;
     assert!(waiting.is_err());
     readiness.ok("shards");
@@ -150,7 +150,7 @@ async fn a_stop_drains_in_order_and_in_time() {
     members.wait_for(|set| set.get(&me).is_some_and(|member| !member.draining)).await.unwrap();
     // Another service's channel holds a health stream open.
     let other = serve(context(&store, ServiceKind::Api, "a1").await).await;
-    other.peers().any(ServiceKind::Scheduler).wait_ready(Instant::now() + SOON).await.unwrap();
+    other.peers().call(ServiceKind::Scheduler).wait_ready(Instant::now() + SOON).await.unwrap();
 
     let begun = Instant::now();
     let (seen, ()) = tokio::join!(

@@ -32,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError> {
     config.check().map_err(StartError::service)?;
     let context = launch.register().await?;
-    let channel = context.peers.any(ServiceKind::Conductor);
+    let channel = context.peers.call(ServiceKind::Conductor);
     context.readiness.not("conductor", "not looked for yet");
     context.tasks.spawn("conductor search", find(channel.clone(), context.readiness.clone()));
     let server = server::add(context.server(), Conductor::new(channel, &config));

@@ -115,7 +115,7 @@ impl Callers {
             let error = kilonova_model::Error::new(kilonova_model::Reason::NoSuchHost, error.to_string());
             classify(kilonova_rpc::status::to_status(&error))
         })?;
-        Ok(self.peers.host(service, &host))
+        Ok(self.peers.call_host(service, &host))
     }
 }
 
@@ -143,7 +143,7 @@ impl Agents<InstanceRecord> for Callers {
             project_id: instance.project_id.clone(),
             dry_run: false,
         };
-        let mut client = SchedulerServiceClient::new(self.peers.any(ServiceKind::Scheduler));
+        let mut client = SchedulerServiceClient::new(self.peers.call(ServiceKind::Scheduler));
         let answer =
             client.select_hosts(within(request, SELECT_DEADLINE)).await.map_err(classify)?.into_inner();
         let selection = answer.selections.into_iter().next().unwrap_or_default();
@@ -214,7 +214,7 @@ impl Agents<VolumeRecord> for Callers {
             project_id: volume.project_id.clone(),
             dry_run: false,
         };
-        let mut client = SchedulerServiceClient::new(self.peers.any(ServiceKind::Scheduler));
+        let mut client = SchedulerServiceClient::new(self.peers.call(ServiceKind::Scheduler));
         let answer =
             client.select_backends(within(request, SELECT_DEADLINE)).await.map_err(classify)?.into_inner();
         let selection = answer.selections.into_iter().next().unwrap_or_default();

@@ -103,7 +103,7 @@ impl Hosts {
     ) -> Result<(), tonic::Status> {
         let members = self.callers.peers.registry().members(id.0).current();
         let epoch = members.get(&id.1).map_or(Epoch(host.epoch), |member| member.epoch);
-        let channel = self.callers.peers.host(id.0, &id.1);
+        let channel = self.callers.peers.call_host(id.0, &id.1);
         let (target_host, disabled_reason) = (id.1.to_string(), reason.to_owned());
         if id.0 == ServiceKind::Compute {
             let mut request = Request::new(compute::SetHostEnabledRequest {
@@ -208,7 +208,7 @@ impl Hosts {
         if names.is_empty() {
             return Ok(HashMap::new());
         }
-        let mut client = SchedulerServiceClient::new(self.callers.peers.any(ServiceKind::Scheduler));
+        let mut client = SchedulerServiceClient::new(self.callers.peers.call(ServiceKind::Scheduler));
         let page_size = i32::try_from(names.len()).unwrap_or(i32::MAX);
         let states = if kind == ServiceKind::Compute {
             let mut request = Request::new(scheduler::ListHostStatesRequest {

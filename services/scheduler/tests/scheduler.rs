@@ -36,7 +36,7 @@ async fn select(scheduler: &mut Scheduler, request: SelectHostsRequest) -> Selec
 }
 
 async fn ready(scheduler: &Scheduler) {
-    let channel = scheduler.running.peers().any(ServiceKind::Scheduler);
+    let channel = scheduler.running.peers().call(ServiceKind::Scheduler);
     channel.wait_ready(Instant::now() + SOON).await.unwrap();
 }
 

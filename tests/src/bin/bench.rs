@@ -68,7 +68,7 @@ async fn calls(cluster: &Cluster, size: Size) {
     let caller = Caller::new(ServiceKind::Api, HostName::parse("bench").expect("a host name"));
     let peers = Peers::new(registry, caller, PeersOptions::default());
     let scheduler = HostName::parse("scheduler-1").expect("a host name");
-    let mut ours = BaseServiceClient::new(peers.host(ServiceKind::Scheduler, &scheduler));
+    let mut ours = BaseServiceClient::new(peers.call_host(ServiceKind::Scheduler, &scheduler));
     let mut raw = BaseServiceClient::new(cluster.channel(ServiceKind::Scheduler, "scheduler-1"));
     let ping = || PingRequest { payload: "x".repeat(100) };
     let (mut our_times, mut raw_times) = (Vec::new(), Vec::new());

@@ -130,14 +130,14 @@ impl Peers {
 
     /// A channel to any ready member of a service, the less loaded of two.
     #[must_use]
-    pub fn any(&self, service: ServiceKind) -> Channel {
+    pub fn call(&self, service: ServiceKind) -> Channel {
         let pool = self.inner.pool(service);
         self.channel(channel::Target::Any(service, pool))
     }
 
     /// A channel to one named member of a service, wherever it is registered at the time of each call.
     #[must_use]
-    pub fn host(&self, service: ServiceKind, host: &HostName) -> Channel {
+    pub fn call_host(&self, service: ServiceKind, host: &HostName) -> Channel {
         self.channel(channel::Target::Host(service, host.clone(), self.inner.directed.clone()))
     }
 

@@ -29,7 +29,7 @@ async fn a_deadline_is_deadline_exceeded() {
     let server = Server::echo("s").await;
     let _s = cell.register(SERVICE, "s", &server.addr).await;
     let peers = cell.peers_with(|options| options.default_deadline = Duration::from_millis(100));
-    let channel = peers.any(SERVICE);
+    let channel = peers.call(SERVICE);
     channel.wait_ready(soon()).await.unwrap();
 
     let by_default = ping_with(&channel, "hang").await.unwrap_err();
@@ -93,7 +93,7 @@ async fn malformed_error_details_do_not_panic() {
         let server = Server::start(Routes::new(Garbler { in_trailers }), true).await;
         server.set_serving(true).await;
         let _s = cell.register(SERVICE, "s", &server.addr).await;
-        let channel = cell.peers().any(SERVICE);
+        let channel = cell.peers().call(SERVICE);
         channel.wait_ready(soon()).await.unwrap();
         let status = ping(&channel).await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "garbled"));

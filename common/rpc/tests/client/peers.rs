@@ -25,7 +25,7 @@ async fn a_dead_member_costs_no_call() {
     let _live = cell.register(SERVICE, "live", &live.addr).await;
     let _dead = cell.register(SERVICE, "dead", &dead_addr().await).await;
     let peers = cell.peers();
-    let channel = peers.any(SERVICE);
+    let channel = peers.call(SERVICE);
     channel.wait_ready(soon()).await.unwrap();
     for _ in 0..200 {
         assert_eq!(ping(&channel).await.unwrap(), "live");
@@ -50,7 +50,7 @@ async fn fails_fast(channel: &Channel) -> Status {
 async fn nobody_to_call_is_said_at_once_and_why() {
     let cell = Cell::new();
     let peers = cell.peers();
-    let channel = peers.any(SERVICE);
+    let channel = peers.call(SERVICE);
     let _ = cell.registry.members(SERVICE).known().await;
     let status = fails_fast(&channel).await;
     assert_eq!((status.code(), reason_of(&status)), (Code::Unavailable, Some(Reason::NoEndpoint)));
@@ -70,7 +70,7 @@ async fn the_first_call_waits_for_the_first_connection() {
     let cell = Cell::new();
     let live = Server::echo("live").await;
     let _live = cell.register(SERVICE, "live", &live.addr).await;
-    assert_eq!(ping(&cell.peers().any(SERVICE)).await.unwrap(), "live");
+    assert_eq!(ping(&cell.peers().call(SERVICE)).await.unwrap(), "live");
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn a_black_hole_delays_nobody() {
     let _hole = cell.register(SERVICE, "hole", &hole.local_addr().unwrap().to_string()).await;
     let _live = cell.register(SERVICE, "live", &live.addr).await;
     let peers = cell.peers_with(|options| options.connect_timeout = PATIENCE);
-    let channel = peers.any(SERVICE);
+    let channel = peers.call(SERVICE);
     let start = Instant::now();
     for _ in 0..50 {
         assert_eq!(ping(&channel).await.unwrap(), "live");
@@ -98,7 +98,7 @@ async fn only_members_that_serve_get_calls() {
     let _a = cell.register(SERVICE, "a", &a.addr).await;
     let _b = cell.register(SERVICE, "b", &b.addr).await;
     let peers = cell.peers();
-    let channel = peers.any(SERVICE);
+    let channel = peers.call(SERVICE);
     peer_until(&peers, "b", |_, why| why == "not serving").await;
     channel.wait_ready(soon()).await.unwrap();
     for _ in 0..50 {
@@ -118,7 +118,7 @@ async fn a_member_without_a_health_service_serves() {
     let cell = Cell::new();
     let server = Server::start(Routes::default(), false).await;
     let _server = cell.register(SERVICE, "plain", &server.addr).await;
-    cell.peers().any(SERVICE).wait_ready(soon()).await.unwrap();
+    cell.peers().call(SERVICE).wait_ready(soon()).await.unwrap();
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn a_draining_member_gets_no_new_calls() {
     let a_registration = cell.register(SERVICE, "a", &a.addr).await;
     let _b = cell.register(SERVICE, "b", &b.addr).await;
     let peers = cell.peers();
-    let channel = peers.any(SERVICE);
+    let channel = peers.call(SERVICE);
     ping_until(&channel, |answers| answers.len() == 2).await;
     a_registration.set_draining().await.unwrap();
     peer_until(&peers, "a", |_, why| why == "draining").await;
@@ -144,7 +144,7 @@ async fn who_left_the_registry_is_called_only_while_it_serves() {
     let gone = cell.register(SERVICE, "a", &a.addr).await;
     let _b = cell.register(SERVICE, "b", &b.addr).await;
     let peers = cell.peers();
-    let channel = peers.any(SERVICE);
+    let channel = peers.call(SERVICE);
     ping_until(&channel, |answers| answers.len() == 2).await;
     gone.deregister().await.unwrap();
     let mut sets = cell.registry.members(SERVICE).subscribe();
@@ -167,9 +167,9 @@ async fn a_killed_member_loses_its_calls_and_no_others() {
     let _a = cell.register(SERVICE, "a", &a.addr).await;
     let _b = cell.register(SERVICE, "b", &b.addr).await;
     let peers = cell.peers();
-    let channel = peers.any(SERVICE);
+    let channel = peers.call(SERVICE);
     ping_until(&channel, |answers| answers.len() == 2).await;
-    let to_a = peers.host(SERVICE, &host("a"));
+    let to_a = peers.call_host(SERVICE, &host("a"));
     assert_eq!(ping(&to_a).await.unwrap(), "a");
     let before = a.callers.lock().len();
     let hanging = ping_with(&to_a, "hang");
@@ -193,7 +193,7 @@ async fn a_killed_member_loses_its_calls_and_no_others() {
 async fn a_directed_channel_follows_its_host() {
     let cell = Cell::new();
     let peers = cell.peers();
-    let channel = peers.host(ServiceKind::Compute, &host("node-1"));
+    let channel = peers.call_host(ServiceKind::Compute, &host("node-1"));
     let status = ping(&channel).await.unwrap_err();
     assert_eq!(reason_of(&status), Some(Reason::NoSuchHost));
     assert_eq!(status.message(), "no compute is registered as node-1");
@@ -237,20 +237,20 @@ async fn idle_and_surplus_directed_connections_are_closed() {
     }
     let peers = cell.peers_with(|options| options.max_directed = 2);
     for name in ["n1", "n2", "n3"] {
-        ping(&peers.host(ServiceKind::Compute, &host(name))).await.unwrap();
+        ping(&peers.call_host(ServiceKind::Compute, &host(name))).await.unwrap();
     }
     let kept: Vec<_> = peers.states().into_iter().map(|peer| peer.host).collect();
     assert_eq!(kept, [host("n2"), host("n3")]);
 
     let peers = cell.peers_with(|options| options.idle_timeout = Duration::from_millis(40));
-    ping(&peers.host(ServiceKind::Compute, &host("n1"))).await.unwrap();
+    ping(&peers.call_host(ServiceKind::Compute, &host("n1"))).await.unwrap();
     let closed = async {
         while !peers.states().is_empty() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     timeout(PATIENCE, closed).await.unwrap();
-    ping(&peers.host(ServiceKind::Compute, &host("n1"))).await.unwrap();
+    ping(&peers.call_host(ServiceKind::Compute, &host("n1"))).await.unwrap();
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn the_callee_learns_who_calls() {
     let cell = Cell::new();
     let server = Server::echo("s").await;
     let _s = cell.register(SERVICE, "s", &server.addr).await;
-    ping(&cell.peers().any(SERVICE)).await.unwrap();
+    ping(&cell.peers().call(SERVICE)).await.unwrap();
     assert_eq!(*server.callers.lock(), [Some(Caller::new(ServiceKind::Api, host("api-1")))]);
 }
 
@@ -269,7 +269,7 @@ async fn malformed_records_are_skipped() {
     let key = "kilonova/v1/test/endpoints/conductor/broken";
     cell.store.txn(kilonova_store::Txn::new().put(key, "10.0.0.1:1")).await.unwrap();
     let _s = cell.register(SERVICE, "s", &server.addr).await;
-    assert_eq!(ping(&cell.peers().any(SERVICE)).await.unwrap(), "s");
+    assert_eq!(ping(&cell.peers().call(SERVICE)).await.unwrap(), "s");
     let set = cell.registry.members(SERVICE).current();
     assert_eq!(set.members.keys().collect::<Vec<_>>(), [&host("s")]);
 }

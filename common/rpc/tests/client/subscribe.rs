@@ -134,7 +134,7 @@ async fn a_subscription_survives_all_that_a_stream_can_do() {
     let _node = cell.register(ServiceKind::Compute, "node-1", &server.addr).await;
     let peers = cell.peers();
     let (notes, mut told) = mpsc::unbounded_channel();
-    let mut scribe = Scribe { channel: peers.host(ServiceKind::Compute, &host("node-1")), notes };
+    let mut scribe = Scribe { channel: peers.call_host(ServiceKind::Compute, &host("node-1")), notes };
     let (initial, max) = (Duration::from_millis(1), Duration::from_millis(10));
     let options = SubscribeOptions {
         heartbeat_interval: Duration::from_millis(300),

@@ -61,7 +61,7 @@ pub fn live<A: Agent, R: Report>(
 ) where
     Conductor: Sink<R>,
 {
-    let channel = context.peers.any(ServiceKind::Conductor);
+    let channel = context.peers.call(ServiceKind::Conductor);
     let conductor = Conductor::new(channel, context.host.clone(), context.epochs());
     context.readiness.not(REGISTERED, "waiting for a conductor to register with");
     context.readiness.not(RECONCILED, "waiting for the registration");

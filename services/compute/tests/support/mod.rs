@@ -191,7 +191,7 @@ impl Cell {
     }
 
     pub fn channel(&self) -> Channel {
-        self.peers.host(ServiceKind::Compute, &name(HOST))
+        self.peers.call_host(ServiceKind::Compute, &name(HOST))
     }
 
     pub fn client(&self) -> ComputeServiceClient<Channel> {

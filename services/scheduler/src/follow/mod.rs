@@ -147,7 +147,7 @@ impl<S: Kept> Follower<S> {
             host.clone(),
             self.state.clone(),
             self.first.clone(),
-            self.peers.host(S::PUBLISHER, host),
+            self.peers.call_host(S::PUBLISHER, host),
             self.heartbeat,
             cancel.clone(),
         );

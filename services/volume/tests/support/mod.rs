@@ -169,7 +169,7 @@ impl Cell {
     }
 
     pub fn channel(&self) -> Channel {
-        self.peers.host(ServiceKind::Volume, &name(HOST))
+        self.peers.call_host(ServiceKind::Volume, &name(HOST))
     }
 
     pub fn client(&self) -> VolumeServiceClient<Channel> {
