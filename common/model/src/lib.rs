@@ -8,9 +8,11 @@ pub mod error;
 pub mod ids;
 pub mod page;
 pub mod time;
+pub mod version;
 
 pub use error::{Code, Error, FieldViolation, Reason};
 pub use ids::{
     Attempt, CellName, Epoch, FlavorId, Generation, HostName, ImageId, InstanceId, InvalidId, ProjectId,
     RequestId, Revision, ServerGroupId, ServiceKind, SnapshotId, VolumeId, ZoneName,
 };
+pub use version::Version;

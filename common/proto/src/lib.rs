@@ -24,3 +24,7 @@ package!(volume);
 
 /// Every contract with its comments, and what they import: an encoded `google.protobuf.FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kilonova_descriptor.bin"));
+
+/// The gRPC service config of every service (`proto/service_config.json`): the longest a call of each method may
+/// take, and which methods may be tried again. Clients in other languages load the same file.
+pub const SERVICE_CONFIG: &str = include_str!("../../../proto/service_config.json");

@@ -1,4 +1,4 @@
-//! Who calls: the service and host every call names in its metadata.
+//! Who calls and who is meant: what every call says in its metadata.
 
 use http::HeaderValue;
 use kilonova_model::{HostName, ServiceKind};
@@ -7,6 +7,14 @@ use kilonova_model::{HostName, ServiceKind};
 pub const CALLER_SERVICE: &str = "kilonova-caller-service";
 /// Metadata key of the calling host.
 pub const CALLER_HOST: &str = "kilonova-caller-host";
+/// Metadata key of the cell a call belongs to.
+pub const CELL: &str = "kilonova-cell";
+/// Metadata key of the host a directed call is meant for.
+pub const TARGET_HOST: &str = "kilonova-target-host";
+/// Metadata key of the incarnation of that host it is meant for.
+pub const TARGET_EPOCH: &str = "kilonova-target-epoch";
+/// Metadata key of the version of the interface a call needs, as in `1.4`.
+pub const VERSION: &str = "kilonova-version";
 
 /// One member of a service, as a caller. What it says of itself proves nothing without a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -2,16 +2,19 @@
 //! that are up, deadlines on everything, and errors that say whether the thing may have happened.
 //!
 //! From the bottom: [`status`] and [`outcome`] give errors their meaning; [`registry`] says who exists;
-//! [`peers`] turns that into channels for the generated clients; [`retry`] and [`subscribe`] are what callers
-//! build on them; [`server`] is the other end.
+//! [`peers`] turns that into channels for the generated clients and holds the verbs; [`subscribe`] makes a stream
+//! into a watch that heals itself; [`server`] is the other end. [`deadline`]s pass through all of it, and
+//! [`transport`] is what it runs on.
 
 pub mod backoff;
 pub mod caller;
+pub mod deadline;
 pub mod outcome;
 pub mod peers;
 pub mod registry;
-pub mod retry;
 pub mod server;
+mod service_config;
 pub mod status;
 pub mod subscribe;
+pub mod transport;
 mod wire;

@@ -9,15 +9,13 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// How long a request may take whose caller sets no deadline.
     pub call_timeout: Period,
-    /// How often one request is tried in all, where trying again cannot do harm.
-    pub call_attempts: u32,
     /// How long a watch whose conductor went away looks for another before it ends.
     pub resume_within: Period,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { call_timeout: Period::from_secs(10), call_attempts: 3, resume_within: Period::from_secs(10) }
+        Self { call_timeout: Period::from_secs(10), resume_within: Period::from_secs(10) }
     }
 }
 
@@ -25,14 +23,14 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
     /// No call would ever be made.
-    #[error("call_timeout must be more than 0s and call_attempts at least 1")]
+    #[error("call_timeout must be more than 0s")]
     NoCalls,
 }
 
 impl Config {
     /// Whether it can be worked with.
     pub fn check(&self) -> Result<(), InvalidConfig> {
-        if self.call_timeout.get().is_zero() || self.call_attempts == 0 {
+        if self.call_timeout.get().is_zero() {
             return Err(InvalidConfig::NoCalls);
         }
         Ok(())
@@ -46,7 +44,6 @@ mod tests {
     #[test]
     fn the_defaults_make_sense_and_no_calls_do_not() {
         assert_eq!(Config::default().check(), Ok(()));
-        assert!(Config { call_attempts: 0, ..Config::default() }.check().is_err());
         assert!(Config { call_timeout: Period::default(), ..Config::default() }.check().is_err());
     }
 }

@@ -34,8 +34,8 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     let context = launch.register().await?;
     let channel = context.peers.call(ServiceKind::Conductor);
     context.readiness.not("conductor", "not looked for yet");
-    context.tasks.spawn("conductor search", find(channel.clone(), context.readiness.clone()));
-    let server = server::add(context.server(), Conductor::new(channel, &config));
+    context.tasks.spawn("conductor search", find(channel, context.readiness.clone()));
+    let server = server::add(context.server(), Conductor::new(&context.peers, &config));
     context.serve(server).await
 }
 

@@ -142,8 +142,14 @@ pub async fn relay<W: Watch>(
     conductor: Conductor,
     watch: W,
 ) -> Result<BoxStream<'static, Result<W::Message, Status>>, Status> {
-    let until = conductor.until();
-    let stream = conductor.idempotent(until, || open(&watch, &conductor, watch.resume_token())).await?;
+    let until = Instant::now() + conductor.call_timeout;
+    let stream = loop {
+        match watch.open(&conductor, watch.resume_token()).await {
+            // A conductor that is frozen; it is suspected now, so the next attempt finds another.
+            Err(status) if status.code() == Code::DeadlineExceeded && Instant::now() < until => {}
+            opened => break opened?,
+        }
+    };
     let relay = Relay {
         position: Position::new(watch.resume_token()),
         watch,
@@ -153,17 +159,6 @@ pub async fn relay<W: Watch>(
         ended: false,
     };
     Ok(stream::unfold(relay, |mut relay| async move { Some((relay.next().await?, relay)) }).boxed())
-}
-
-/// Opens a stream at one conductor. The limit leaves time for others, should this one be frozen.
-async fn open<W: Watch>(
-    watch: &W,
-    conductor: &Conductor,
-    token: &str,
-) -> Result<Streaming<W::Message>, Status> {
-    let limit = conductor.open_within();
-    let too_late = |_| Err(lost(format!("no conductor opened the stream within {limit:?}")));
-    timeout(limit, watch.open(conductor, token)).await.unwrap_or_else(too_late)
 }
 
 impl<W: Watch> Relay<W> {
@@ -203,7 +198,7 @@ impl<W: Watch> Relay<W> {
             Some(stream) => stream,
             closed => {
                 let token = self.position.resume();
-                closed.insert(open(&self.watch, &self.conductor, token).await?)
+                closed.insert(self.watch.open(&self.conductor, token).await?)
             }
         };
         let silence = self.watch.heartbeat() * MISSED_HEARTBEATS;

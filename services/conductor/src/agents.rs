@@ -109,13 +109,13 @@ impl Callers {
         hints
     }
 
-    /// The channel to a host. A name that is none belongs to no host.
-    pub fn host(&self, service: ServiceKind, host: &str) -> Result<Channel, CallError> {
+    /// The channel for work to one incarnation of a host. A name that is none belongs to no host.
+    fn host(&self, service: ServiceKind, host: &str, epoch: Epoch) -> Result<Channel, CallError> {
         let host = HostName::parse(host).map_err(|error| {
             let error = kilonova_model::Error::new(kilonova_model::Reason::NoSuchHost, error.to_string());
             classify(kilonova_rpc::status::to_status(&error))
         })?;
-        Ok(self.peers.call_host(service, &host))
+        Ok(self.peers.cast_host(service, &host).at(epoch))
     }
 }
 
@@ -170,7 +170,7 @@ impl Agents<InstanceRecord> for Callers {
             flavor: instance.flavor.clone(),
             image: record.image.clone(),
         };
-        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &instance.host)?);
+        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &instance.host, epoch)?);
         client.build_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 
@@ -191,7 +191,7 @@ impl Agents<InstanceRecord> for Callers {
             request_id: step_id(id, generation, receipt.attempt, "terminate"),
         };
         let request = compute::TerminateInstanceRequest { command: Some(command) };
-        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &receipt.host)?);
+        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &receipt.host, epoch)?);
         client.terminate_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 }
@@ -240,7 +240,7 @@ impl Agents<VolumeRecord> for Callers {
             spec: resource.spec.clone(),
             pool: resource.pool.clone(),
         };
-        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &resource.host)?);
+        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &resource.host, epoch)?);
         client.create_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 
@@ -261,7 +261,7 @@ impl Agents<VolumeRecord> for Callers {
             request_id: step_id(id, generation, receipt.attempt, "terminate"),
         };
         let request = volume::DeleteVolumeRequest { command: Some(command) };
-        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &receipt.host)?);
+        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &receipt.host, epoch)?);
         client.delete_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 }

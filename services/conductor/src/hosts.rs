@@ -103,7 +103,7 @@ impl Hosts {
     ) -> Result<(), tonic::Status> {
         let members = self.callers.peers.registry().members(id.0).current();
         let epoch = members.get(&id.1).map_or(Epoch(host.epoch), |member| member.epoch);
-        let channel = self.callers.peers.call_host(id.0, &id.1);
+        let channel = self.callers.peers.cast_host(id.0, &id.1).at(epoch);
         let (target_host, disabled_reason) = (id.1.to_string(), reason.to_owned());
         if id.0 == ServiceKind::Compute {
             let mut request = Request::new(compute::SetHostEnabledRequest {

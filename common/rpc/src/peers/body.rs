@@ -1,5 +1,7 @@
-//! The body of a reply: holds the call's place in flight, its deadline and its metrics until the trailers.
+//! The body of a reply. A unary reply is read whole before its caller sees any of it, so that a failure anywhere in
+//! it is known in time; a stream holds the call's place in flight, its deadline and its metrics until the trailers.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,89 +16,147 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::connection::{Connection, InFlight};
-use super::metrics::CallMetrics;
+use super::method::CallMetrics;
 use crate::status::to_status;
 use crate::wire::{FrameCounter, code_in};
 
 const DETAILS: &str = "grpc-status-details-bin";
 
-/// The body of a reply. Fails with a typed status when the connection breaks or the deadline passes.
-pub struct ReplyBody {
-    inner: Incoming,
-    connection: Arc<Connection>,
-    call: Option<Call>,
+/// The longest unary reply: what the servers of Kilonova send at most, and a little for framing.
+const LONGEST: usize = (4 << 20) + 1024;
+
+/// The body of a reply. A stream's fails with a typed status when the connection breaks or the deadline passes.
+pub struct ReplyBody(Inner);
+
+enum Inner {
+    Whole { data: VecDeque<Bytes>, trailers: Option<HeaderMap> },
+    Stream(Box<Stream>),
 }
 
-/// What ends with the call.
-struct Call {
-    _in_flight: InFlight,
-    metrics: CallMetrics,
+/// A unary reply, complete.
+pub(super) struct Whole {
+    head: http::response::Parts,
+    data: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Whole {
+    /// Reads a reply to its end.
+    pub(super) async fn read(response: Response<Incoming>, connection: &Connection) -> Result<Self, Status> {
+        let (head, mut body) = response.into_parts();
+        let (mut data, mut length, mut trailers) = (VecDeque::new(), 0, None);
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let frame =
+                frame.map_err(|error| connection_lost(connection, &connection.body_failed(&error)))?;
+            match frame.into_data() {
+                Ok(chunk) => {
+                    length += chunk.len();
+                    if length > LONGEST {
+                        let message =
+                            format!("the answer of {} has more than {LONGEST} bytes", connection.host);
+                        return Err(to_status(&Error::new(Reason::Internal, message)));
+                    }
+                    data.push_back(chunk);
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        trailers.iter_mut().for_each(drop_broken_details);
+        Ok(Self { head, data, trailers })
+    }
+
+    /// Where the status stands: in the trailers, or in the headers of a reply that has nothing else.
+    pub(super) fn ending(&self) -> &HeaderMap {
+        self.trailers.as_ref().unwrap_or(&self.head.headers)
+    }
+
+    /// For the caller.
+    pub(super) fn into_response(self) -> Response<ReplyBody> {
+        let Self { head, data, trailers } = self;
+        Response::from_parts(head, ReplyBody(Inner::Whole { data, trailers }))
+    }
+
+    /// Whether there is a message.
+    pub(super) fn messages(&self) -> u64 {
+        u64::from(!self.data.is_empty())
+    }
+}
+
+/// A stream of messages.
+struct Stream {
+    inner: Incoming,
+    metrics: Option<CallMetrics>,
     deadline: Option<Pin<Box<Sleep>>>,
     frames: FrameCounter,
+    /// Holds the connection, counted or not.
+    holder: Holder,
+}
+
+/// What keeps the connection of a stream.
+enum Holder {
+    Counted(InFlight),
+    Bare(Arc<Connection>),
+}
+
+impl Holder {
+    fn connection(&self) -> &Connection {
+        match self {
+            Self::Counted(in_flight) => &in_flight.connection,
+            Self::Bare(connection) => connection,
+        }
+    }
 }
 
 impl ReplyBody {
     /// For a call nobody counts.
-    pub(crate) fn bare(response: Response<Incoming>, connection: Arc<Connection>) -> Response<Self> {
-        let (mut head, inner) = response.into_parts();
-        drop_broken_details(&mut head.headers);
-        Response::from_parts(head, Self { inner, connection, call: None })
+    pub(super) fn bare(response: Response<Incoming>, connection: Arc<Connection>) -> Response<Self> {
+        stream(response, Holder::Bare(connection), None, None)
     }
 
-    /// For a counted call. A `deadline` covers the body too.
-    pub(crate) fn counted(
+    /// For a stream. A `deadline` covers all of it.
+    pub(super) fn stream(
         response: Response<Incoming>,
         in_flight: InFlight,
-        mut metrics: CallMetrics,
+        metrics: CallMetrics,
         deadline: Option<Pin<Box<Sleep>>>,
     ) -> Response<Self> {
-        let connection = in_flight.connection.clone();
-        let mut response = Self::bare(response, connection);
-        match code_in(response.headers()) {
-            Some(code) => metrics.finish(code),
-            None => {
-                let frames = FrameCounter::default();
-                response.body_mut().call = Some(Call { _in_flight: in_flight, metrics, deadline, frames });
-            }
-        }
-        response
-    }
-
-    fn finish(&mut self, code: Code) {
-        if let Some(mut call) = self.call.take() {
-            call.metrics.finish(code);
-        }
+        stream(response, Holder::Counted(in_flight), Some(metrics), deadline)
     }
 }
 
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = Status;
+fn stream(
+    response: Response<Incoming>,
+    holder: Holder,
+    metrics: Option<CallMetrics>,
+    deadline: Option<Pin<Box<Sleep>>>,
+) -> Response<ReplyBody> {
+    let (mut head, inner) = response.into_parts();
+    drop_broken_details(&mut head.headers);
+    let mut stream = Stream { inner, metrics, deadline, frames: FrameCounter::default(), holder };
+    if let Some(code) = code_in(&head.headers) {
+        stream.finish(code);
+    }
+    Response::from_parts(head, ReplyBody(Inner::Stream(Box::new(stream))))
+}
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                let Some(call) = &mut self.call else { return Poll::Pending };
-                let Some(deadline) = &mut call.deadline else { return Poll::Pending };
-                if deadline.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                let method = call.metrics.method().name.clone();
-                let message = format!("{method} at {} did not end by its deadline", self.connection.host);
-                let error = Error::new(Reason::DeadlineExceeded, message);
-                self.finish(Code::DeadlineExceeded);
-                return Poll::Ready(Some(Err(to_status(&error))));
-            }
+type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
+
+impl Stream {
+    fn finish(&mut self, code: Code) {
+        if let Some(mut metrics) = self.metrics.take() {
+            metrics.finish(code);
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            return self.poll_deadline(cx);
         };
         match frame {
             Some(Ok(mut frame)) => {
-                if let (Some(data), Some(call)) = (frame.data_ref(), &mut self.call) {
-                    let begun = call.frames.advance(data, usize::MAX).expect("nothing is longer");
-                    call.metrics.received(begun);
+                if let (Some(data), Some(metrics)) = (frame.data_ref(), &self.metrics) {
+                    let begun = self.frames.advance(data, usize::MAX).expect("nothing is longer");
+                    metrics.received(begun);
                 }
                 if let Some(trailers) = frame.trailers_mut() {
                     drop_broken_details(trailers);
@@ -106,9 +166,9 @@ impl Body for ReplyBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                let text = self.connection.body_failed(&error);
+                let text = self.holder.connection().body_failed(&error);
                 self.finish(Code::Unknown);
-                Poll::Ready(Some(Err(connection_lost(&self.connection, &text))))
+                Poll::Ready(Some(Err(connection_lost(self.holder.connection(), &text))))
             }
             None => {
                 self.finish(Code::Unknown);
@@ -117,17 +177,50 @@ impl Body for ReplyBody {
         }
     }
 
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Polled {
+        let (Some(deadline), Some(metrics)) = (&mut self.deadline, &self.metrics) else {
+            return Poll::Pending;
+        };
+        std::task::ready!(deadline.as_mut().poll(cx));
+        let (name, host) = (&metrics.method().name, &self.holder.connection().host);
+        let error =
+            Error::new(Reason::DeadlineExceeded, format!("{name} at {host} did not end by its deadline"));
+        self.finish(Code::DeadlineExceeded);
+        Poll::Ready(Some(Err(to_status(&error))))
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        match &mut self.0 {
+            Inner::Stream(stream) => stream.poll_frame(cx),
+            Inner::Whole { data, trailers } => {
+                let next = data.pop_front().map(Frame::data);
+                Poll::Ready(next.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+            }
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.0 {
+            Inner::Stream(stream) => stream.inner.is_end_stream(),
+            Inner::Whole { data, trailers } => data.is_empty() && trailers.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.0 {
+            Inner::Stream(stream) => stream.inner.size_hint(),
+            Inner::Whole { .. } => SizeHint::default(),
+        }
     }
 }
 
 /// For a call whose answer was lost after it was sent.
-pub(crate) fn connection_lost(connection: &Connection, text: &str) -> Status {
+pub(super) fn connection_lost(connection: &Connection, text: &str) -> Status {
     let Connection { service, host, addr, .. } = connection;
     let message =
         format!("the connection to {service} {host} at {addr} broke before the answer came: {text}");
@@ -135,7 +228,7 @@ pub(crate) fn connection_lost(connection: &Connection, text: &str) -> Status {
 }
 
 /// Removes details that are not base64, which tonic would panic on.
-fn drop_broken_details(headers: &mut HeaderMap) {
+pub(super) fn drop_broken_details(headers: &mut HeaderMap) {
     if !headers.contains_key(DETAILS) {
         return;
     }

@@ -1,46 +1,42 @@
-//! What generated clients call through: picks a connection, puts a deadline on the call, says who calls,
-//! counts, and turns whatever fails into a typed status.
+//! What generated clients call through. A channel says who is to be called and how; [`call`](super::call) does it.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
-use kilonova_model::{Error, HostName, Reason, ServiceKind};
-use tokio::time::{Instant, sleep_until};
+use http::{Request, Response};
+use kilonova_model::{Epoch, HostName, ServiceKind, Version};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::body::{ReplyBody, connection_lost};
-use super::connection::{Connection, SendError};
+use super::body::ReplyBody;
+use super::connection::Connection;
 use super::directed::Directed;
-use super::method::{self, Kind};
-use super::metrics::CallMetrics;
+use super::outgoing::Addressed;
 use super::pool::Pool;
-use crate::caller::{CALLER_HOST, CALLER_SERVICE};
-use crate::status::{never_sent, to_status};
-use crate::wire::timeout::{self, GRPC_TIMEOUT};
-
-/// How many members a call that never left is offered to.
-const OFFERS: u32 = 3;
 
 /// A callee for generated clients: any ready member of a service, or one named host. Cheap to clone.
 ///
-/// A unary call ends, one way or the other, by its deadline: that of `Request::set_timeout`, else the default.
-/// A streaming call must begin by then; only one with `set_timeout` must also end by then.
+/// A unary call ends, one way or the other, by its deadline: that of `Request::set_timeout`, else the default, but
+/// never later than the service config allows for the method, nor than what is left of the request that is being
+/// handled. A streaming call must begin by then; only one with `set_timeout` must also end by then.
+///
+/// A call that provably was not executed is made again, at another member where there is one; so is an idempotent
+/// one that came back `UNAVAILABLE` or lost its connection. What still fails is a status that
+/// [`classify`](crate::outcome::classify) sorts.
 #[derive(Clone)]
 pub struct Channel {
     pub(super) target: Target,
     pub(super) peers: Arc<super::Inner>,
-}
-
-/// What every call of this process carries.
-pub(super) struct Identity {
-    pub(super) service: HeaderValue,
-    pub(super) host: HeaderValue,
-    pub(super) default_deadline: Duration,
+    pub(super) addressed: Addressed,
+    pub(super) version: Option<Version>,
+    pub(super) wait_for_ready: bool,
+    /// The deadline of calls that set none.
+    pub(super) deadline: Duration,
+    /// Whether only what may be repeated is let through.
+    pub(super) cast: bool,
 }
 
 #[derive(Clone)]
@@ -50,10 +46,21 @@ pub(super) enum Target {
 }
 
 impl Target {
-    async fn acquire(&self) -> Result<Arc<Connection>, Status> {
+    pub(super) fn service(&self) -> ServiceKind {
         match self {
-            Self::Any(_, pool) => pool.acquire().await,
-            Self::Host(service, host, directed) => directed.acquire(*service, host).await,
+            Self::Any(service, _) | Self::Host(service, _, _) => *service,
+        }
+    }
+
+    /// A connection to call on; not the one to `avoid` if there is another. With `until`, waits for one that long.
+    pub(super) async fn acquire(
+        &self,
+        until: Option<Instant>,
+        avoid: Option<&Arc<Connection>>,
+    ) -> Result<Arc<Connection>, Status> {
+        match self {
+            Self::Any(_, pool) => pool.acquire(until, avoid).await,
+            Self::Host(service, host, directed) => directed.acquire(*service, host, until).await,
         }
     }
 }
@@ -73,111 +80,42 @@ impl std::fmt::Debug for Channel {
     }
 }
 
-/// The deadline of one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Limit {
-    after: Duration,
-    /// It goes over the wire, and covers the body.
-    whole_call: bool,
-}
-
-/// The deadline of a call: the caller's, or the default.
-fn limit_of(asked: Option<Duration>, kind: Option<Kind>, default: Duration) -> Limit {
-    match asked {
-        Some(after) => Limit { after, whole_call: true },
-        None => Limit { after: default, whole_call: kind == Some(Kind::Unary) },
-    }
-}
-
 impl Channel {
+    /// Calls wait until there is somebody to call, up to their deadline, instead of failing at once: gRPC's
+    /// `wait_for_ready`.
+    #[must_use]
+    pub fn wait_for_ready(mut self) -> Self {
+        self.wait_for_ready = true;
+        self
+    }
+
+    /// Sets the deadline of calls that set none themselves.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Calls are meant for this incarnation of the host; another refuses them with `STALE_EPOCH`.
+    #[must_use]
+    pub fn at(mut self, epoch: Epoch) -> Self {
+        self.addressed.set_epoch(epoch);
+        self
+    }
+
+    /// Calls need this version of the interface. They are refused with `UNSUPPORTED_VERSION`, here while a member
+    /// lives that does not implement it, and there by one that does not.
+    #[must_use]
+    pub fn needs(mut self, version: Version) -> Self {
+        self.addressed.set_version(version);
+        self.version = Some(version);
+        self
+    }
+
     /// Waits until there is somebody to call; at the deadline, fails as a call would.
     pub async fn wait_ready(&self, deadline: Instant) -> Result<(), Status> {
-        match &self.target {
-            Target::Any(_, pool) => pool.wait_ready(deadline).await,
-            Target::Host(service, host, directed) => directed.wait_ready(*service, host, deadline).await,
-        }
+        self.target.acquire(Some(deadline), None).await.map(drop)
     }
-
-    async fn dispatch(self, mut request: Request<Body>) -> Result<Response<ReplyBody>, Status> {
-        let method = method::lookup(request.uri().path());
-        let identity = &self.peers.identity;
-        let asked = request.headers().get(GRPC_TIMEOUT).and_then(timeout::parse);
-        let limit = limit_of(asked, method.kind, identity.default_deadline);
-        let mut metrics = CallMetrics::start(method);
-        let result = if limit.after.is_zero() {
-            Err(self.deadline_exceeded(&metrics, limit, false))
-        } else {
-            let headers = request.headers_mut();
-            headers.insert(CALLER_SERVICE, identity.service.clone());
-            headers.insert(CALLER_HOST, identity.host.clone());
-            if limit.whole_call && asked.is_none() {
-                headers.insert(GRPC_TIMEOUT, timeout::format(limit.after));
-            }
-            let mut timer = Box::pin(sleep_until(Instant::now() + limit.after));
-            let sent = AtomicBool::new(false);
-            let exchange = tokio::select! {
-                biased;
-                exchange = self.exchange(request, &sent) => exchange,
-                () = timer.as_mut() => {
-                    Err(self.deadline_exceeded(&metrics, limit, sent.load(Ordering::Relaxed)))
-                }
-            };
-            exchange.map(|(response, in_flight)| (response, in_flight, limit.whole_call.then_some(timer)))
-        };
-        match result {
-            Ok((response, in_flight, timer)) => Ok(ReplyBody::counted(response, in_flight, metrics, timer)),
-            Err(status) => {
-                metrics.finish(status.code());
-                Err(status)
-            }
-        }
-    }
-
-    /// Sends the request to one member; to another if it never left for the first.
-    async fn exchange(
-        &self,
-        mut request: Request<Body>,
-        sent: &AtomicBool,
-    ) -> Result<(Response<hyper::body::Incoming>, super::connection::InFlight), Status> {
-        let mut offers = 0;
-        loop {
-            let connection = self.target.acquire().await?;
-            let in_flight = connection.begin();
-            sent.store(true, Ordering::Relaxed);
-            match connection.send(request).await {
-                Ok(response) => return Ok((response, in_flight)),
-                Err(SendError::NotSent(returned, why)) => {
-                    sent.store(false, Ordering::Relaxed);
-                    offers += 1;
-                    if offers >= OFFERS {
-                        return Err(never_sent(&connect_failed(&connection, &why)));
-                    }
-                    request = *returned;
-                }
-                Err(SendError::NotProcessed(why)) => {
-                    return Err(to_status(&connect_failed(&connection, &why)));
-                }
-                Err(SendError::Lost(why)) => return Err(connection_lost(&connection, &why)),
-            }
-        }
-    }
-
-    fn deadline_exceeded(&self, metrics: &CallMetrics, limit: Limit, sent: bool) -> Status {
-        let (name, target, after) = (&metrics.method().name, &self.target, limit.after);
-        if sent {
-            let message = format!("{name}: no answer from {target} within {after:?}");
-            to_status(&Error::new(Reason::DeadlineExceeded, message))
-        } else {
-            let message = format!("{name}: not sent to {target} within {after:?}");
-            never_sent(&Error::new(Reason::DeadlineExceeded, message))
-        }
-    }
-}
-
-fn connect_failed(connection: &Connection, why: &str) -> Error {
-    let Connection { service, host, addr, .. } = connection;
-    let message = format!("{service} {host} at {addr} did not take the call: {why}");
-    Error::new(Reason::ConnectFailed, message).with("service", service).with("host", host)
 }
 
 impl tower::Service<Request<Body>> for Channel {
@@ -190,21 +128,6 @@ impl tower::Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.clone().dispatch(request))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_default_deadline_covers_unary_calls_and_the_start_of_streams() {
-        let (default, asked) = (Duration::from_secs(10), Duration::from_secs(1));
-        let whole = |asked, kind| limit_of(asked, kind, default);
-        assert_eq!(whole(None, Some(Kind::Unary)), Limit { after: default, whole_call: true });
-        assert_eq!(whole(None, Some(Kind::ServerStream)), Limit { after: default, whole_call: false });
-        assert_eq!(whole(None, None), Limit { after: default, whole_call: false });
-        assert_eq!(whole(Some(asked), Some(Kind::ServerStream)), Limit { after: asked, whole_call: true });
+        Box::pin(super::call::dispatch(self.clone(), request))
     }
 }

@@ -6,43 +6,21 @@
 use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http2::SendRequest;
 use kilonova_model::{HostName, ServiceKind};
-use parking_lot::Mutex;
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
 
+use super::lanes::Lanes;
+use super::outgoing::RequestBody;
 use crate::registry::Member;
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kilonova/", env!("CARGO_PKG_VERSION")));
-const STREAM_WINDOW: u32 = 1 << 20;
-/// The largest there is: every stream is bounded by its own window, and streams whose consumer is slow must not
-/// use up what all calls of the connection share.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-
-/// How connections are made and watched.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct DialOptions {
-    pub(crate) connect_timeout: Duration,
-    pub(crate) keep_alive_interval: Duration,
-    pub(crate) keep_alive_timeout: Duration,
-}
-
-/// Makes connections and owns the tasks that drive them. A connection whose last user is gone finishes its
-/// calls and closes.
-pub(crate) struct Dialer {
-    options: DialOptions,
-    drivers: Mutex<JoinSet<()>>,
-}
 
 /// One connection to one member.
 pub(crate) struct Connection {
@@ -50,86 +28,57 @@ pub(crate) struct Connection {
     pub(crate) host: HostName,
     pub(crate) addr: String,
     authority: Authority,
-    sender: SendRequest<Body>,
+    sender: SendRequest<RequestBody>,
     in_flight: AtomicUsize,
+    /// A call on it ran out of time: perhaps nobody is there any more.
+    suspect: AtomicBool,
+    suspected: Notify,
     closed: CancellationToken,
+    pub(super) lanes: Lanes,
 }
 
 /// Why a request got no response.
 pub(crate) enum SendError {
-    /// It was never written; here it is back.
-    NotSent(Box<Request<Body>>, String),
+    /// It was never written.
+    NotSent(String),
     /// The peer said that it did not process it.
     NotProcessed(String),
     /// The connection or the stream ended after it was written.
     Lost(String),
 }
 
-impl Dialer {
-    pub(crate) fn new(options: DialOptions) -> Self {
-        Self { options, drivers: Mutex::new(JoinSet::new()) }
-    }
-
-    pub(crate) fn options(&self) -> &DialOptions {
-        &self.options
-    }
-
-    /// Connects within the connect timeout.
-    pub(crate) async fn dial(
-        &self,
+impl Connection {
+    pub(super) fn new(
         service: ServiceKind,
         member: &Member,
-    ) -> Result<Arc<Connection>, String> {
-        let authority = member
-            .authority
-            .parse::<Authority>()
-            .map_err(|error| format!("authority {:?} is not valid: {error}", member.authority))?;
-        let connecting = async {
-            let failed = |error: std::io::Error| format!("cannot connect: {error}");
-            let stream = TcpStream::connect(&member.addr).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
-            Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .keep_alive_interval(self.options.keep_alive_interval)
-                .keep_alive_timeout(self.options.keep_alive_timeout)
-                .keep_alive_while_idle(true)
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| describe(&error))
-        };
-        let (sender, driver) = match tokio::time::timeout(self.options.connect_timeout, connecting).await {
-            Ok(connected) => connected?,
-            Err(_) => return Err(format!("no connection within {:?}", self.options.connect_timeout)),
-        };
-        let closed = CancellationToken::new();
-        let ended = closed.clone().drop_guard();
-        let mut drivers = self.drivers.lock();
-        while drivers.try_join_next().is_some() {}
-        drivers.spawn(async move {
-            let _ended = ended;
-            if let Err(error) = driver.await {
-                tracing::debug!(error = describe(&error), "connection ended");
-            }
-        });
-        drop(drivers);
-        Ok(Arc::new(Connection {
+        authority: Authority,
+        sender: SendRequest<RequestBody>,
+        closed: CancellationToken,
+        lanes: Lanes,
+    ) -> Self {
+        Self {
             service,
             host: member.host.clone(),
             addr: member.addr.clone(),
             authority,
             sender,
             in_flight: AtomicUsize::new(0),
+            suspect: AtomicBool::new(false),
+            suspected: Notify::new(),
             closed,
-        }))
+            lanes,
+        }
     }
-}
 
-impl Connection {
     /// Calls in flight, streams included.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What to weigh it by when one of several is picked: a suspect is taken only if all are.
+    pub(crate) fn load(&self) -> Option<usize> {
+        let penalty = if self.suspect.load(Ordering::Relaxed) { usize::MAX / 2 } else { 0 };
+        self.is_open().then(|| self.in_flight() + penalty)
     }
 
     /// Whether new calls may use it.
@@ -142,6 +91,23 @@ impl Connection {
         self.closed.cancelled().await;
     }
 
+    /// A call got no answer in time: whoever keeps the connection is to look whether the peer is still there.
+    pub(crate) fn suspect(&self) {
+        if !self.suspect.swap(true, Ordering::Relaxed) {
+            self.suspected.notify_one();
+        }
+    }
+
+    /// Waits until somebody suspects it.
+    pub(crate) async fn suspected(&self) {
+        self.suspected.notified().await;
+    }
+
+    /// The peer answered.
+    pub(crate) fn cleared(&self) {
+        self.suspect.store(false, Ordering::Relaxed);
+    }
+
     /// Counts a call for as long as the guard lives.
     pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -149,16 +115,16 @@ impl Connection {
     }
 
     /// Sends a request whose URI is a path.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
+    pub(crate) async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
         let request = self.address(request);
         let mut sender = self.sender.clone();
         let mut failure = match sender.try_send_request(request).await {
             Ok(response) => return Ok(response),
             Err(failure) => failure,
         };
-        if let Some(request) = failure.take_message() {
+        if failure.take_message().is_some() {
             self.closed.cancel();
-            return Err(SendError::NotSent(Box::new(request), describe(failure.error())));
+            return Err(SendError::NotSent(describe(failure.error())));
         }
         let text = describe(failure.error());
         Err(match self.fate(failure.error()) {
@@ -183,7 +149,7 @@ impl Connection {
         describe(error)
     }
 
-    fn address(&self, request: Request<Body>) -> Request<Body> {
+    fn address(&self, request: Request<RequestBody>) -> Request<RequestBody> {
         let (mut head, body) = request.into_parts();
         let mut uri = head.uri.into_parts();
         uri.scheme = Some(Scheme::HTTP);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use kilonova_model::{Error, HostName, Reason, ServiceKind};
 use parking_lot::Mutex;
@@ -10,9 +11,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Status;
 
-use super::connection::{Connection, Dialer};
+use super::connection::Connection;
+use super::dialer::Dialer;
 use super::endpoint::{Endpoint, Phase, State};
 use super::{PeerState, PeersOptions};
+use crate::backoff::BackoffPolicy;
 use crate::registry::{Member, Registry};
 use crate::status::never_sent;
 
@@ -20,8 +23,16 @@ use crate::status::never_sent;
 pub(crate) struct Directed {
     registry: Registry,
     dialer: Arc<Dialer>,
-    options: PeersOptions,
+    options: Options,
     entries: Mutex<Entries>,
+}
+
+/// Of [`PeersOptions`], what matters here.
+struct Options {
+    connect_timeout: Duration,
+    backoff: BackoffPolicy,
+    idle_timeout: Duration,
+    max_directed: usize,
 }
 
 #[derive(Default)]
@@ -54,12 +65,19 @@ impl Directed {
     pub(crate) fn new(
         registry: Registry,
         dialer: Arc<Dialer>,
-        options: PeersOptions,
+        options: &PeersOptions,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let options = Options {
+            connect_timeout: options.connect_timeout,
+            backoff: options.backoff,
+            idle_timeout: options.idle_timeout,
+            max_directed: options.max_directed,
+        };
+        let tick = options.idle_timeout / 4;
         let directed = Arc::new(Self { registry, dialer, options, entries: Mutex::default() });
         let weak: Weak<Self> = Arc::downgrade(&directed);
         let work = async move {
-            let mut tick = interval(options.idle_timeout / 4);
+            let mut tick = interval(tick);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
@@ -72,25 +90,17 @@ impl Directed {
         (directed, work)
     }
 
-    /// The connection to a host, made if there is none. Waits for an attempt under way, but not longer than
-    /// connecting may take; fails at once while the host is known not to answer.
+    /// The connection to a host, made if there is none. With `until`, waits that long for the host to be ready.
+    /// Without, waits for an attempt under way, but not longer than connecting may take; fails at once while the host
+    /// is known not to answer.
     pub(crate) async fn acquire(
         &self,
         service: ServiceKind,
         host: &HostName,
+        until: Option<Instant>,
     ) -> Result<Arc<Connection>, Status> {
         let patience = Instant::now() + self.options.connect_timeout;
-        self.wait(service, host, patience, false).await
-    }
-
-    /// Waits for the host to be ready until the deadline.
-    pub(crate) async fn wait_ready(
-        &self,
-        service: ServiceKind,
-        host: &HostName,
-        deadline: Instant,
-    ) -> Result<(), Status> {
-        self.wait(service, host, deadline, true).await.map(drop)
+        self.wait(service, host, until.unwrap_or(patience), until.is_some()).await
     }
 
     async fn wait(

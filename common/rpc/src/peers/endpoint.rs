@@ -15,8 +15,9 @@ use kilonova_model::ServiceKind;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::{Connection, Dialer};
-use super::health::HealthWatch;
+use super::connection::Connection;
+use super::dialer::Dialer;
+use super::health::{HealthWatch, is_there};
 use crate::backoff::{Backoff, BackoffPolicy};
 use crate::registry::Member;
 
@@ -93,7 +94,7 @@ impl Endpoint {
             self.publish(&member, Phase::Failed(why));
             if was_up {
                 backoff.reset();
-                if began.elapsed() >= self.dialer.options().connect_timeout {
+                if began.elapsed() >= self.dialer.options.connect_timeout {
                     // A connection that held for a while is worth an attempt at once; the failure still counts.
                     let _ = backoff.next_delay();
                     continue;
@@ -136,15 +137,22 @@ impl Endpoint {
                     Ok(answer) => serving = answer,
                     Err(why) => return lost(why, was_up),
                 },
+                () = connection.suspected() => {
+                    let limit = self.dialer.options.probe_timeout;
+                    if !is_there(&connection, limit).await {
+                        return lost(format!("answers neither calls nor the health check within {limit:?}"), was_up);
+                    }
+                    connection.cleared();
+                }
                 Ok(()) = self.member.changed() => {}
             }
         }
     }
 
     /// Connects and hears the first health answer.
-    async fn connect(&self, member: &Member) -> Result<(Arc<Connection>, HealthWatch, bool), String> {
+    async fn connect(&self, member: &Arc<Member>) -> Result<(Arc<Connection>, HealthWatch, bool), String> {
         let connection = self.dialer.dial(self.service, member).await?;
-        let limit = self.dialer.options().connect_timeout;
+        let limit = self.dialer.options.connect_timeout;
         match timeout(limit, HealthWatch::open(&connection)).await {
             Ok(opened) => opened.map(|(health, serving)| (connection, health, serving)),
             Err(_) => Err(format!("no answer to the health check within {limit:?}")),

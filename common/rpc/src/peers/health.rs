@@ -3,8 +3,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -13,6 +15,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::body::ReplyBody;
 use super::connection::{Connection, SendError};
+use super::outgoing::RequestBody;
 
 /// What a member says of itself, followed.
 pub(crate) enum HealthWatch {
@@ -51,6 +54,18 @@ impl HealthWatch {
     }
 }
 
+/// Whether the member answers anything at all within `limit`.
+pub(crate) async fn is_there(connection: &Arc<Connection>, limit: Duration) -> bool {
+    let mut client = HealthClient::new(Bare(connection.clone()));
+    let asked = client.check(HealthCheckRequest { service: String::new() });
+    match timeout(limit, asked).await {
+        Ok(Ok(_)) => true,
+        // Any status of the peer's own is an answer.
+        Ok(Err(status)) => status.code() != Code::Unavailable,
+        Err(_) => false,
+    }
+}
+
 fn is_serving(answer: &HealthCheckResponse) -> bool {
     answer.status == i32::from(ServingStatus::Serving)
 }
@@ -71,9 +86,9 @@ impl tower::Service<Request<Body>> for Bare {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let connection = self.0.clone();
         Box::pin(async move {
-            match connection.send(request).await {
+            match connection.send(request.map(RequestBody::Stream)).await {
                 Ok(response) => Ok(ReplyBody::bare(response, connection)),
-                Err(SendError::NotSent(_, text) | SendError::NotProcessed(text) | SendError::Lost(text)) => {
+                Err(SendError::NotSent(text) | SendError::NotProcessed(text) | SendError::Lost(text)) => {
                     Err(Status::unavailable(text))
                 }
             }

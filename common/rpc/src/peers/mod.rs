@@ -3,23 +3,33 @@
 //! ```text
 //!   registry ──members──► pool ──one task each──► endpoint: connect, watch health, connect again
 //!                          │ ready set               (the same for a named host, made on demand)
-//!   generated client ──► channel: pick, deadline, who calls, metrics ──► connection
+//!   generated client ──► channel: deadline, pick, send, try again ──► connection
 //! ```
 //!
+//! The verbs: [`Peers::call`] any member, [`Peers::call_host`] one of them, [`Peers::cast`] and
+//! [`Peers::cast_host`] for work whose OK means that it is accepted durably, [`Peers::fan_out`] to all of them, and
+//! [`subscribe`](crate::subscribe::subscribe) to a stream of one of them.
+//!
 //! A member is called only while it is connected *and* says that it serves. When nobody is, a call fails at
-//! once and says why each is not; only while the very first attempts are under way does it wait for them.
-//! The request is offered to another member only if it was never written to the first.
+//! once and says why each is not, unless it is told to wait; only while the very first attempts are under way does it
+//! wait for them anyway.
 
 mod body;
+mod call;
 mod channel;
 mod connection;
+mod dialer;
 mod directed;
 mod endpoint;
+mod fan_out;
 mod health;
+mod lanes;
 mod method;
-mod metrics;
+mod outgoing;
 mod pick;
 mod pool;
+mod retry;
+mod subset;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,12 +42,16 @@ use tokio::task::JoinSet;
 use crate::backoff::BackoffPolicy;
 use crate::caller::Caller;
 use crate::registry::Registry;
+use crate::service_config::Throttling;
+use crate::transport::{Connect, Tcp};
 
 pub use body::ReplyBody;
 pub use channel::Channel;
+pub use fan_out::FannedOut;
+pub(crate) use retry::PUSHBACK;
 
 /// How peers are reached.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct PeersOptions {
     /// How long connecting, and then the first health answer, may take.
     pub connect_timeout: Duration,
@@ -45,6 +59,8 @@ pub struct PeersOptions {
     pub keep_alive_interval: Duration,
     /// How long the answer to that ping may take.
     pub keep_alive_timeout: Duration,
+    /// How long a member may take to say that it is there after a call to it got no answer.
+    pub probe_timeout: Duration,
     /// The deadline of calls that set none.
     pub default_deadline: Duration,
     /// The delays between attempts to connect to one member.
@@ -53,19 +69,54 @@ pub struct PeersOptions {
     pub idle_timeout: Duration,
     /// How many connections to named hosts are kept at most.
     pub max_directed: usize,
+    /// How many streams go over one connection before another is made for more.
+    pub streams_per_connection: usize,
+    /// Of how many members of a service each process calls any; of all where none is given.
+    pub subset: HashMap<ServiceKind, usize>,
+    /// What connections are made of.
+    pub transport: Arc<dyn Connect>,
 }
 
 impl Default for PeersOptions {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(3),
-            keep_alive_interval: Duration::from_secs(20),
-            keep_alive_timeout: Duration::from_secs(10),
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(5),
+            probe_timeout: Duration::from_secs(1),
             default_deadline: Duration::from_secs(10),
             backoff: BackoffPolicy::reconnect(),
             idle_timeout: Duration::from_secs(300),
             max_directed: 4096,
+            streams_per_connection: 100,
+            subset: HashMap::new(),
+            transport: Arc::new(Tcp),
         }
+    }
+}
+
+/// Of how many conductors each agent calls any: agents are many and conductors few (gRFC A68).
+pub const AGENT_SUBSET: usize = 3;
+
+impl PeersOptions {
+    /// These, with the subsets that suit a member of a service where none are given: the many side calls a few of
+    /// the few side.
+    #[must_use]
+    pub fn suiting(mut self, service: ServiceKind) -> Self {
+        if matches!(service, ServiceKind::Compute | ServiceKind::Volume) {
+            self.subset.entry(ServiceKind::Conductor).or_insert(AGENT_SUBSET);
+        }
+        self
+    }
+}
+
+impl std::fmt::Debug for PeersOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeersOptions")
+            .field("connect_timeout", &self.connect_timeout)
+            .field("default_deadline", &self.default_deadline)
+            .field("subset", &self.subset)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,10 +148,14 @@ pub struct Peers {
 struct Inner {
     registry: Registry,
     options: PeersOptions,
-    identity: channel::Identity,
-    dialer: Arc<connection::Dialer>,
+    identity: outgoing::Identity,
+    /// Ranks the members of a service for this process, differently from other processes.
+    own_name: String,
+    dialer: Arc<dialer::Dialer>,
     directed: Arc<directed::Directed>,
+    throttling: Throttling,
     pools: Mutex<Pools>,
+    budgets: Mutex<HashMap<ServiceKind, Arc<retry::Budget>>>,
 }
 
 #[derive(Default)]
@@ -113,36 +168,58 @@ impl Peers {
     /// The peers of `caller`. Must be called within a runtime.
     #[must_use]
     pub fn new(registry: Registry, caller: Caller, options: PeersOptions) -> Self {
-        method::prepare();
-        let dialer = Arc::new(connection::Dialer::new(connection::DialOptions {
+        let throttling = method::prepare();
+        let dial = dialer::DialOptions {
             connect_timeout: options.connect_timeout,
             keep_alive_interval: options.keep_alive_interval,
             keep_alive_timeout: options.keep_alive_timeout,
-        }));
-        let (service, host) = caller.header_values();
-        let identity = channel::Identity { service, host, default_deadline: options.default_deadline };
-        let (directed, work) = directed::Directed::new(registry.clone(), dialer.clone(), options);
+            probe_timeout: options.probe_timeout,
+            streams_per_connection: options.streams_per_connection,
+        };
+        let dialer = Arc::new(dialer::Dialer::new(dial, options.transport.clone()));
+        let identity = outgoing::Identity::new(&caller, registry.cell());
+        let own_name = format!("{}/{}", caller.service, caller.host);
+        let (directed, work) = directed::Directed::new(registry.clone(), dialer.clone(), &options);
         let mut pools = Pools::default();
         pools.tasks.spawn(work);
-        let pools = Mutex::new(pools);
-        Self { inner: Arc::new(Inner { registry, options, identity, dialer, directed, pools }) }
+        let (pools, budgets) = (Mutex::new(pools), Mutex::default());
+        let inner =
+            Inner { registry, options, identity, own_name, dialer, directed, throttling, pools, budgets };
+        Self { inner: Arc::new(inner) }
     }
 
     /// A channel to any ready member of a service, the less loaded of two.
     #[must_use]
     pub fn call(&self, service: ServiceKind) -> Channel {
         let pool = self.inner.pool(service);
-        self.channel(channel::Target::Any(service, pool))
+        self.channel(channel::Target::Any(service, pool), outgoing::Addressed::default())
     }
 
-    /// A channel to one named member of a service, wherever it is registered at the time of each call.
+    /// A channel to one named member of a service, wherever it is registered at the time of each call. The member
+    /// checks that it is the one; [`Channel::at`] also names its incarnation.
     #[must_use]
     pub fn call_host(&self, service: ServiceKind, host: &HostName) -> Channel {
-        self.channel(channel::Target::Host(service, host.clone(), self.inner.directed.clone()))
+        let target = channel::Target::Host(service, host.clone(), self.inner.directed.clone());
+        self.channel(target, outgoing::Addressed::to(host))
     }
 
-    fn channel(&self, target: channel::Target) -> Channel {
-        Channel { target, peers: self.inner.clone() }
+    /// Like [`call`](Self::call), for work: OK means that the callee has accepted it durably and does it after the
+    /// reply. Lets through only methods that may be repeated, as an answer can be lost: who gets none still holds the
+    /// work, and sends it again under the same request id.
+    #[must_use]
+    pub fn cast(&self, service: ServiceKind) -> Channel {
+        Channel { cast: true, ..self.call(service) }
+    }
+
+    /// Like [`cast`](Self::cast), to one named member.
+    #[must_use]
+    pub fn cast_host(&self, service: ServiceKind, host: &HostName) -> Channel {
+        Channel { cast: true, ..self.call_host(service, host) }
+    }
+
+    fn channel(&self, target: channel::Target, addressed: outgoing::Addressed) -> Channel {
+        let (peers, deadline) = (self.inner.clone(), self.inner.options.default_deadline);
+        Channel { target, peers, addressed, version: None, wait_for_ready: false, deadline, cast: false }
     }
 
     /// The registry behind it.
@@ -175,9 +252,16 @@ impl Inner {
             return pool.clone();
         }
         let members = self.registry.members(service);
-        let (pool, work) = pool::Pool::new(members, self.dialer.clone(), self.options);
+        let subset = self.options.subset.get(&service).copied();
+        let subset = subset.map(|size| subset::Subset::new(&self.own_name, size));
+        let (pool, work) = pool::Pool::new(members, self.dialer.clone(), &self.options, subset);
         pools.tasks.spawn(work);
         pools.by_service.insert(service, pool.clone());
         pool
+    }
+
+    fn budget(&self, service: ServiceKind) -> Arc<retry::Budget> {
+        let mut budgets = self.budgets.lock();
+        budgets.entry(service).or_insert_with(|| Arc::new(retry::Budget::new(self.throttling))).clone()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use kilonova_model::{Error, HostName, Reason, ServiceKind};
 use parking_lot::{Mutex, RwLock};
@@ -10,9 +11,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::connection::{Connection, Dialer};
+use super::connection::Connection;
+use super::dialer::Dialer;
 use super::endpoint::{Endpoint, Phase, State};
+use super::subset::Subset;
 use super::{PeerState, PeersOptions, pick};
+use crate::backoff::BackoffPolicy;
 use crate::registry::{Member, MemberSet, Members};
 use crate::status::never_sent;
 
@@ -22,9 +26,12 @@ const NAMED_IN_MESSAGES: usize = 5;
 /// The members of one service.
 pub(crate) struct Pool {
     service: ServiceKind,
-    options: PeersOptions,
+    connect_timeout: Duration,
+    backoff: BackoffPolicy,
     dialer: Arc<Dialer>,
     members: Members,
+    /// Which of them are used; all where it is none.
+    subset: Option<Subset>,
     slots: Mutex<Slots>,
     ready: RwLock<Arc<[Arc<Connection>]>>,
     /// Counts changes of the ready set, for those who wait.
@@ -47,6 +54,11 @@ struct Slot {
 }
 
 impl Slot {
+    /// Whether it can be used neither now nor soon.
+    fn is_hopeless(&self) -> bool {
+        matches!(self.state.borrow().phase, Phase::Failed(_) | Phase::NotServing)
+    }
+
     fn usable(&self) -> Option<Arc<Connection>> {
         let draining = self.member.borrow().draining;
         if draining { None } else { self.state.borrow().ready().cloned() }
@@ -66,14 +78,17 @@ impl Pool {
     pub(crate) fn new(
         members: Members,
         dialer: Arc<Dialer>,
-        options: PeersOptions,
+        options: &PeersOptions,
+        subset: Option<Subset>,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         let mut sets = members.subscribe();
         let pool = Arc::new(Self {
             service: members.service(),
-            options,
+            connect_timeout: options.connect_timeout,
+            backoff: options.backoff,
             dialer,
             members,
+            subset,
             slots: Mutex::default(),
             ready: RwLock::new(Arc::new([])),
             changes: watch::Sender::new(0),
@@ -94,11 +109,12 @@ impl Pool {
         (pool, work)
     }
 
-    /// Makes the endpoints those of the registry.
+    /// Makes the endpoints those of the registry, or of the subset of them that this process uses.
     fn reconcile(self: &Arc<Self>, set: &MemberSet) {
         let mut slots = self.slots.lock();
         while slots.tasks.try_join_next().is_some() {}
-        for (host, member) in &set.members {
+        let used = self.used(&slots, set);
+        for (host, member) in &used {
             if let Some(slot) = slots.by_host.get_mut(host) {
                 slot.absent = false;
                 slot.member.send_if_modified(|known| {
@@ -112,10 +128,18 @@ impl Pool {
             }
         }
         for (host, slot) in &mut slots.by_host {
-            slot.absent = !set.members.contains_key(host);
+            slot.absent = !used.contains_key(host);
         }
         drop(slots);
         self.refresh();
+    }
+
+    fn used(&self, slots: &Slots, set: &MemberSet) -> BTreeMap<HostName, Arc<Member>> {
+        let Some(subset) = &self.subset else { return set.members.clone() };
+        let is_hopeless = |host: &HostName| slots.by_host.get(host).is_some_and(Slot::is_hopeless);
+        let serving = set.members.iter().filter(|(_, member)| !member.draining);
+        let chosen = subset.choose(serving, is_hopeless);
+        chosen.into_iter().map(|(host, member)| (host.clone(), member.clone())).collect()
     }
 
     fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>, member: Arc<Member>) -> Slot {
@@ -125,16 +149,25 @@ impl Pool {
         let endpoint = Endpoint {
             service: self.service,
             dialer: self.dialer.clone(),
-            backoff: self.options.backoff,
+            backoff: self.backoff,
             member: member_receiver,
             state: state_sender,
             on_change: Box::new(move || {
                 if let Some(pool) = pool.upgrade() {
-                    pool.refresh();
+                    pool.changed();
                 }
             }),
         };
         Slot { member: member_sender, state, absent: false, task: tasks.spawn(endpoint.run()) }
+    }
+
+    /// An endpoint changed. Where only some members are used, another may have to stand in, or may go again.
+    fn changed(self: &Arc<Self>) {
+        if self.subset.is_some() {
+            self.reconcile(&self.members.current());
+        } else {
+            self.refresh();
+        }
     }
 
     /// Takes stock of who is ready; lets go of those who left and do not serve.
@@ -154,35 +187,37 @@ impl Pool {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// The less loaded of two ready members.
-    fn pick(&self) -> Option<Arc<Connection>> {
+    /// The less loaded of two ready members; not the one to `avoid` if there is another.
+    fn pick(&self, avoid: Option<&Arc<Connection>>) -> Option<Arc<Connection>> {
         let ready = self.ready.read().clone();
-        let load = |i: usize| ready[i].is_open().then(|| ready[i].in_flight());
+        let avoid = avoid.filter(|_| ready.len() > 1);
+        let load = |i: usize| {
+            let is_avoided = avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, &ready[i]));
+            ready[i].load().map(|load| if is_avoided { usize::MAX } else { load })
+        };
         pick::choose(ready.len(), rand::random(), rand::random(), load).map(|i| ready[i].clone())
     }
 
-    /// A member to call. Waits only while nobody can yet say that there is none: until the registry has been
-    /// read and every member was tried once, and not longer than connecting may take.
-    pub(crate) async fn acquire(&self) -> Result<Arc<Connection>, Status> {
-        match self.pick() {
-            Some(connection) => Ok(connection),
-            None => {
-                let patience = Instant::now() + self.options.connect_timeout;
-                self.wait(patience, || self.is_settled()).await
-            }
+    /// A member to call. With `until`, waits that long for one. Without, waits only while nobody can yet say that
+    /// there is none: until the registry has been read and every member was tried once, and not longer than
+    /// connecting may take.
+    pub(crate) async fn acquire(
+        &self,
+        until: Option<Instant>,
+        avoid: Option<&Arc<Connection>>,
+    ) -> Result<Arc<Connection>, Status> {
+        match (self.pick(avoid), until) {
+            (Some(connection), _) => Ok(connection),
+            (None, Some(until)) => self.wait(until, || false).await,
+            (None, None) => self.wait(Instant::now() + self.connect_timeout, || self.is_settled()).await,
         }
-    }
-
-    /// Waits for a ready member until the deadline.
-    pub(crate) async fn wait_ready(&self, deadline: Instant) -> Result<(), Status> {
-        self.wait(deadline, || false).await.map(drop)
     }
 
     async fn wait(&self, until: Instant, give_up: impl Fn() -> bool) -> Result<Arc<Connection>, Status> {
         let mut changes = self.changes.subscribe();
         loop {
             changes.borrow_and_update();
-            if let Some(connection) = self.pick() {
+            if let Some(connection) = self.pick(None) {
                 return Ok(connection);
             }
             if give_up() || timeout_at(until, changes.changed()).await.is_err() {
@@ -196,7 +231,7 @@ impl Pool {
         let set = self.members.current();
         let slots = self.slots.lock();
         set.is_known()
-            && set.members.keys().all(|host| slots.by_host.contains_key(host))
+            && self.used(&slots, &set).keys().all(|host| slots.by_host.contains_key(host))
             && !slots.by_host.values().any(trying)
     }
 

@@ -74,6 +74,14 @@ impl Members {
         }
     }
 
+    /// The least minor version of the interface that the members implement which are not about to leave: what may be
+    /// asked of any of them. None while there are none.
+    #[must_use]
+    pub fn cap(&self) -> Option<u32> {
+        let current = self.current.borrow();
+        current.members.values().filter(|member| !member.draining).map(|member| member.minor).min()
+    }
+
     /// For how long the registry has been out of reach; zero while it is followed.
     #[must_use]
     pub fn stale_for(&self) -> Duration {

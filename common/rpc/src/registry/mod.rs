@@ -38,6 +38,7 @@ pub struct Registry {
 
 struct Inner {
     store: SharedStore,
+    cell: CellName,
     keys: Keys,
     followed: Mutex<Followed>,
 }
@@ -53,7 +54,13 @@ impl Registry {
     #[must_use]
     pub fn new(store: SharedStore, cell: CellName) -> Self {
         let keys = Keys::new(&cell);
-        Self { inner: Arc::new(Inner { store, keys, followed: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { store, cell, keys, followed: Mutex::default() }) }
+    }
+
+    /// The cell whose members these are.
+    #[must_use]
+    pub fn cell(&self) -> &CellName {
+        &self.inner.cell
     }
 
     /// Makes a member known, until it deregisters or stops renewing its lease.

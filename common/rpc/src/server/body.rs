@@ -18,10 +18,12 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::admission::Permit;
 use super::call::panicked;
-use super::deadline::{self, Deadline};
+use super::deadline;
 use super::gate::Method;
 use super::observe::Observer;
+use crate::deadline::Deadline;
 use crate::status::to_status;
 use crate::wire::{FrameCounter, TooLong, code_in};
 
@@ -81,6 +83,8 @@ pub(super) struct ResponseBody {
     alarm: Option<Pin<Box<Sleep>>>,
     streams_end: Option<StreamsEnd>,
     ended: bool,
+    /// The call's place, until the body ends.
+    permit: Option<Permit>,
 }
 
 enum StreamsEnd {
@@ -95,21 +99,23 @@ impl ResponseBody {
         longest: usize,
         deadline: Option<Deadline>,
         streams_end: Option<CancellationToken>,
+        permit: Option<Permit>,
     ) -> Self {
         let streams_end = streams_end.map(StreamsEnd::Armed);
         let frames = FrameCounter::default();
-        Self { inner, frames, longest, observer, deadline, alarm: None, streams_end, ended: false }
+        Self { inner, frames, longest, observer, deadline, alarm: None, streams_end, ended: false, permit }
     }
 
     /// For an answer that is headers alone.
     pub fn finished(code: Code, mut observer: Observer) -> Self {
         observer.finish(code);
-        Self { ended: true, ..Self::new(Body::empty(), observer, 0, None, None) }
+        Self { ended: true, ..Self::new(Body::empty(), observer, 0, None, None, None) }
     }
 
     /// Ends the answer with a status of our own.
     fn end(&mut self, error: &Error) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.ended = true;
+        self.permit = None;
         self.inner = Body::empty();
         let status = to_status(error);
         self.observer.finish(status.code());

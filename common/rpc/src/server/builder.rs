@@ -6,10 +6,10 @@ use std::io;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use kilonova_model::{HostName, ServiceKind};
+use kilonova_model::{CellName, Epoch, HostName, ServiceKind, Version};
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
@@ -17,21 +17,30 @@ use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
+use super::admission::Admission;
 use super::call::Core;
 use super::descriptors::{KnownMethods, Methods, ServedServices, prune};
 use super::gate::{Gate, Handler, Method, handler};
 use super::health::{Health, HealthService};
+use super::health_list::{self, ListService};
 use super::listen::{Limits, Server};
-use super::metrics::MethodMetrics;
 use super::reflection;
+use crate::transport::Listen;
+use crate::wire::method::MethodFacts;
 
-/// Who serves; named in every access line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who serves: named in every access line, and compared with whom a call is meant for.
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// The service.
     pub service: ServiceKind,
     /// The member.
     pub host: HostName,
+    /// The cell it belongs to.
+    pub cell: CellName,
+    /// The version of the interfaces it implements.
+    pub version: Version,
+    /// Its incarnation, as it changes.
+    pub epoch: watch::Receiver<Epoch>,
 }
 
 /// What is served of a gRPC service.
@@ -163,12 +172,12 @@ impl ServerBuilder {
     }
 
     /// Serves on this listener until [`Server::stop`]. Must be called inside a Tokio runtime.
-    pub fn serve(self, listener: TcpListener) -> Result<Server, BuildError> {
+    pub fn serve(self, listener: impl Listen) -> Result<Server, BuildError> {
         let address = listener.local_addr()?;
         let (limits, health, streams_end) =
             (self.limits.clone(), self.health.clone(), self.streams_end.clone());
         let core = Arc::new(self.build()?);
-        Ok(Server::start(core, listener, address, limits, health, streams_end))
+        Ok(Server::start(core, Box::new(listener), address, limits, health, streams_end))
     }
 
     fn build(self) -> Result<Core, BuildError> {
@@ -181,8 +190,8 @@ impl ServerBuilder {
         for set in &sets {
             known.add(set);
         }
-        for encoded in reflection::BUILT_IN {
-            known.add(&decode(encoded)?);
+        for encoded in reflection::built_in() {
+            known.add(&decode(&encoded)?);
         }
         let mut methods = Vec::new();
         for (name, handler, served) in &self.added {
@@ -190,15 +199,23 @@ impl ServerBuilder {
         }
         let pruned =
             FileDescriptorSet { file: sets.iter().flat_map(|set| prune(set, &served).file).collect() };
-        for (name, handler) in self.built_in(&pruned, &served)? {
+        let health = HealthService::new(self.health.clone(), served.keys().cloned());
+        for (name, handler) in self.built_in(&pruned, &health)? {
             methods.extend(methods_of(name, &handler, &Methods::All, &known, true)?);
         }
+        if let Some(list) = methods.iter_mut().find(|method| method.path == health_list::PATH) {
+            list.handler = Some(handler(ListService(health)));
+        }
+        let admission = Admission::new(self.limits.admission, self.identity.service.as_str());
         Ok(Core {
             identity: Arc::new(self.identity),
             gate: Gate::new(methods, known),
+            admission: Arc::new(admission),
             longest_message: self.limits.max_message_bytes,
+            longest_call: self.limits.longest_call,
             streams_end: self.streams_end,
             calls: TaskTracker::new(),
+            cut: CancellationToken::new(),
         })
     }
 
@@ -218,10 +235,9 @@ impl ServerBuilder {
     fn built_in(
         &self,
         pruned: &FileDescriptorSet,
-        served: &ServedServices,
+        health: &HealthService,
     ) -> Result<Vec<(&'static str, Handler)>, BuildError> {
-        let health = HealthService::new(self.health.clone(), served.keys().cloned());
-        let mut services = vec![("grpc.health.v1.Health", handler(HealthServer::new(health)))];
+        let mut services = vec![("grpc.health.v1.Health", handler(HealthServer::new(health.clone())))];
         if self.reflection {
             let unreadable =
                 |error: tonic_reflection::server::Error| BuildError::Descriptors(error.to_string());
@@ -244,16 +260,11 @@ fn methods_of(
 ) -> Result<Vec<Method>, BuildError> {
     let all = known.of(service).ok_or_else(|| BuildError::NotDescribed(service.to_owned()))?;
     if let Methods::Only(names) = wanted
-        && let Some(name) = names.iter().find(|name| all.iter().all(|(known, _)| known != *name))
+        && let Some(name) =
+            names.iter().find(|name| all.iter().all(|known: &MethodFacts| known.name != **name))
     {
         return Err(BuildError::NotDescribed(format!("{service}/{name}")));
     }
-    let served = all.iter().filter(|(name, _)| wanted.contains(name)).map(|(name, shape)| Method {
-        path: format!("/{service}/{name}"),
-        shape: *shape,
-        metrics: MethodMetrics::new(service, name, *shape),
-        quiet,
-        handler: Some(handler.clone()),
-    });
-    Ok(served.collect())
+    let served = all.iter().filter(|facts| wanted.contains(&facts.name));
+    Ok(served.map(|facts| Method::new(service, facts, quiet, Some(handler.clone()))).collect())
 }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,34 +16,47 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
+use tracing::Instrument;
 
+use super::addressed;
+use super::admission::{Admission, Peer, Permit};
 use super::body::{RequestBody, ResponseBody, draining};
 use super::builder::Identity;
-use super::deadline::{self, Deadline};
+use super::deadline;
 use super::gate::{Gate, Method};
 use super::observe::Observer;
+use crate::deadline::{Deadline, scope};
+use crate::peers::PUSHBACK;
 use crate::status::to_status;
 use crate::wire::code_in;
+use crate::wire::method::MethodType;
 
 /// What all calls of a server share.
 pub(super) struct Core {
     pub identity: Arc<Identity>,
     pub gate: Gate,
+    pub admission: Arc<Admission>,
     pub longest_message: usize,
+    /// For unary calls whose callers set no deadline.
+    pub longest_call: Duration,
     pub streams_end: CancellationToken,
-    /// The calls in progress.
+    /// The calls in progress, and the handlers that outlive their callers.
     pub calls: TaskTracker,
+    /// Ends those handlers when the time to drain is over.
+    pub cut: CancellationToken,
 }
 
 /// Who is at the two ends of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Ends {
     pub peer: SocketAddr,
     pub local: SocketAddr,
+    /// What the peer has in progress.
+    pub load: Arc<Peer>,
 }
 
 impl Core {
-    pub async fn call(&self, ends: Ends, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub async fn call(&self, ends: &Ends, request: Request<Incoming>) -> Response<ResponseBody> {
         let method = self.gate.find(request.uri().path()).clone();
         let timeout = deadline::allowed(request.headers());
         let allowed = timeout.as_ref().ok().copied().flatten();
@@ -60,26 +74,35 @@ impl Core {
         let Some(handler) = &method.handler else {
             return refuse(&self.gate.refusal(request.uri().path()), observer);
         };
-        let deadline = match timeout {
+        let left = match timeout {
             Err(error) => return refuse(&error, observer),
             Ok(Some(left)) if left.is_zero() => return refuse(&deadline::expired(), observer),
-            Ok(left) => left.map(|left| Deadline(Instant::now() + left)),
+            Ok(left) => left.or_else(|| (method.shape == MethodType::Unary).then_some(self.longest_call)),
+        };
+        let deadline = left.map(|left| Deadline(Instant::now() + left));
+        let admitted = addressed::check(request.headers(), &self.identity)
+            .and_then(|()| self.admission.admit(method.class, method.kind(), &ends.load));
+        let permit = match admitted {
+            Ok(permit) => permit,
+            Err(error) => return refuse(&error, observer),
         };
 
         let request = self.prepare(request, ends, deadline, &observer);
-        match self.answer(&method, handler(request), deadline).await {
-            Ok(answer) => self.watch(answer, observer, deadline),
+        match self.answer(&method, handler(request), deadline, permit).await {
+            Ok((answer, permit)) => self.watch(answer, observer, deadline, permit),
             Err(error) => refuse(&error, observer),
         }
     }
 
-    /// The handler's answer, unless the handler panics, time runs out, or streams end before it has one.
+    /// The handler's answer, unless the handler panics, time runs out, or streams end before it has one. The permit
+    /// stays with the handler for as long as it runs.
     async fn answer(
         &self,
         method: &Method,
         handler: BoxFuture<'static, Response<Body>>,
         deadline: Option<Deadline>,
-    ) -> Result<Response<Body>, Error> {
+        permit: Permit,
+    ) -> Result<(Response<Body>, Permit), Error> {
         let out_of_time = async {
             match deadline {
                 Some(Deadline(at)) => tokio::time::sleep_until(at).await,
@@ -92,20 +115,44 @@ impl Core {
                 false => std::future::pending().await,
             }
         };
+        let handler = AssertUnwindSafe(scope(deadline, handler)).catch_unwind();
+        let handling = async move { (handler.await, permit) };
+        let answered =
+            async { if method.outlives_caller { self.apart(handling).await } else { Ok(handling.await) } };
         tokio::select! {
             biased;
-            answer = AssertUnwindSafe(handler).catch_unwind() => {
-                answer.map_err(|panic| panicked(&method.path, &*panic))
+            answered = answered => {
+                let (answer, permit) = answered?;
+                answer.map(|answer| (answer, permit)).map_err(|panic| panicked(&method.path, &*panic))
             }
             () = out_of_time => Err(deadline::exceeded()),
             () = streams_end => Err(draining()),
         }
     }
 
+    /// Runs a handler as a task of the server's, which goes on when nobody waits for it any longer.
+    async fn apart<T: Send + 'static>(
+        &self,
+        handling: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let cut = self.cut.clone();
+        let work = async move {
+            tokio::select! {
+                biased;
+                done = handling => Some(done),
+                () = cut.cancelled() => None,
+            }
+        };
+        let ended = self.calls.spawn(work.in_current_span()).await;
+        ended.ok().flatten().ok_or_else(|| {
+            Error::new(Reason::Internal, "the service stopped while the request ran; it may have been done")
+        })
+    }
+
     fn prepare(
         &self,
         request: Request<Incoming>,
-        ends: Ends,
+        ends: &Ends,
         deadline: Option<Deadline>,
         observer: &Observer,
     ) -> Request<Body> {
@@ -124,6 +171,7 @@ impl Core {
         answer: Response<Body>,
         observer: Observer,
         deadline: Option<Deadline>,
+        permit: Permit,
     ) -> Response<ResponseBody> {
         let (head, body) = answer.into_parts();
         if let Some(code) = code_in(&head.headers) {
@@ -131,7 +179,8 @@ impl Core {
         }
         let streams = observer.method().shape.server_streams();
         let streams_end = streams.then(|| self.streams_end.clone());
-        let body = ResponseBody::new(body, observer, self.longest_message, deadline, streams_end);
+        let body =
+            ResponseBody::new(body, observer, self.longest_message, deadline, streams_end, Some(permit));
         Response::from_parts(head, body)
     }
 }
@@ -140,7 +189,10 @@ impl Core {
 fn refuse(error: &Error, observer: Observer) -> Response<ResponseBody> {
     let status = to_status(error);
     let code = status.code();
-    let (head, ()) = status.into_http::<()>().into_parts();
+    let (mut head, ()) = status.into_http::<()>().into_parts();
+    if let (Reason::Overloaded, Some(pause)) = (error.reason, error.retry_after) {
+        head.headers.insert(PUSHBACK, (pause.as_millis() as u64).into());
+    }
     Response::from_parts(head, ResponseBody::finished(code, observer))
 }
 

@@ -1,30 +1,11 @@
-//! Deadlines as they arrive: `grpc-timeout` in the request's headers.
+//! Deadlines as they arrive, `grpc-timeout` in the request's headers, and what callers hear when they pass.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use kilonova_model::{Error, Reason};
-use tokio::time::Instant;
 
 use crate::wire::timeout::{self, GRPC_TIMEOUT};
-
-/// The moment after which nobody waits for the answer. In the extensions of every request that came with one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Deadline(pub Instant);
-
-impl Deadline {
-    /// The deadline of a request that has one.
-    #[must_use]
-    pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
-        request.extensions().get().copied()
-    }
-
-    /// How much time is left.
-    #[must_use]
-    pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
-    }
-}
 
 /// The time the caller allows, if it says so. Text that is no timeout is refused: a caller that meant to limit
 /// the call would otherwise wait for ever.

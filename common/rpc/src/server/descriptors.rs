@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use prost_types::source_code_info::Location;
-use prost_types::{FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto};
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
+
+use crate::wire::method::{self, MethodFacts, full_name};
 
 /// What is served, by full service name.
 pub type ServedServices = BTreeMap<String, Methods>;
@@ -31,64 +33,19 @@ impl Methods {
     }
 }
 
-/// The four shapes of a method, named as metrics name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MethodType {
-    /// One message each way.
-    Unary,
-    /// Many to the server.
-    ClientStream,
-    /// Many from the server.
-    ServerStream,
-    /// Many each way.
-    BidiStream,
-}
-
-impl MethodType {
-    /// The name in metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            MethodType::Unary => "unary",
-            MethodType::ClientStream => "client_stream",
-            MethodType::ServerStream => "server_stream",
-            MethodType::BidiStream => "bidi_stream",
-        }
-    }
-
-    /// Whether the server sends many messages.
-    #[must_use]
-    pub fn server_streams(self) -> bool {
-        matches!(self, MethodType::ServerStream | MethodType::BidiStream)
-    }
-}
-
-/// Every method the descriptors know, by service and name.
+/// Every method the descriptors know, by service.
 #[derive(Clone, Debug, Default)]
-pub struct KnownMethods(HashMap<String, Vec<(String, MethodType)>>);
+pub struct KnownMethods(HashMap<String, Vec<MethodFacts>>);
 
 impl KnownMethods {
     /// Adds what these descriptors define.
     pub fn add(&mut self, set: &FileDescriptorSet) {
-        for file in &set.file {
-            for service in &file.service {
-                let methods = service.method.iter().map(|method| {
-                    let shape = match (method.client_streaming(), method.server_streaming()) {
-                        (false, false) => MethodType::Unary,
-                        (true, false) => MethodType::ClientStream,
-                        (false, true) => MethodType::ServerStream,
-                        (true, true) => MethodType::BidiStream,
-                    };
-                    (method.name().to_owned(), shape)
-                });
-                self.0.insert(full_name(file, service), methods.collect());
-            }
-        }
+        self.0.extend(method::services(set));
     }
 
     /// A service's methods.
     #[must_use]
-    pub fn of(&self, service: &str) -> Option<&[(String, MethodType)]> {
+    pub fn of(&self, service: &str) -> Option<&[MethodFacts]> {
         self.0.get(service).map(Vec::as_slice)
     }
 }
@@ -111,13 +68,6 @@ pub fn prune(set: &FileDescriptorSet, served: &ServedServices) -> FileDescriptor
     }
     let kept = set.file.iter().filter(|file| needed.contains(file.name()));
     FileDescriptorSet { file: kept.filter_map(|file| files.get(file.name()).cloned()).collect() }
-}
-
-fn full_name(file: &FileDescriptorProto, service: &ServiceDescriptorProto) -> String {
-    match file.package() {
-        "" => service.name().to_owned(),
-        package => format!("{package}.{}", service.name()),
-    }
 }
 
 /// Field numbers in `FileDescriptorProto` and `ServiceDescriptorProto`, of which comment paths are made.
@@ -171,6 +121,10 @@ mod tests {
     use prost_types::{MethodDescriptorProto, SourceCodeInfo};
 
     use super::*;
+
+    use prost_types::ServiceDescriptorProto;
+
+    use crate::wire::method::MethodType;
 
     fn service(name: &str, methods: &[&str]) -> ServiceDescriptorProto {
         let method =
@@ -261,9 +215,9 @@ mod tests {
         watch.method[1].server_streaming = Some(true);
         let mut known = KnownMethods::default();
         known.add(&FileDescriptorSet { file: vec![file("f", &[], vec![watch])] });
-        let expected =
-            [("Get".to_owned(), MethodType::Unary), ("Watch".to_owned(), MethodType::ServerStream)];
-        assert_eq!(known.of("p.S"), Some(expected.as_slice()));
+        let shapes = known.of("p.S").unwrap().iter().map(|facts| (facts.name.as_str(), facts.shape));
+        let expected = [("Get", MethodType::Unary), ("Watch", MethodType::ServerStream)];
+        assert_eq!(shapes.collect::<Vec<_>>(), expected);
         assert_eq!(known.of("p.T"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! `grpc.health.v1.Health` as its specification has it: a service nobody knows is watched, not refused, and
 //! nothing is serving before it is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -37,6 +37,7 @@ impl Health {
 }
 
 /// Answers for the names of the services that are served.
+#[derive(Clone)]
 pub(super) struct HealthService {
     health: Health,
     names: Arc<HashSet<String>>,
@@ -46,6 +47,12 @@ impl HealthService {
     pub fn new(health: Health, names: impl IntoIterator<Item = String>) -> Self {
         let names = names.into_iter().chain([String::new()]).collect();
         Self { health, names: Arc::new(names) }
+    }
+
+    /// The health of every service.
+    pub fn list(&self) -> HashMap<String, HealthCheckResponse> {
+        let now = answer(status(self.health.is_serving()));
+        self.names.iter().map(|name| (name.clone(), now)).collect()
     }
 }
 

@@ -11,21 +11,29 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::admission::AdmissionLimits;
 use super::call::{Core, Ends};
 use super::health::Health;
+use super::quiet::Quiet;
+use crate::transport::{BoxIo, Listen};
 
 /// How much one peer may take, and how soon a silent one is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Calls at once on one connection.
     pub max_concurrent_streams: u32,
+    /// Connections at once; further ones wait in the listener's backlog.
+    pub max_connections: usize,
+    /// Calls and streams at once, in all and of one peer.
+    pub admission: AdmissionLimits,
+    /// How long a unary call may take whose caller sets no deadline.
+    pub longest_call: Duration,
     /// The longest message, either way.
     pub max_message_bytes: usize,
     /// How often a silent peer is asked whether it is there.
@@ -44,6 +52,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_concurrent_streams: 4096,
+            max_connections: 32_768,
+            admission: AdmissionLimits::default(),
+            longest_call: Duration::from_secs(60),
             max_message_bytes: 4 << 20,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(20),
@@ -99,12 +110,13 @@ pub struct Server {
     streams_end: CancellationToken,
     stop: CancellationToken,
     accepting: JoinSet<()>,
+    _cut: DropGuard,
 }
 
 impl Server {
     pub(super) fn start(
         core: Arc<Core>,
-        listener: TcpListener,
+        listener: Box<dyn Listen>,
         address: SocketAddr,
         limits: Limits,
         health: Health,
@@ -112,11 +124,17 @@ impl Server {
     ) -> Self {
         let stop = CancellationToken::new();
         let load = Load { calls: core.calls.clone(), connections: Arc::default() };
+        let cut = core.cut.clone();
         let mut accepting = JoinSet::new();
-        let acceptor =
-            Acceptor { core, limits: Arc::new(limits), stop: stop.clone(), open: load.connections.clone() };
+        let acceptor = Acceptor {
+            core,
+            address,
+            limits: Arc::new(limits),
+            stop: stop.clone(),
+            open: load.connections.clone(),
+        };
         accepting.spawn(acceptor.run(listener).in_current_span());
-        Self { load, address, health, streams_end, stop, accepting }
+        Self { load, address, health, streams_end, stop, accepting, _cut: cut.drop_guard() }
     }
 
     /// Where it listens.
@@ -163,18 +181,19 @@ impl Server {
 
 struct Acceptor {
     core: Arc<Core>,
+    address: SocketAddr,
     limits: Arc<Limits>,
     stop: CancellationToken,
     open: Arc<AtomicUsize>,
 }
 
 impl Acceptor {
-    async fn run(self, listener: TcpListener) {
+    async fn run(self, mut listener: Box<dyn Listen>) {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                accepted = listener.accept() => match accepted {
+                accepted = listener.accept(), if connections.len() < self.limits.max_connections => match accepted {
                     Ok((stream, peer)) => { connections.spawn(self.connection(stream, peer).in_current_span()); }
                     Err(error) => self.pause(error).await,
                 },
@@ -191,12 +210,13 @@ impl Acceptor {
         let _ = timeout(Duration::from_millis(100), self.stop.cancelled()).await;
     }
 
-    fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
+    fn connection(&self, stream: BoxIo, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
         let (core, limits, stop) = (self.core.clone(), self.limits.clone(), self.stop.clone());
+        let ends = Ends { peer, local: self.address, load: core.admission.peer(peer.ip()) };
         let open = Open::count(self.open.clone());
         async move {
             let _open = open;
-            if let Err(error) = serve_connection(core, &limits, stop, stream, peer).await {
+            if let Err(error) = serve_connection(core, &limits, stop, stream, ends).await {
                 tracing::debug!(%peer, %error, "connection ended");
             }
         }
@@ -207,20 +227,16 @@ async fn serve_connection(
     core: Arc<Core>,
     limits: &Limits,
     stop: CancellationToken,
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: BoxIo,
+    ends: Ends,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    stream.set_nodelay(true)?;
-    let ends = Ends { peer, local: stream.local_addr()? };
     // A peer that connects and says nothing would otherwise keep its connection for ever: keep-alive begins only
     // after the preface.
-    tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        readable = timeout(limits.first_byte_timeout, stream.readable()) => readable??,
-    }
+    let stream = Quiet::new(stream, limits.first_byte_timeout);
+    let ends = Arc::new(ends);
     let service = service_fn(move |request| {
-        let core = core.clone();
-        async move { Ok::<_, Infallible>(core.call(ends, request).await) }.in_current_span()
+        let (core, ends) = (core.clone(), ends.clone());
+        async move { Ok::<_, Infallible>(core.call(&ends, request).await) }.in_current_span()
     });
     let mut connection = pin!(http2(limits).serve_connection(TokioIo::new(stream), service));
     tokio::select! {

@@ -2,6 +2,8 @@
 
 mod code;
 mod frames;
+pub(crate) mod method;
+pub(crate) mod metrics;
 pub(crate) mod timeout;
 
 pub(crate) use code::{code_in, code_name};

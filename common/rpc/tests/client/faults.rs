@@ -28,13 +28,13 @@ async fn a_deadline_is_deadline_exceeded() {
     let cell = Cell::new();
     let server = Server::echo("s").await;
     let _s = cell.register(SERVICE, "s", &server.addr).await;
-    let peers = cell.peers_with(|options| options.default_deadline = Duration::from_millis(100));
+    let peers = cell.peers_with(|options| options.default_deadline = Duration::from_millis(400));
     let channel = peers.call(SERVICE);
     channel.wait_ready(soon()).await.unwrap();
 
     let by_default = ping_with(&channel, "hang").await.unwrap_err();
     let mut request = Request::new(base::PingRequest { payload: "hang".into() });
-    request.set_timeout(Duration::from_millis(50));
+    request.set_timeout(Duration::from_millis(300));
     let asked = BaseServiceClient::new(channel.clone()).ping(request).await.unwrap_err();
     for status in [by_default, asked] {
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");

@@ -141,11 +141,7 @@ async fn a_server_that_cannot_work_is_not_built() {
         (Served::all(CAPABILITY), "kilonova.base.v1.BaseService was added as"),
         (Served::only(BASE, &["Pong"]), "no descriptor defines kilonova.base.v1.BaseService/Pong"),
     ] {
-        let identity = kilonova_rpc::server::Identity {
-            service: kilonova_model::ServiceKind::Api,
-            host: kilonova_model::HostName::parse("h").unwrap(),
-        };
-        let builder = kilonova_rpc::server::ServerBuilder::new(identity)
+        let builder = kilonova_rpc::server::ServerBuilder::new(identity())
             .add(BaseServiceServer::new(echo.clone()), served);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let error = builder.serve(listener).unwrap_err().to_string();

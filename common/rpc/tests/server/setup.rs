@@ -9,7 +9,7 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use kilonova_model::{HostName, ServiceKind};
+use kilonova_model::{CellName, Epoch, HostName, ServiceKind, Version};
 use kilonova_proto::base::v1::base_service_server::{BaseService, BaseServiceServer};
 use kilonova_proto::base::v1::*;
 use kilonova_proto::capability::v1::capability_service_server::{CapabilityService, CapabilityServiceServer};
@@ -87,9 +87,18 @@ impl CapabilityService for Echo {
     }
 }
 
+pub fn identity() -> Identity {
+    Identity {
+        service: ServiceKind::Compute,
+        host: HostName::parse("h").unwrap(),
+        cell: CellName::parse("test").unwrap(),
+        version: Version::v1(0),
+        epoch: watch::channel(Epoch(7)).1,
+    }
+}
+
 pub fn builder(echo: &Echo) -> ServerBuilder {
-    let identity = Identity { service: ServiceKind::Compute, host: HostName::parse("h").unwrap() };
-    ServerBuilder::new(identity)
+    ServerBuilder::new(identity())
         .add(BaseServiceServer::new(echo.clone()), Served::only(BASE, &["Ping"]))
         .add(CapabilityServiceServer::new(echo.clone()), Served::all(CAPABILITY))
 }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use kilonova_model::{CellName, Epoch, HostName, ServiceKind, ZoneName};
+use kilonova_model::{CellName, Epoch, HostName, ServiceKind, Version, ZoneName};
 use kilonova_proto::base::v1::base_service_server::BaseServiceServer;
 use kilonova_rpc::peers::Peers;
 use kilonova_rpc::registry::{Registration, Registry};
@@ -120,7 +120,13 @@ impl Context {
 
     /// Who serves, for [`ServerBuilder::new`].
     pub fn identity(&self) -> Identity {
-        Identity { service: self.service, host: self.host.clone() }
+        Identity {
+            service: self.service,
+            host: self.host.clone(),
+            cell: self.cell.clone(),
+            version: Version::v1(self.options.minor),
+            epoch: self.epochs(),
+        }
     }
 
     /// A server to add the service's own gRPC services to.

@@ -128,7 +128,7 @@ impl Launch {
         };
         let registration = registry.register(endpoint, self.options.registry.clone()).await?;
         let caller = Caller::new(self.service, self.host.clone());
-        let peers = Peers::new(registry.clone(), caller, self.options.peers);
+        let peers = Peers::new(registry.clone(), caller, self.options.peers.clone().suiting(self.service));
         // Several members may log in one process. The level is the highest, so that no filter of levels hides it.
         let span = tracing::error_span!("member", service = %self.service, host = %self.host);
         let tasks = Tasks::new(self.service.as_str()).in_span(span);

@@ -29,7 +29,7 @@ macro_rules! watch {
 
             async fn open(&self, conductor: &Conductor, token: &str) -> Result<Streaming<$response>, Status> {
                 let request = $request { resume_token: token.to_owned(), ..self.0.clone() };
-                Ok(conductor.records().$method(request).await?.into_inner())
+                Ok(conductor.watches().$method(request).await?.into_inner())
             }
 
             fn resume_token(&self) -> &str {

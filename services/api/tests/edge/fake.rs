@@ -15,7 +15,7 @@ use kilonova_proto::conductor::v1::{
     SnapshotEnd, WatchInstancesRequest, WatchInstancesResponse,
 };
 use kilonova_proto::types::v1::Instance;
-use kilonova_rpc::server::Deadline;
+use kilonova_rpc::deadline::Deadline;
 use kilonova_rpc::status::to_status;
 use parking_lot::Mutex;
 use tokio::sync::watch;

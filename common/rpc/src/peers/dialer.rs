@@ -1,0 +1,89 @@
+//! Making connections: the transport, HTTP/2 with keep-alive, and the tasks that drive them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::Authority;
+use hyper::client::conn::http2::Builder;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kilonova_model::ServiceKind;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, describe};
+use super::lanes::Lanes;
+use crate::registry::Member;
+use crate::transport::Connect;
+
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The largest there is: every stream is bounded by its own window, and streams whose consumer is slow must not
+/// use up what all calls of the connection share.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// How connections are made and watched.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DialOptions {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) keep_alive_interval: Duration,
+    pub(crate) keep_alive_timeout: Duration,
+    pub(crate) probe_timeout: Duration,
+    pub(crate) streams_per_connection: usize,
+}
+
+/// Makes connections and owns the tasks that drive them. A connection whose last user is gone finishes its
+/// calls and closes.
+pub(crate) struct Dialer {
+    pub(super) options: DialOptions,
+    transport: Arc<dyn Connect>,
+    drivers: Mutex<JoinSet<()>>,
+}
+
+impl Dialer {
+    pub(crate) fn new(options: DialOptions, transport: Arc<dyn Connect>) -> Self {
+        Self { options, transport, drivers: Mutex::new(JoinSet::new()) }
+    }
+
+    /// Connects within the connect timeout.
+    pub(crate) async fn dial(
+        self: &Arc<Self>,
+        service: ServiceKind,
+        member: &Arc<Member>,
+    ) -> Result<Arc<Connection>, String> {
+        let authority = member
+            .authority
+            .parse::<Authority>()
+            .map_err(|error| format!("authority {:?} is not valid: {error}", member.authority))?;
+        let connecting = async {
+            let failed = |error: std::io::Error| format!("cannot connect: {error}");
+            let stream = self.transport.connect(&member.addr).await.map_err(failed)?;
+            Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .keep_alive_interval(self.options.keep_alive_interval)
+                .keep_alive_timeout(self.options.keep_alive_timeout)
+                .keep_alive_while_idle(true)
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| describe(&error))
+        };
+        let (sender, driver) = match tokio::time::timeout(self.options.connect_timeout, connecting).await {
+            Ok(connected) => connected?,
+            Err(_) => return Err(format!("no connection within {:?}", self.options.connect_timeout)),
+        };
+        let closed = CancellationToken::new();
+        let ended = closed.clone().drop_guard();
+        let mut drivers = self.drivers.lock();
+        while drivers.try_join_next().is_some() {}
+        drivers.spawn(async move {
+            let _ended = ended;
+            if let Err(error) = driver.await {
+                tracing::debug!(error = describe(&error), "connection ended");
+            }
+        });
+        drop(drivers);
+        let lanes = Lanes::new(Arc::downgrade(self), member.clone());
+        Ok(Arc::new(Connection::new(service, member, authority, sender, closed, lanes)))
+    }
+}
