@@ -5,5 +5,6 @@
 mod faults;
 mod peers;
 mod registry;
+mod retries;
 mod subscribe;
 mod support;

@@ -139,6 +139,18 @@ impl Server {
         self.health.as_ref().unwrap().set_service_status("", status).await;
     }
 
+    /// Keeps its only thread busy, as a stopped process would.
+    pub fn freeze(&self) -> Frozen {
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let (asleep, is_asleep) = std::sync::mpsc::channel();
+        self.runtime.as_ref().unwrap().spawn(async move {
+            asleep.send(()).unwrap();
+            let _ = wait.recv();
+        });
+        is_asleep.recv().unwrap();
+        Frozen(release)
+    }
+
     /// Ends it as `kill -9` would.
     pub fn kill(mut self) {
         self.end();
@@ -148,6 +160,15 @@ impl Server {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// A server that does not move until it is thawed.
+pub struct Frozen(std::sync::mpsc::Sender<()>);
+
+impl Frozen {
+    pub fn thaw(self) {
+        drop(self.0);
     }
 }
 

@@ -120,3 +120,15 @@ async fn half_open_connections_do_not_hold_the_stop_up() {
     assert_eq!(load.connections(), 0);
     drop((silent, halfway, idle));
 }
+
+#[tokio::test]
+async fn every_service_is_listed_with_its_health() {
+    let (server, _) = start().await;
+    server.health().set_serving(true);
+    let answer = Raw::connect(&server).await.call("/grpc.health.v1.Health/List", &[], &health_of("")).await;
+    assert_eq!(answer.status().code(), Code::Ok);
+    // Three names, each with SERVING: a map entry of the name and a message of one varint.
+    let entry = |name: &str| 2 + if name.is_empty() { 0 } else { 2 + name.len() } + 4;
+    let expected: usize = ["", BASE, CAPABILITY].into_iter().map(entry).sum();
+    assert_eq!(answer.length, 5 + expected);
+}
