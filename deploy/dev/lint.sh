@@ -39,6 +39,9 @@ breaking() {
 
 python_files() { "$python" -m ruff check tests/clients/python && "$python" -m ruff format --check tests/clients/python; }
 
+# Connections are made in common/rpc, where keep-alive, deadlines and health are; the command line is a client like any other.
+channels() { ! grep -rnE 'tonic::transport|TcpStream::connect' services/{api,conductor,scheduler,compute,volume}/src common/runtime/src; }
+
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --keep-going; }
 
 check rustfmt cargo fmt --all --check
@@ -50,5 +53,6 @@ check buf-breaking breaking
 check cargo-deny deny
 check clippy cargo clippy --workspace --all-targets --locked --keep-going -- -D warnings
 check rustdoc documentation
+check channels channels
 
 [ $failures = 0 ]

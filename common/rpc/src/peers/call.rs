@@ -146,7 +146,7 @@ impl Call<'_> {
     }
 
     async fn attempts(&mut self, outgoing: &Outgoing, unclear: &mut Option<Status>) -> Result<Reply, Status> {
-        let budget = self.channel.peers.budget(self.channel.target.service());
+        let budget = &self.channel.budget;
         let (mut made, mut offers) = (0, 0);
         let mut last: Option<Arc<Connection>> = None;
         loop {
@@ -185,7 +185,7 @@ impl Call<'_> {
                 *unclear = Some(status);
             }
             let failed = Failed { method: self.method, status: &status, pushback, made, left: self.left() };
-            let Some(pause) = failed.again(&budget, rand::random()) else { return result };
+            let Some(pause) = failed.again(budget, rand::random()) else { return result };
             metrics::counter!("rpc_retries_total", "service" => self.channel.target.service().as_str())
                 .increment(1);
             sleep(pause).await;

@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::directed::Directed;
 use super::outgoing::Addressed;
 use super::pool::Pool;
+use super::retry::Budget;
 
 /// A callee for generated clients: any ready member of a service, or one named host. Cheap to clone.
 ///
@@ -30,6 +31,7 @@ use super::pool::Pool;
 pub struct Channel {
     pub(super) target: Target,
     pub(super) peers: Arc<super::Inner>,
+    pub(super) budget: Arc<Budget>,
     pub(super) addressed: Addressed,
     pub(super) version: Option<Version>,
     pub(super) wait_for_ready: bool,

@@ -219,7 +219,17 @@ impl Peers {
 
     fn channel(&self, target: channel::Target, addressed: outgoing::Addressed) -> Channel {
         let (peers, deadline) = (self.inner.clone(), self.inner.options.default_deadline);
-        Channel { target, peers, addressed, version: None, wait_for_ready: false, deadline, cast: false }
+        let budget = peers.budget(target.service());
+        Channel {
+            target,
+            peers,
+            budget,
+            addressed,
+            version: None,
+            wait_for_ready: false,
+            deadline,
+            cast: false,
+        }
     }
 
     /// The registry behind it.

@@ -127,9 +127,15 @@ impl Pool {
                 slots.by_host.insert(host.clone(), slot);
             }
         }
-        for (host, slot) in &mut slots.by_host {
-            slot.absent = !used.contains_key(host);
-        }
+        slots.by_host.retain(|host, slot| {
+            slot.absent = !set.members.contains_key(host);
+            // One that stood in for another and is no longer needed: calls on its connection end in peace.
+            let keep = slot.absent || used.contains_key(host);
+            if !keep {
+                slot.task.abort();
+            }
+            keep
+        });
         drop(slots);
         self.refresh();
     }
@@ -189,7 +195,7 @@ impl Pool {
 
     /// The less loaded of two ready members; not the one to `avoid` if there is another.
     fn pick(&self, avoid: Option<&Arc<Connection>>) -> Option<Arc<Connection>> {
-        let ready = self.ready.read().clone();
+        let ready = self.ready.read();
         let avoid = avoid.filter(|_| ready.len() > 1);
         let load = |i: usize| {
             let is_avoided = avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, &ready[i]));

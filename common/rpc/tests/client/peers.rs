@@ -273,3 +273,37 @@ async fn malformed_records_are_skipped() {
     let set = cell.registry.members(SERVICE).current();
     assert_eq!(set.members.keys().collect::<Vec<_>>(), [&host("s")]);
 }
+
+#[tokio::test]
+async fn one_of_many_callers_uses_a_few_members_and_a_stand_in_only_while_it_must() {
+    let cell = Cell::new();
+    let mut servers = Vec::new();
+    let mut registrations = Vec::new();
+    for name in ["c1", "c2", "c3", "c4"] {
+        let server = Server::echo(name).await;
+        registrations.push(cell.register(SERVICE, name, &server.addr).await);
+        servers.push((name, server));
+    }
+    let peers = cell.peers_with(|options| {
+        let _ = options.subset.insert(SERVICE, 2);
+    });
+    let channel = peers.call(SERVICE);
+    ping_until(&channel, |answers| answers.len() == 2).await;
+    let used = || peers.states().into_iter().map(|peer| peer.host.to_string()).collect::<Vec<_>>();
+    let until = async |wanted: &dyn Fn(&[String]) -> bool| {
+        let look = async {
+            while !wanted(&used()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, look).await.is_ok(), "{:?}", used());
+    };
+    let first = used();
+    assert_eq!(first.len(), 2);
+    let (_, down) = servers.iter().find(|(name, _)| *name == first[0]).unwrap();
+    down.set_serving(false).await;
+    until(&|used| used.len() == 3 && used.contains(&first[0])).await;
+    ping_until(&channel, |answers| answers.keys().any(|host| !first.contains(host))).await;
+    down.set_serving(true).await;
+    until(&|used| used == first).await;
+}
