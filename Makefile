@@ -4,7 +4,7 @@ BOOTSTRAP := deploy/dev/bootstrap.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/.tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
-.PHONY: help demo up test lint bench proto-baseline clean
+.PHONY: help demo up test lint bench bench-fanout proto-baseline clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,10 @@ lint: ## formatting, clippy, licences and bans, protos, documentation, scripts
 bench: ## measure, in a release build
 	@$(BOOTSTRAP) build
 	@cargo run --release -p kilonova-tests --bin bench -- $(ARGS)
+
+bench-fanout: ## measure one update to many subscribers against raw tonic, in a release build
+	@$(BOOTSTRAP) build
+	@cargo run --release -p kilonova-tests --bin bench_fanout -- $(ARGS)
 
 proto-baseline: ## accept the protos as they are: later ones are checked against them
 	@$(BOOTSTRAP) lint

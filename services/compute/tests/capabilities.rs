@@ -85,6 +85,7 @@ async fn a_watcher_gets_a_snapshot_then_changes_and_heartbeats() {
 async fn a_token_of_an_earlier_incarnation_has_expired_and_streams_end_with_the_agent() {
     let mut cell = Cell::start(quick()).await;
     let mut stream = watch(&cell, "").await.unwrap();
+    assert!(matches!(event(&mut stream).await.0, Event::Snapshot(_)));
     let (_, token) = event(&mut stream).await;
     cell.stop_agent().await;
     let end = loop {

@@ -6,8 +6,9 @@
 //! the watch has brought it too, so that subscribers are told the whole change.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use kilonova_model::Revision;
 use kilonova_runtime::tasks::Tasks;
@@ -57,6 +58,8 @@ pub struct Change<K, R> {
     pub after: Option<Entry<R>>,
     /// When, in the store's history.
     pub revision: Revision,
+    /// What it is, as users see it, encoded by the first who sends it to one.
+    pub encoded: Arc<OnceLock<Bytes>>,
 }
 
 impl<K: Clone, R> Clone for Change<K, R> {
@@ -66,6 +69,7 @@ impl<K: Clone, R> Clone for Change<K, R> {
             before: self.before.clone(),
             after: self.after.clone(),
             revision: self.revision,
+            encoded: self.encoded.clone(),
         }
     }
 }
@@ -303,7 +307,7 @@ impl<K: Clone + Ord, R> State<K, R> {
             };
             told.unwrap_or(known)
         };
-        let change = Change { id, before, after, revision };
+        let change = Change { id, before, after, revision, encoded: Arc::default() };
         self.log.push_back(change.clone());
         if self.log.len() > KEPT_CHANGES
             && let Some(dropped) = self.log.pop_front()

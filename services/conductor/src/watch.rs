@@ -4,14 +4,19 @@
 //! records, so a token names the revision *before* the last change sent: a reader that resumes sees that one again, and
 //! misses none. Changes of one record that wait together are sent as one. A reader so slow that the memory's own
 //! channel overflows is ended.
+//!
+//! What a change brings is encoded once, by the first watch that sends it; each adds its token.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kilonova_model::{Error, Reason, Revision};
+use kilonova_rpc::publish::{Event, Frames, Part, Shape};
 use kilonova_rpc::status::to_status;
 use kilonova_runtime::tasks::Tasks;
+use prost::Message;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,24 +36,6 @@ const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=D
 /// What it is when the request does not say.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// What a watcher is sent.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event<R> {
-    /// Part of the snapshot.
-    Snapshot(R),
-    /// The snapshot is complete.
-    SnapshotEnd,
-    /// New or changed.
-    Update(R),
-    /// Gone, or no longer passing the filter.
-    Delete(String),
-    /// Nothing new.
-    Heartbeat,
-}
-
-/// The stream of a watch.
-pub type WatchStream<M> = ReceiverStream<Result<M, Status>>;
-
 /// What a watch is asked.
 pub struct Ask<P: Placed> {
     /// The last token, or empty.
@@ -65,13 +52,13 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Opens a watch. `message` makes a message of an event and the token after it.
-pub async fn open<P: Placed, M: Send + 'static>(
+pub async fn open<P: Placed, M: Message>(
     records: &Records<P>,
     ask: Ask<P>,
     tasks: &Tasks,
     streams_end: CancellationToken,
     message: fn(Event<P::Resource>, String) -> M,
-) -> Result<WatchStream<M>, Error> {
+) -> Result<Frames, Error> {
     let from = match ask.token.as_str() {
         "" => None,
         token => Some(parse_token(token)?),
@@ -94,7 +81,8 @@ pub async fn open<P: Placed, M: Send + 'static>(
     let heartbeat = ask.heartbeat.as_ref().map_or(DEFAULT_HEARTBEAT, kilonova_model::time::to_duration);
     let heartbeat = heartbeat.clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
     let (sender, receiver) = mpsc::channel(BUFFER);
-    let mut watch = Watch { pass: ask.pass, sender, message, seen: from.unwrap_or_default() };
+    let (shape, seen) = (Shape::of(message), from.unwrap_or_default());
+    let mut watch = Watch { pass: ask.pass, sender, shape, seen };
     tasks.spawn(format!("{} watch", P::NOUN), async move {
         let ended = tokio::select! {
             ended = watch.run(start, changes, heartbeat) => ended,
@@ -107,20 +95,20 @@ pub async fn open<P: Placed, M: Send + 'static>(
             let _ = watch.sender.try_send(Err(to_status(&error)));
         }
     });
-    Ok(ReceiverStream::new(receiver))
+    Ok(Frames::new(ReceiverStream::new(receiver)))
 }
 
-struct Watch<P: Placed, M> {
+struct Watch<P: Placed> {
     pass: Arc<dyn Fn(&P) -> bool + Send + Sync>,
-    sender: mpsc::Sender<Result<M, Status>>,
-    message: fn(Event<P::Resource>, String) -> M,
+    sender: mpsc::Sender<Result<Bytes, Status>>,
+    shape: Shape,
     seen: Revision,
 }
 
 /// The reader has gone.
 struct Gone;
 
-impl<P: Placed, M: Send + 'static> Watch<P, M> {
+impl<P: Placed> Watch<P> {
     /// Runs until the reader goes (`None`) or has to be ended.
     async fn run(
         &mut self,
@@ -132,7 +120,7 @@ impl<P: Placed, M: Send + 'static> Watch<P, M> {
             Start::Snapshot(entries, revision) => self.snapshot(entries, revision).await,
             Start::Resume(missed) => match self.changes(missed).await {
                 // At once, so that the reader has headers and knows that it resumed.
-                Ok(()) => self.send(Event::SnapshotEnd).await,
+                Ok(()) => self.send(Part::SnapshotEnd).await,
                 gone => gone,
             },
         };
@@ -145,7 +133,7 @@ impl<P: Placed, M: Send + 'static> Watch<P, M> {
                 () = self.sender.closed() => return None,
             };
             let sent = match first {
-                Err(_) => self.send(Event::Heartbeat).await,
+                Err(_) => self.send(Part::Heartbeat).await,
                 Ok(Ok(first)) => {
                     let mut batch = vec![first];
                     while batch.len() < BATCH {
@@ -169,11 +157,10 @@ impl<P: Placed, M: Send + 'static> Watch<P, M> {
     async fn snapshot(&mut self, entries: Vec<(P::Id, Entry<P>)>, revision: Revision) -> Result<(), Gone> {
         // Until the snapshot is complete there is nowhere to resume from.
         for (_, entry) in entries.into_iter().filter(|(_, entry)| (self.pass)(&entry.record)) {
-            let event = Event::Snapshot(entry.record.shown(entry.etag()));
-            self.send_with(event, String::new()).await?;
+            self.send_with(Part::Snapshot(&encode(&entry)), "").await?;
         }
         self.seen = revision;
-        self.send(Event::SnapshotEnd).await
+        self.send(Part::SnapshotEnd).await
     }
 
     /// Sends the newest of each record. The token moves on with the last message only: a reader that stops in
@@ -186,41 +173,70 @@ impl<P: Placed, M: Send + 'static> Watch<P, M> {
             if position + 1 == count {
                 self.seen = last;
             }
-            self.send(event).await?;
+            match event {
+                Said::Update(newest) => self.send(Part::Update(newest.encoded())).await?,
+                Said::Delete(id) => self.send(Part::Delete(&id)).await?,
+            }
         }
         self.seen = last;
         Ok(())
     }
 
-    async fn send(&self, event: Event<P::Resource>) -> Result<(), Gone> {
-        self.send_with(event, token(self.seen)).await
+    async fn send(&self, part: Part<'_>) -> Result<(), Gone> {
+        self.send_with(part, &token(self.seen)).await
     }
 
-    async fn send_with(&self, event: Event<P::Resource>, token: String) -> Result<(), Gone> {
-        self.sender.send(Ok((self.message)(event, token))).await.map_err(|_| Gone)
+    async fn send_with(&self, part: Part<'_>, token: &str) -> Result<(), Gone> {
+        self.sender.send(Ok(self.shape.frame(part, token))).await.map_err(|_| Gone)
+    }
+}
+
+/// What users see of a record, on the wire.
+fn encode<P: Placed>(entry: &Entry<P>) -> Bytes {
+    entry.record.shown(entry.etag()).encode_to_vec().into()
+}
+
+/// What a watcher is told of a batch of changes.
+enum Said<P> {
+    /// This is now the record.
+    Update(Newest<P>),
+    /// The record with this id is gone.
+    Delete(String),
+}
+
+/// A record that passes, and where its encoded form is kept for all who send it.
+struct Newest<P> {
+    entry: Entry<P>,
+    encoded: Arc<OnceLock<Bytes>>,
+}
+
+impl<P: Placed> Newest<P> {
+    fn encoded(&self) -> &[u8] {
+        self.encoded.get_or_init(|| encode(&self.entry))
     }
 }
 
 /// What a watcher with this filter sees of a batch of changes, one event a record, in the order of their first change.
 /// A record that passed at any moment of the batch and no longer does is deleted: a watcher that resumes may have seen it.
-fn coalesce<P: Placed>(batch: Vec<Change<P::Id, P>>, pass: &dyn Fn(&P) -> bool) -> Vec<Event<P::Resource>> {
+fn coalesce<P: Placed>(batch: Vec<Change<P::Id, P>>, pass: &dyn Fn(&P) -> bool) -> Vec<Said<P>> {
     let passes = |entry: &Option<Entry<P>>| entry.as_ref().is_some_and(|entry| pass(&entry.record));
     let mut order = Vec::new();
-    let mut merged: HashMap<P::Id, (bool, Option<Entry<P>>)> = HashMap::new();
-    for change in batch {
-        let (passed, newest) = merged.entry(change.id).or_insert_with(|| {
-            order.push(change.id);
-            (passes(&change.before), None)
+    let mut merged: HashMap<P::Id, (bool, Option<Newest<P>>)> = HashMap::new();
+    for Change { id, before, after, encoded, .. } in batch {
+        let (passed, newest) = merged.entry(id).or_insert_with(|| {
+            order.push(id);
+            (passes(&before), None)
         });
-        *passed |= passes(&change.after);
-        *newest = change.after;
+        let pass = passes(&after);
+        *passed |= pass;
+        *newest = after.filter(|_| pass).map(|entry| Newest { entry, encoded });
     }
-    let event = |id: P::Id| match merged.remove(&id)? {
-        (_, Some(entry)) if pass(&entry.record) => Some(Event::Update(entry.record.shown(entry.etag()))),
-        (true, _) => Some(Event::Delete(id.to_string())),
-        (false, _) => None,
+    let said = |id: P::Id| match merged.remove(&id)? {
+        (_, Some(newest)) => Some(Said::Update(newest)),
+        (true, None) => Some(Said::Delete(id.to_string())),
+        (false, None) => None,
     };
-    order.into_iter().filter_map(event).collect()
+    order.into_iter().filter_map(said).collect()
 }
 
 fn too_slow() -> Error {
@@ -264,7 +280,7 @@ mod tests {
         before: Option<Entry<InstanceRecord>>,
         after: Option<Entry<InstanceRecord>>,
     ) -> Change<InstanceId, InstanceRecord> {
-        Change { id, before, after, revision: Revision(9) }
+        Change { id, before, after, revision: Revision(9), encoded: Arc::default() }
     }
 
     fn in_a(record: &InstanceRecord) -> bool {
@@ -275,8 +291,8 @@ mod tests {
     fn changes_of_one_record_become_one() {
         let id = InstanceId::generate();
         let batch = vec![change(id, None, entry("a", 1)), change(id, entry("a", 1), entry("a", 2))];
-        let events = coalesce(batch, &in_a);
-        assert!(matches!(events.as_slice(), [Event::Update(instance)] if instance.etag == "2"));
+        let said = coalesce(batch, &in_a);
+        assert!(matches!(said.as_slice(), [Said::Update(newest)] if newest.entry.etag() == "2"));
     }
 
     #[test]
@@ -287,14 +303,26 @@ mod tests {
             change(other, None, entry("b", 3)),
             change(other, entry("b", 3), None),
         ];
-        assert_eq!(coalesce(batch, &in_a), [Event::Delete(left.to_string())]);
+        let said = coalesce(batch, &in_a);
+        assert!(matches!(said.as_slice(), [Said::Delete(id)] if *id == left.to_string()));
     }
 
     #[test]
     fn what_came_and_went_in_one_batch_is_deleted() {
         let id = InstanceId::generate();
         let batch = vec![change(id, None, entry("a", 1)), change(id, entry("a", 1), entry("b", 2))];
-        assert_eq!(coalesce(batch, &in_a), [Event::Delete(id.to_string())]);
+        let said = coalesce(batch, &in_a);
+        assert!(matches!(said.as_slice(), [Said::Delete(gone)] if *gone == id.to_string()));
+    }
+
+    #[test]
+    fn what_two_watchers_are_sent_is_encoded_once() {
+        let batch = vec![change(InstanceId::generate(), None, entry("a", 1))];
+        let sent = [batch.clone(), batch].map(|batch| match coalesce(batch, &in_a).remove(0) {
+            Said::Update(newest) => newest.encoded().as_ptr(),
+            Said::Delete(id) => panic!("{id} is there"),
+        });
+        assert_eq!(sent[0], sent[1]);
     }
 
     #[test]

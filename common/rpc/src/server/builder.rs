@@ -43,6 +43,14 @@ pub struct Identity {
     pub epoch: watch::Receiver<Epoch>,
 }
 
+impl Identity {
+    /// A member of version 1.0 that is not registered: epoch 0.
+    #[must_use]
+    pub fn unregistered(service: ServiceKind, host: HostName, cell: CellName) -> Self {
+        Self { service, host, cell, version: Version::v1(0), epoch: watch::channel(Epoch(0)).1 }
+    }
+}
+
 /// What is served of a gRPC service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {

@@ -4,6 +4,7 @@
 
 mod calls;
 mod limits;
+mod publish;
 mod reflection;
 mod setup;
 mod stop;

@@ -1,33 +1,24 @@
 //! `kilonova.capability.v1.CapabilityService`: a publisher's capabilities, streamed.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::Stream;
-use kilonova_model::{Error, Reason, time};
-use kilonova_proto::capability::v1::capability_service_server::CapabilityService;
-use kilonova_proto::capability::v1::watch_capabilities_response::Event;
+use kilonova_model::Error;
+use kilonova_proto::capability::v1::capability_service_server::{CapabilityService, CapabilityServiceServer};
 use kilonova_proto::capability::v1::{
-    Heartbeat, RefreshCapabilitiesRequest, RefreshCapabilitiesResponse, SnapshotEnd,
-    WatchCapabilitiesRequest, WatchCapabilitiesResponse,
+    RefreshCapabilitiesRequest, RefreshCapabilitiesResponse, WatchCapabilitiesRequest,
 };
 use kilonova_proto::types::v1::Capabilities;
+use kilonova_rpc::publish::{Ask, Framed};
 use kilonova_rpc::status::to_status;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::publisher::{CapabilityPublisher, Position};
+use super::publisher::CapabilityPublisher;
 
 /// The full name of the service.
 pub const CAPABILITY_SERVICE: &str = "kilonova.capability.v1.CapabilityService";
-
-const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(2);
-const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(500);
-const LONGEST_HEARTBEAT: Duration = Duration::from_secs(60);
+/// Its stream.
+pub(super) const WATCH: &str = "WatchCapabilities";
 
 /// Where the figures come from.
 #[async_trait]
@@ -39,47 +30,28 @@ pub trait Source: Send + Sync + 'static {
     async fn refresh(&self) -> Result<(), Error>;
 }
 
-/// The service over one publisher.
-pub struct CapabilityServer {
+/// The service over one publisher. It streams what `publisher` has, as frames.
+pub fn capability_service(
     publisher: CapabilityPublisher,
     source: Arc<dyn Source>,
-    streams_end: CancellationToken,
+) -> Framed<CapabilityServiceServer<Refresher>> {
+    let refresher = Refresher { publisher: publisher.clone(), source };
+    let watch = move |request: Request<WatchCapabilitiesRequest>| {
+        let WatchCapabilitiesRequest { resume_token, heartbeat_interval } = request.get_ref();
+        let ask = Ask { token: resume_token, heartbeat: heartbeat_interval.as_ref() };
+        std::future::ready(publisher.subscribe(&ask).map_err(|error| to_status(&error)))
+    };
+    Framed::new(CapabilityServiceServer::new(refresher)).stream(WATCH, watch)
 }
 
-impl CapabilityServer {
-    /// Serves what `publisher` has until `streams_end` is cancelled.
-    pub fn new(
-        publisher: CapabilityPublisher,
-        source: Arc<dyn Source>,
-        streams_end: CancellationToken,
-    ) -> Self {
-        Self { publisher, source, streams_end }
-    }
+/// The methods of the service that are no streams.
+pub struct Refresher {
+    publisher: CapabilityPublisher,
+    source: Arc<dyn Source>,
 }
-
-type Item = Result<WatchCapabilitiesResponse, Status>;
-type Watching = Pin<Box<dyn Stream<Item = Item> + Send>>;
 
 #[tonic::async_trait]
-impl CapabilityService for CapabilityServer {
-    async fn watch_capabilities(
-        &self,
-        request: Request<WatchCapabilitiesRequest>,
-    ) -> Result<Response<Watching>, Status> {
-        let request = request.into_inner();
-        let mut changes = self.publisher.subscribe();
-        let current = changes.borrow_and_update().clone();
-        let first = first_messages(&current, &request.resume_token).map_err(|error| to_status(&error))?;
-        let watcher = Watcher {
-            first,
-            token: Position::of(&current).token(),
-            changes,
-            heartbeat: heartbeat(&request),
-            end: self.streams_end.clone(),
-        };
-        Ok(Response::new(Box::pin(futures::stream::unfold(Some(watcher), next))))
-    }
-
+impl CapabilityService for Refresher {
     async fn refresh_capabilities(
         &self,
         _: Request<RefreshCapabilitiesRequest>,
@@ -90,61 +62,18 @@ impl CapabilityService for CapabilityServer {
     }
 }
 
-fn heartbeat(request: &WatchCapabilitiesRequest) -> Duration {
-    let asked = request.heartbeat_interval.as_ref().map(time::to_duration);
-    asked.unwrap_or(DEFAULT_HEARTBEAT).clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT)
-}
-
-/// What a reader with this token gets before it waits for changes.
-fn first_messages(current: &Capabilities, token: &str) -> Result<VecDeque<Event>, Error> {
-    let held = !token.is_empty() && Position::of(current).is_held_by(token)?;
-    let mut messages = VecDeque::with_capacity(2);
-    if !held {
-        messages.push_back(Event::Snapshot(current.clone()));
-    }
-    messages.push_back(Event::SnapshotEnd(SnapshotEnd {}));
-    Ok(messages)
-}
-
-struct Watcher {
-    first: VecDeque<Event>,
-    /// Where the reader stands.
-    token: String,
-    changes: watch::Receiver<Arc<Capabilities>>,
-    heartbeat: Duration,
-    end: CancellationToken,
-}
-
-async fn next(watcher: Option<Watcher>) -> Option<(Item, Option<Watcher>)> {
-    let mut watcher = watcher?;
-    let event = match watcher.first.pop_front() {
-        Some(event) => event,
-        None => tokio::select! {
-            biased;
-            () = watcher.end.cancelled() => return Some((Err(draining()), None)),
-            changed = watcher.changes.changed() => {
-                if changed.is_err() {
-                    return Some((Err(draining()), None));
-                }
-                let current = watcher.changes.borrow_and_update().clone();
-                watcher.token = Position::of(&current).token();
-                Event::Update(Capabilities::clone(&current))
-            }
-            () = tokio::time::sleep(watcher.heartbeat) => Event::Heartbeat(Heartbeat {}),
-        },
-    };
-    let message = WatchCapabilitiesResponse { event: Some(event), resume_token: watcher.token.clone() };
-    Some((Ok(message), Some(watcher)))
-}
-
-fn draining() -> Status {
-    to_status(&Error::new(Reason::Draining, "the publisher is stopping"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use kilonova_model::{Reason, time};
+    use kilonova_proto::capability::v1::WatchCapabilitiesResponse;
+    use kilonova_proto::capability::v1::capability_service_client::CapabilityServiceClient;
+    use kilonova_proto::capability::v1::watch_capabilities_response::Event;
+    use kilonova_rpc::status::reason_of;
+    use tonic::Streaming;
+
     use super::*;
-    use futures::StreamExt;
 
     struct Nothing;
 
@@ -157,29 +86,32 @@ mod tests {
         }
     }
 
-    fn server() -> (CapabilityServer, CapabilityPublisher, CancellationToken) {
+    type Client = CapabilityServiceClient<Framed<CapabilityServiceServer<Refresher>>>;
+
+    /// A client that calls the service without a server between.
+    fn client() -> (Client, CapabilityPublisher) {
         let publisher = CapabilityPublisher::new(Capabilities { epoch: 3, ..Default::default() });
-        let end = CancellationToken::new();
-        (CapabilityServer::new(publisher.clone(), Arc::new(Nothing), end.clone()), publisher, end)
+        let service = capability_service(publisher.clone(), Arc::new(Nothing));
+        (CapabilityServiceClient::new(service), publisher)
     }
 
-    async fn watch(server: &CapabilityServer, token: &str) -> Result<Watching, Status> {
+    async fn watch(client: &mut Client, token: &str) -> Result<Streaming<WatchCapabilitiesResponse>, Status> {
         let request = WatchCapabilitiesRequest {
             resume_token: token.into(),
             heartbeat_interval: Some(time::duration(Duration::from_millis(1))),
         };
-        Ok(server.watch_capabilities(Request::new(request)).await?.into_inner())
+        Ok(client.watch_capabilities(request).await?.into_inner())
     }
 
-    async fn event(stream: &mut (impl Stream<Item = Item> + Unpin)) -> (Event, String) {
-        let message = stream.next().await.unwrap().unwrap();
+    async fn event(stream: &mut Streaming<WatchCapabilitiesResponse>) -> (Event, String) {
+        let message = stream.message().await.unwrap().unwrap();
         (message.event.unwrap(), message.resume_token)
     }
 
     #[tokio::test(start_paused = true)]
     async fn snapshot_update_heartbeat_and_end() {
-        let (server, publisher, end) = server();
-        let mut stream = watch(&server, "").await.unwrap();
+        let (mut client, publisher) = client();
+        let mut stream = watch(&mut client, "").await.unwrap();
         assert!(matches!(event(&mut stream).await.0, Event::Snapshot(c) if c.generation == 1));
         assert!(matches!(event(&mut stream).await.0, Event::SnapshotEnd(_)));
         publisher.publish(|c| c.enabled = true);
@@ -187,26 +119,31 @@ mod tests {
         assert!(matches!(event(&mut stream).await.0, Event::Update(c) if c.generation == 3));
         let before = tokio::time::Instant::now();
         assert!(matches!(event(&mut stream).await.0, Event::Heartbeat(_)));
-        assert_eq!(before.elapsed().as_millis(), SHORTEST_HEARTBEAT.as_millis());
-        end.cancel();
-        let last = stream.next().await.unwrap().unwrap_err();
-        assert_eq!(kilonova_rpc::status::reason_of(&last), Some(Reason::Draining));
-        assert!(stream.next().await.is_none());
+        assert_eq!(before.elapsed(), Duration::from_millis(500));
+        drop((client, publisher));
+        let last = stream.message().await.unwrap_err();
+        assert_eq!(reason_of(&last), Some(Reason::Draining));
+        assert!(stream.message().await.unwrap().is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_resumes_where_it_stood() {
-        let (server, publisher, _end) = server();
-        let mut stream = watch(&server, "").await.unwrap();
+        let (mut client, publisher) = client();
+        let mut stream = watch(&mut client, "").await.unwrap();
+        assert_eq!(event(&mut stream).await.1, "", "within a snapshot there is nothing to resume");
         let (_, token) = event(&mut stream).await;
-        let mut current = watch(&server, &token).await.unwrap();
+        let mut current = watch(&mut client, &token).await.unwrap();
         assert!(matches!(event(&mut current).await.0, Event::SnapshotEnd(_)));
         publisher.publish(|c| c.enabled = true);
-        let mut behind = watch(&server, &token).await.unwrap();
+        let mut behind = watch(&mut client, &token).await.unwrap();
         assert!(matches!(event(&mut behind).await.0, Event::Snapshot(c) if c.generation == 2));
         publisher.publish(|c| c.epoch = 4);
-        let expired = watch(&server, &token).await.err().unwrap();
-        assert_eq!(kilonova_rpc::status::reason_of(&expired), Some(Reason::ResumeTokenExpired));
+        let expired = watch(&mut client, &token).await.err().unwrap();
+        assert_eq!(reason_of(&expired), Some(Reason::ResumeTokenExpired));
         assert_eq!(expired.code(), tonic::Code::OutOfRange);
+        assert!(matches!(event(&mut behind).await.0, Event::SnapshotEnd(_)));
+        let (Event::Update(newest), token) = event(&mut behind).await else { panic!("no update") };
+        assert_eq!(newest.epoch, 4);
+        watch(&mut client, &token).await.unwrap();
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kilonova_model::ServiceKind;
-use kilonova_proto::capability::v1::capability_service_server::CapabilityServiceServer;
 use kilonova_proto::conductor::v1::RegisterHostRequest;
 use kilonova_proto::types::v1::ServiceKind as ProtoServiceKind;
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
@@ -16,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep};
 use tonic::Status;
 
 use super::admin::Admin;
-use super::capability_server::{CAPABILITY_SERVICE, CapabilityServer, Source};
+use super::capability_server::{CAPABILITY_SERVICE, Source, capability_service};
 use super::conductor::Conductor;
 use super::publisher::CapabilityPublisher;
 use super::register::keep_registered;
@@ -92,9 +91,7 @@ pub fn serve_capabilities<A: Agent>(
     agent: &Arc<A>,
     publisher: CapabilityPublisher,
 ) -> ServerBuilder {
-    let streams_end = server.streams_end();
-    let service = CapabilityServer::new(publisher, agent.clone(), streams_end);
-    server.add(CapabilityServiceServer::new(service), Served::all(CAPABILITY_SERVICE))
+    server.add(capability_service(publisher, agent.clone()), Served::all(CAPABILITY_SERVICE))
 }
 
 fn about(context: &Context) -> RegisterHostRequest {

@@ -3,11 +3,11 @@
 mod records;
 mod reports;
 mod tasks;
+mod watches;
 
 use std::sync::Arc;
 
 use kilonova_model::HostName;
-use kilonova_proto::conductor::v1::record_service_server::RecordServiceServer;
 use kilonova_proto::conductor::v1::report_service_server::ReportServiceServer;
 use kilonova_proto::conductor::v1::task_service_server::TaskServiceServer;
 use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
@@ -95,9 +95,6 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
             TaskServiceServer::from_arc(conductor.clone()),
             Served::only("kilonova.conductor.v1.TaskService", &tasks),
         )
-        .add(
-            RecordServiceServer::from_arc(conductor.clone()),
-            Served::only("kilonova.conductor.v1.RecordService", &records),
-        )
+        .add(watches::with_watches(&conductor), Served::only("kilonova.conductor.v1.RecordService", &records))
         .add(ReportServiceServer::from_arc(conductor), Served::all("kilonova.conductor.v1.ReportService"))
 }

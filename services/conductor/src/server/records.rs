@@ -1,6 +1,4 @@
-//! `RecordService`: reads, lists and watches, from memory.
-
-use std::sync::Arc;
+//! `RecordService`: reads and lists, from memory.
 
 use kilonova_model::page::{MAX_PAGE_BYTES, decode_token, encode_token, page_size};
 use kilonova_model::{Error, FlavorId, HostName, ImageId, Reason, ServiceKind};
@@ -10,7 +8,6 @@ use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::status::to_status;
 use prost::Message;
-use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::Conductor;
@@ -21,7 +18,6 @@ use crate::history::service_kind;
 use crate::hosts::HostId;
 use crate::placed::Placed;
 use crate::requests::{self, Named, read_id};
-use crate::watch::{self, Ask, Event, WatchStream};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -29,17 +25,13 @@ fn answer<T>(result: Result<T, Error>) -> Answer<T> {
     result.map(Response::new).map_err(|error| to_status(&error))
 }
 
-fn boxed<M: Send + 'static>(stream: WatchStream<M>) -> BoxStream<M> {
-    Box::pin(stream)
-}
-
 /// Which records a list or watch is about.
 #[derive(Debug, Clone, PartialEq)]
-struct Filter<S> {
-    project: String,
-    states: Vec<S>,
-    host: String,
-    ids: Vec<String>,
+pub(super) struct Filter<S> {
+    pub project: String,
+    pub states: Vec<S>,
+    pub host: String,
+    pub ids: Vec<String>,
 }
 
 impl Filter<i32> {
@@ -50,12 +42,12 @@ impl Filter<i32> {
             && if self.states.is_empty() { state != deleted } else { self.states.contains(&state) }
     }
 
-    fn instance(&self, record: &InstanceRecord) -> bool {
+    pub fn instance(&self, record: &InstanceRecord) -> bool {
         let i = record.resource();
         self.pass(&i.project_id, i.state, &i.host, &i.id, pb::instance::State::Deleted.into())
     }
 
-    fn volume(&self, record: &VolumeRecord) -> bool {
+    pub fn volume(&self, record: &VolumeRecord) -> bool {
         let v = record.resource();
         self.pass(&v.project_id, v.state, &v.host, &v.id, pb::volume::State::Deleted.into())
     }
@@ -174,30 +166,6 @@ fn read_host(text: &str) -> Result<HostId, Error> {
     parse().ok_or_else(|| Error::new(Reason::PageTokenInvalid, "page_token names no host"))
 }
 
-fn instance_message(event: Event<pb::Instance>, resume_token: String) -> proto::WatchInstancesResponse {
-    use proto::watch_instances_response::Event as Out;
-    let event = Some(match event {
-        Event::Snapshot(instance) => Out::Snapshot(instance),
-        Event::SnapshotEnd => Out::SnapshotEnd(proto::SnapshotEnd {}),
-        Event::Update(instance) => Out::Update(instance),
-        Event::Delete(id) => Out::Delete(id),
-        Event::Heartbeat => Out::Heartbeat(proto::Heartbeat {}),
-    });
-    proto::WatchInstancesResponse { event, resume_token }
-}
-
-fn volume_message(event: Event<pb::Volume>, resume_token: String) -> proto::WatchVolumesResponse {
-    use proto::watch_volumes_response::Event as Out;
-    let event = Some(match event {
-        Event::Snapshot(volume) => Out::Snapshot(volume),
-        Event::SnapshotEnd => Out::SnapshotEnd(proto::SnapshotEnd {}),
-        Event::Update(volume) => Out::Update(volume),
-        Event::Delete(id) => Out::Delete(id),
-        Event::Heartbeat => Out::Heartbeat(proto::Heartbeat {}),
-    });
-    proto::WatchVolumesResponse { event, resume_token }
-}
-
 #[tonic::async_trait]
 impl RecordService for Conductor {
     async fn get_instance(
@@ -227,22 +195,6 @@ impl RecordService for Conductor {
                 next_page_token,
             }),
         )
-    }
-
-    async fn watch_instances(
-        &self,
-        request: Request<proto::WatchInstancesRequest>,
-    ) -> Answer<BoxStream<proto::WatchInstancesResponse>> {
-        let request = request.into_inner();
-        let (project, host, ids) = (request.project_id, request.host, request.instance_ids);
-        let filter = Filter { project, states: request.states, host, ids };
-        let ask = Ask {
-            token: request.resume_token,
-            heartbeat: request.heartbeat_interval,
-            pass: Arc::new(move |record: &InstanceRecord| filter.instance(record)),
-        };
-        let end = self.streams_end.clone();
-        answer(watch::open(&self.instances, ask, &self.tasks, end, instance_message).await.map(boxed))
     }
 
     async fn list_instance_actions(
@@ -276,22 +228,6 @@ impl RecordService for Conductor {
         let (size, token) = (request.page_size, request.page_token.as_str());
         let page = page(&self.volumes.cache, size, token, &filter, |record| filter.volume(record));
         answer(page.map(|(volumes, next_page_token)| proto::ListVolumesResponse { volumes, next_page_token }))
-    }
-
-    async fn watch_volumes(
-        &self,
-        request: Request<proto::WatchVolumesRequest>,
-    ) -> Answer<BoxStream<proto::WatchVolumesResponse>> {
-        let request = request.into_inner();
-        let (project, host, ids) = (request.project_id, request.host, request.volume_ids);
-        let filter = Filter { project, states: request.states, host, ids };
-        let ask = Ask {
-            token: request.resume_token,
-            heartbeat: request.heartbeat_interval,
-            pass: Arc::new(move |record: &VolumeRecord| filter.volume(record)),
-        };
-        let end = self.streams_end.clone();
-        answer(watch::open(&self.volumes, ask, &self.tasks, end, volume_message).await.map(boxed))
     }
 
     async fn list_volume_actions(

@@ -1,0 +1,77 @@
+//! The subscribing process. It says `ready`, then the time at which the last subscriber had each update; asked with any
+//! line, what it has used.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kilonova_model::time;
+use kilonova_proto::capability::v1::WatchCapabilitiesRequest;
+use kilonova_proto::capability::v1::capability_service_client::CapabilityServiceClient;
+use kilonova_proto::capability::v1::watch_capabilities_response::Event;
+use tokio::io::{AsyncBufReadExt, BufReader, stdin};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
+
+use super::usage::{Usage, now};
+
+/// Streams opened at once.
+const AT_ONCE: usize = 32;
+
+/// What the subscribers have had together.
+struct Received {
+    opening: Semaphore,
+    open: AtomicUsize,
+    updates: AtomicUsize,
+    all: usize,
+}
+
+pub async fn run(address: &str, connections: usize, streams: usize) {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address").tcp_nodelay(true);
+    let received = Arc::new(Received {
+        opening: Semaphore::new(AT_ONCE),
+        open: AtomicUsize::new(0),
+        updates: AtomicUsize::new(0),
+        all: connections * streams,
+    });
+    let mut subscribers = JoinSet::new();
+    for _ in 0..connections {
+        let channel = endpoint.connect_lazy();
+        for _ in 0..streams {
+            subscribers.spawn(follow(channel.clone(), received.clone()));
+        }
+    }
+    let mut questions = BufReader::new(stdin()).lines();
+    while let Ok(Some(_)) = questions.next_line().await {
+        println!("{}", Usage::of_this_process().line());
+    }
+}
+
+async fn follow(channel: Channel, received: Arc<Received>) {
+    let opening = received.opening.acquire().await.expect("never closed");
+    let request = WatchCapabilitiesRequest {
+        resume_token: String::new(),
+        heartbeat_interval: Some(time::duration(Duration::from_secs(60))),
+    };
+    let mut client = CapabilityServiceClient::new(channel);
+    let mut events = client.watch_capabilities(request).await.expect("a stream").into_inner();
+    let mut opening = Some(opening);
+    while let Ok(Some(message)) = events.message().await {
+        match message.event {
+            Some(Event::SnapshotEnd(_)) => {
+                opening.take();
+                if received.open.fetch_add(1, Ordering::AcqRel) + 1 == received.all {
+                    println!("ready");
+                }
+            }
+            Some(Event::Update(_)) => {
+                let count = received.updates.fetch_add(1, Ordering::AcqRel) + 1;
+                if count.is_multiple_of(received.all) {
+                    println!("{}", now().as_nanos());
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What a process has used, as one line between processes.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Processor time, and memory now.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    pub cpu: Duration,
+    pub rss: i64,
+}
+
+fn read(clock: ClockId) -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    Duration::new(tv_sec as u64, tv_nsec as u32)
+}
+
+/// The machine's clock, the same in every process.
+pub fn now() -> Duration {
+    read(ClockId::Monotonic)
+}
+
+impl Usage {
+    pub fn of_this_process() -> Self {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+        let pages: i64 =
+            statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("resident pages");
+        Self { cpu: read(ClockId::ProcessCPUTime), rss: pages * rustix::param::page_size() as i64 }
+    }
+
+    pub fn line(self) -> String {
+        format!("{} {}", self.cpu.as_nanos(), self.rss)
+    }
+
+    pub fn parse(line: &str) -> Self {
+        let (cpu, rss) = line.split_once(' ').expect("two figures");
+        Self {
+            cpu: Duration::from_nanos(cpu.parse().expect("a number")),
+            rss: rss.parse().expect("a number"),
+        }
+    }
+}
