@@ -39,11 +39,20 @@ breaking() {
 
 python_files() { "$python" -m ruff check tests/clients/python && "$python" -m ruff format --check tests/clients/python; }
 
+# Vetting needs what is generated.
+go_files() (
+  cd tests/clients/go || return
+  unformatted=$(gofmt -d ./*.go)
+  echo "$unformatted"
+  go generate && go vet . && [ -z "$unformatted" ]
+)
+
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --keep-going; }
 
 check rustfmt cargo fmt --all --check
 check shellcheck shellcheck .ci/run deploy/dev/*.sh deploy/dev/protoc
 check python python_files
+check go go_files
 check buf-lint buf lint
 check buf-format buf format --diff --exit-code
 check buf-breaking breaking
