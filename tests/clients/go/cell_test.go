@@ -129,6 +129,19 @@ func (c *cell) isRegistered(t *testing.T, m *member) bool {
 	return answer.Count == 1
 }
 
+// keepRegistered renews a member's lease until the test ends.
+func (c *cell) keepRegistered(t *testing.T, m *member) {
+	t.Helper()
+	answer, err := c.registry.Get(t.Context(), m.key)
+	must(t, err)
+	renewals, err := c.registry.KeepAlive(t.Context(), clientv3.LeaseID(answer.Kvs[0].Lease))
+	must(t, err)
+	go func() {
+		for range renewals {
+		}
+	}()
+}
+
 func healthy(p *process, url string) error {
 	if err := p.running(); err != nil {
 		return err

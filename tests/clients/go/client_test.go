@@ -83,12 +83,14 @@ func TestKillFailsNothingThatIsSentAgain(t *testing.T) {
 	noneFailed(t, sent.since(time.Time{}))
 }
 
-func TestFrozenMemberIsLeft(t *testing.T) {
+func TestSilentMemberIsLeft(t *testing.T) {
 	t.Parallel()
 	cell, members := newCell(t, "s1", "s2")
 	victim := members["s1"]
 	sent, stop := send(t, cell.dial(t))
 	eventually(t, "s1 to be called", noticeChange, func() error { return sent.reaches(victim, time.Time{}) })
+	// Etcd goes on hearing of it, as when only the way between it and us is cut.
+	cell.keepRegistered(t, victim)
 	frozen := time.Now()
 	victim.freeze(t)
 	eventually(t, "calls to run out of time", 2*callTime, func() error { return sent.isIll(frozen) })
@@ -97,6 +99,9 @@ func TestFrozenMemberIsLeft(t *testing.T) {
 	sent.goesOn(t)
 	stop()
 	noneFailed(t, sent.since(left))
+	if !cell.isRegistered(t, victim) {
+		t.Error("s1 was left only when it had gone from the registry")
+	}
 	t.Logf("left after %s, when %d calls had failed", left.Sub(frozen), len(failed(sent.since(frozen))))
 }
 
