@@ -94,7 +94,7 @@ func TestSilentMemberIsLeft(t *testing.T) {
 	frozen := time.Now()
 	victim.freeze(t)
 	eventually(t, "calls to run out of time", 2*callTime, func() error { return sent.isIll(frozen) })
-	eventually(t, "s1 to be left", noticeSilence, sent.isWell)
+	eventually(t, "s1 to be left", noticeSilence-time.Since(frozen), sent.isWell)
 	left := time.Now()
 	sent.goesOn(t)
 	stop()
