@@ -19,7 +19,7 @@ up: ## build and run every service in one process until interrupted
 	@cargo build -p kilonova
 	@exec $(TARGET)/debug/kilonova up $(ARGS)
 
-test: ## lint, unit and integration tests, then real processes driven by Python and grpcurl
+test: ## lint, unit and integration tests, then real processes driven by Python, grpcurl and Go
 	@$(BOOTSTRAP) test
 	@deploy/dev/test.sh
 
@@ -40,4 +40,4 @@ proto-baseline: ## accept the protos as they are: later ones are checked against
 	@buf build --exclude-source-info -o proto/baseline.binpb
 
 clean: ## remove what was built (tools stay in .tools)
-	@rm -rf $(TARGET) gen
+	@rm -rf $(TARGET) gen tests/clients/go/gen

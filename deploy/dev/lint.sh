@@ -42,11 +42,20 @@ python_files() { "$python" -m ruff check tests/clients/python && "$python" -m ru
 # Connections are made in common/rpc, where keep-alive, deadlines and health are; the command line is a client like any other.
 channels() { ! grep -rnE 'tonic::transport|TcpStream::connect' services/{api,conductor,scheduler,compute,volume}/src common/runtime/src; }
 
+# Vetting needs what is generated.
+go_files() (
+  cd tests/clients/go || return
+  unformatted=$(gofmt -d ./*.go)
+  echo "$unformatted"
+  go generate && go vet . && [ -z "$unformatted" ]
+)
+
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --keep-going; }
 
 check rustfmt cargo fmt --all --check
 check shellcheck shellcheck .ci/run deploy/dev/*.sh deploy/dev/protoc
 check python python_files
+check go go_files
 check buf-lint buf lint
 check buf-format buf format --diff --exit-code
 check buf-breaking breaking

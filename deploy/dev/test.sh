@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lint, cargo's tests, and the process test, all of them even when one fails; the last line sums them up.
-# A lint run counts as one failure or none. Tools come from bootstrap.sh test.
+# Lint, cargo's tests, the process test, and the Go client's, all of them even when one fails; the last line sums
+# them up. A lint run counts as one failure or none. Tools come from bootstrap.sh test.
 set -uo pipefail
 
 cd "$(dirname "$0")/../.." || exit 1
@@ -29,6 +29,13 @@ cargo build -p kilonova --locked && .tools/venv/bin/python tests/clients/python/
 status=$? before=$failed
 read -r p f < <(awk '/^[0-9]+ passed, [0-9]+ failed$/ { p = $1; f = $3 } END { print p + 0, f + 0 }' "$log")
 passed=$((passed + p)) failed=$((failed + f))
+stage $status "$before"
+
+binary=$(cd "$target/debug" && pwd)/kilonova
+(cd tests/clients/go && go generate && KILONOVA_BIN=$binary go test -count=1 -v .) 2>&1 | tee "$log"
+status=$? before=$failed
+read -r p f s < <(awk '/^--- PASS: / { p++ } /^--- FAIL: / { f++ } /^--- SKIP: / { s++ } END { print p + 0, f + 0, s + 0 }' "$log")
+passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 stage $status "$before"
 
 printf '\n%d passed, %d failed, %d skipped\n' $passed $failed $skipped

@@ -1,4 +1,5 @@
-# Every tool that is not a crate, pinned. Crates are pinned by Cargo.lock, Python packages by the requirements files.
+# Every tool that is not a package of some language, pinned. Crates are pinned by Cargo.lock, Python packages by the
+# requirements files, Go modules by go.sum.
 # shellcheck shell=bash disable=SC2034  # read by the scripts that source this file
 BUF_VERSION=1.75.0
 CARGO_DENY_VERSION=0.20.2
