@@ -40,8 +40,8 @@ struct Slots {
 struct Slot {
     member: watch::Sender<Arc<Member>>,
     state: watch::Receiver<State>,
-    /// No longer in the registry. It is used as long as it serves: who leaves says so by its health, and a
-    /// registry that lost its leases must not take anybody down.
+    /// No longer in the registry, not even held. It is used as long as it serves: who leaves says so by its
+    /// health, and a registry that lost its leases must not take anybody down.
     absent: bool,
     task: AbortHandle,
 }
@@ -98,7 +98,7 @@ impl Pool {
     fn reconcile(self: &Arc<Self>, set: &MemberSet) {
         let mut slots = self.slots.lock();
         while slots.tasks.try_join_next().is_some() {}
-        for (host, member) in &set.members {
+        for (host, member) in set.members.iter().chain(&set.held) {
             if let Some(slot) = slots.by_host.get_mut(host) {
                 slot.absent = false;
                 slot.member.send_if_modified(|known| {
@@ -112,7 +112,7 @@ impl Pool {
             }
         }
         for (host, slot) in &mut slots.by_host {
-            slot.absent = !set.members.contains_key(host);
+            slot.absent = set.callable(host).is_none();
         }
         drop(slots);
         self.refresh();
@@ -120,7 +120,7 @@ impl Pool {
 
     fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>, member: Arc<Member>) -> Slot {
         let (member_sender, member_receiver) = watch::channel(member.clone());
-        let (state_sender, state) = watch::channel(State { member, phase: Phase::Connecting });
+        let (state_sender, state) = watch::channel(State::new(member));
         let pool: Weak<Self> = Arc::downgrade(self);
         let endpoint = Endpoint {
             service: self.service,
@@ -139,7 +139,13 @@ impl Pool {
 
     /// Takes stock of who is ready; lets go of those who left and do not serve.
     fn refresh(&self) {
+        let set = self.members.current();
         let mut slots = self.slots.lock();
+        for (host, member) in &set.held {
+            if slots.by_host.get(host).is_some_and(|slot| slot.state.borrow().does_not_answer(member)) {
+                self.members.gone(host, member.epoch);
+            }
+        }
         slots.by_host.retain(|_, slot| {
             let keep = !slot.absent || slot.usable().is_some();
             if !keep {
@@ -196,7 +202,7 @@ impl Pool {
         let set = self.members.current();
         let slots = self.slots.lock();
         set.is_known()
-            && set.members.keys().all(|host| slots.by_host.contains_key(host))
+            && set.members.keys().chain(set.held.keys()).all(|host| slots.by_host.contains_key(host))
             && !slots.by_host.values().any(trying)
     }
 

@@ -11,9 +11,11 @@
 //! put. A put moves the revision, so a later incarnation always reads a greater one: no clock is involved.
 //!
 //! An outage of the store never makes members disappear: a member goes when its key is deleted, not when the
-//! registry cannot be read.
+//! registry cannot be read. And when most go at once, they are held until they do not answer (`hold`).
 
 mod claim;
+mod follow;
+mod hold;
 mod members;
 mod record;
 mod register;
@@ -75,7 +77,7 @@ impl Registry {
         }
         let prefix = self.inner.keys.endpoints(service);
         let watch = self.inner.store.watch(&prefix, kilonova_store::WatchFrom::Snapshot);
-        let (members, follow) = members::follow(service, prefix, watch);
+        let (members, follow) = follow::follow(service, prefix, watch);
         followed.tasks.spawn(follow);
         followed.members.insert(service, members.clone());
         members

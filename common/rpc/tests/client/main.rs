@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod faults;
+mod hold;
 mod peers;
 mod registry;
 mod subscribe;
