@@ -100,12 +100,12 @@ impl Directed {
         until: Instant,
         stubborn: bool,
     ) -> Result<Arc<Connection>, Status> {
-        let members = self.registry.members(service);
+        let members = self.registry.routes(service);
         let mut sets = members.subscribe();
         // Not read in time: the set is empty and the answer below says so.
         let _ = timeout_at(until, sets.wait_for(|set| set.is_known())).await;
         loop {
-            let member = sets.borrow_and_update().callable(host).cloned();
+            let member = sets.borrow_and_update().route(host);
             let Some(mut state) = self.entry(service, host, member.as_ref()) else {
                 if stubborn && matches!(timeout_at(until, sets.changed()).await, Ok(Ok(()))) {
                     continue;

@@ -174,7 +174,7 @@ impl Inner {
         if let Some(pool) = pools.by_service.get(&service) {
             return pool.clone();
         }
-        let members = self.registry.members(service);
+        let members = self.registry.routes(service);
         let (pool, work) = pool::Pool::new(members, self.dialer.clone(), self.options);
         pools.tasks.spawn(work);
         pools.by_service.insert(service, pool.clone());

@@ -9,6 +9,7 @@ use kilonova_store::WatchHealth;
 use tokio::sync::{mpsc, watch};
 
 use super::record::Member;
+use super::targets::{HostAddress, bare_member};
 
 /// How many reports of members that are gone wait; one that finds no place is made again by the next attempt.
 const REPORTS: usize = 256;
@@ -23,6 +24,19 @@ pub struct MemberSet {
     pub held: BTreeMap<HostName, Arc<Member>>,
     /// The registry's revision; 0 before the registry was first read.
     pub revision: Revision,
+    pub(super) unlisted: Unlisted,
+}
+
+/// Where a host is that is no member by its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Unlisted {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// At an address made of its name.
+    At(HostAddress),
+    /// Behind this member.
+    Through(Arc<Member>),
 }
 
 impl MemberSet {
@@ -42,6 +56,25 @@ impl MemberSet {
     #[must_use]
     pub fn callable(&self, host: &HostName) -> Option<&Arc<Member>> {
         self.members.get(host).or_else(|| self.held.get(host))
+    }
+
+    /// Where a call to that host goes: to the member of its name, or where the target's configuration says that any
+    /// host is.
+    #[must_use]
+    pub fn route(&self, host: &HostName) -> Option<Arc<Member>> {
+        if let Some(member) = self.callable(host) {
+            return Some(member.clone());
+        }
+        match &self.unlisted {
+            Unlisted::Unknown => None,
+            Unlisted::At(template) => {
+                let addr = template.of(host);
+                Some(Arc::new(bare_member(host.clone(), addr.clone(), addr)))
+            }
+            Unlisted::Through(member) => {
+                Some(Arc::new(Member { host: host.clone(), ..Member::clone(member) }))
+            }
+        }
     }
 }
 
@@ -99,6 +132,16 @@ impl Members {
     #[must_use]
     pub fn stale_for(&self) -> Duration {
         stale_for(&self.health.borrow())
+    }
+
+    /// The least minor version of the protos that a member now serves, of those who say so and take calls. None
+    /// when nobody does. Not for keeping: it changes with the members.
+    #[must_use]
+    pub fn cap(&self) -> Option<u32> {
+        let set = self.current.borrow();
+        // Without an epoch it is the record of a foreign tool, or of no registration at all.
+        let speaking = set.members.values().filter(|member| !member.draining && member.epoch > Epoch(0));
+        speaking.map(|member| member.minor).min()
     }
 
     /// An attempt to connect to a member failed. If it is held, that settles it: it is gone.

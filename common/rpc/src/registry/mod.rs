@@ -13,12 +13,18 @@
 //! An outage of the store never makes members disappear: a member goes when its key is deleted, not when the
 //! registry cannot be read. And when most go at once, they are held until they do not answer (`hold`).
 
+//!
+//! Where calls to a service go may be told otherwise ([`Targets`]). Its members register in the store all the same.
+
 mod claim;
+mod dns;
+mod fixed;
 mod follow;
 mod hold;
 mod members;
 mod record;
 mod register;
+mod targets;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,9 +34,11 @@ use kilonova_store::{Keys, SharedStore};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+pub use dns::{Resolve, SystemResolver};
 pub use members::{MemberSet, Members};
 pub use record::{BadRecord, Endpoint, Member};
 pub use register::{RegisterError, Registration, RegistryOptions};
+pub use targets::{Address, BadTarget, DNS_REFRESH, Discovery, HostAddress, Targets, parse_static};
 
 /// The members of all services of one cell. Cheap to clone.
 #[derive(Clone)]
@@ -38,24 +46,47 @@ pub struct Registry {
     inner: Arc<Inner>,
 }
 
+/// Where a registry gets to know members from, besides the store.
+#[derive(Clone)]
+pub struct Sources {
+    /// How each service is found when it is called.
+    pub targets: Targets,
+    /// What resolves DNS names.
+    pub resolver: Arc<dyn Resolve>,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self { targets: Targets::new(), resolver: Arc::new(SystemResolver) }
+    }
+}
+
 struct Inner {
     store: SharedStore,
     keys: Keys,
+    sources: Sources,
     followed: Mutex<Followed>,
 }
 
 #[derive(Default)]
 struct Followed {
     members: HashMap<ServiceKind, Members>,
+    routes: HashMap<ServiceKind, Members>,
     tasks: JoinSet<()>,
 }
 
 impl Registry {
-    /// The registry of a cell.
+    /// The registry of a cell, whose members are called where they registered.
     #[must_use]
     pub fn new(store: SharedStore, cell: CellName) -> Self {
+        Self::with_sources(store, cell, Sources::default())
+    }
+
+    /// The registry of a cell.
+    #[must_use]
+    pub fn with_sources(store: SharedStore, cell: CellName, sources: Sources) -> Self {
         let keys = Keys::new(&cell);
-        Self { inner: Arc::new(Inner { store, keys, followed: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { store, keys, sources, followed: Mutex::default() }) }
     }
 
     /// Makes a member known, until it deregisters or stops renewing its lease.
@@ -68,18 +99,56 @@ impl Registry {
         Registration::start(self.inner.store.clone(), key, endpoint, options).await
     }
 
-    /// The members of a service, kept current. One watch serves all who ask. Must be called within a runtime.
+    /// The registered members of a service, kept current. One watch serves all who ask. Must be called within a
+    /// runtime.
     #[must_use]
     pub fn members(&self, service: ServiceKind) -> Members {
+        self.inner.members(&mut self.inner.followed.lock(), service)
+    }
+
+    /// Where calls to a service go: to its registered members, or where its target says. Must be called within a
+    /// runtime.
+    #[must_use]
+    pub fn routes(&self, service: ServiceKind) -> Members {
         let mut followed = self.inner.followed.lock();
+        if let Some(routes) = followed.routes.get(&service) {
+            return routes.clone();
+        }
+        let routes = match self.inner.sources.targets.get(&service).cloned().unwrap_or_default() {
+            Discovery::Store => self.inner.members(&mut followed, service),
+            Discovery::Static { members, host_address } => {
+                followed.keep(fixed::list(service, &members, host_address))
+            }
+            Discovery::Mesh { address, host_address } => {
+                followed.keep(fixed::mesh(service, &address, host_address))
+            }
+            Discovery::Dns { name, refresh, host_address } => {
+                let resolver = self.inner.sources.resolver.clone();
+                followed.keep(dns::follow(service, name, refresh, host_address, resolver))
+            }
+        };
+        followed.routes.insert(service, routes.clone());
+        routes
+    }
+}
+
+impl Inner {
+    fn members(&self, followed: &mut Followed, service: ServiceKind) -> Members {
         if let Some(members) = followed.members.get(&service) {
             return members.clone();
         }
-        let prefix = self.inner.keys.endpoints(service);
-        let watch = self.inner.store.watch(&prefix, kilonova_store::WatchFrom::Snapshot);
-        let (members, follow) = follow::follow(service, prefix, watch);
-        followed.tasks.spawn(follow);
+        let prefix = self.keys.endpoints(service);
+        let watch = self.store.watch(&prefix, kilonova_store::WatchFrom::Snapshot);
+        let members = followed.keep(follow::follow(service, prefix, watch));
         followed.members.insert(service, members.clone());
+        members
+    }
+}
+
+impl Followed {
+    /// Has the work done that keeps members current.
+    fn keep(&mut self, (members, work): (Members, impl Future<Output = ()> + Send + 'static)) -> Members {
+        self.tasks.spawn(work);
         members
     }
 }

@@ -8,3 +8,4 @@ mod peers;
 mod registry;
 mod subscribe;
 mod support;
+mod targets;

@@ -11,7 +11,9 @@ use kilonova_proto::base::v1::base_service_server::{BaseService, BaseServiceServ
 use kilonova_rpc::backoff::{BackoffPolicy, Jitter};
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::peers::{Channel, Peers, PeersOptions};
-use kilonova_rpc::registry::{Endpoint, MemberSet, Registration, Registry, RegistryOptions};
+use kilonova_rpc::registry::{
+    Discovery, Endpoint, MemberSet, Registration, Registry, RegistryOptions, Sources,
+};
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::testing::EtcdProcess;
 use kilonova_store::{EtcdOptions, EtcdStore, LeaseId, SharedStore, Txn};
@@ -46,6 +48,17 @@ impl Cell {
 
     pub fn over(store: SharedStore) -> Self {
         let registry = Registry::new(store.clone(), CellName::parse("test").unwrap());
+        Self { store, registry }
+    }
+
+    /// Calls one service where its target says.
+    pub fn with_target(service: ServiceKind, target: Discovery) -> Self {
+        Self::with_sources(Sources { targets: [(service, target)].into(), ..Sources::default() })
+    }
+
+    pub fn with_sources(sources: Sources) -> Self {
+        let store: SharedStore = Arc::new(EmbeddedStore::open_temporary().unwrap());
+        let registry = Registry::with_sources(store.clone(), CellName::parse("test").unwrap(), sources);
         Self { store, registry }
     }
 
