@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use kilonova_model::{CellName, HostName, ServiceKind, ZoneName};
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::peers::{Peers, PeersOptions};
-use kilonova_rpc::registry::{Endpoint, RegisterError, Registry, RegistryOptions};
+use kilonova_rpc::registry::{Endpoint, RegisterError, Registry, RegistryOptions, Sources, Targets};
 use kilonova_rpc::server::BuildError;
 use kilonova_store::SharedStore;
 use tokio::net::TcpListener;
@@ -52,6 +52,8 @@ pub struct LaunchOptions {
     pub settle: Duration,
     /// How it stays registered.
     pub registry: RegistryOptions,
+    /// How it finds the services it calls, where that is not by the store.
+    pub targets: Targets,
     /// How it reaches others.
     pub peers: PeersOptions,
     /// The minor version of the API it speaks.
@@ -70,6 +72,7 @@ impl Default for LaunchOptions {
             stop_within: Duration::from_secs(8),
             settle: Duration::from_millis(100),
             registry: RegistryOptions::default(),
+            targets: Targets::new(),
             peers: PeersOptions::default(),
             minor: 0,
             authority: None,
@@ -117,7 +120,8 @@ impl Launch {
         let metrics = Metrics::install();
         let listening = self.listener.local_addr()?;
         let addr = advertised(self.service, self.advertise.as_deref(), listening)?;
-        let registry = Registry::new(self.store.clone(), self.cell.clone());
+        let sources = Sources { targets: self.options.targets.clone(), ..Sources::default() };
+        let registry = Registry::with_sources(self.store.clone(), self.cell.clone(), sources);
         let endpoint = Endpoint {
             service: self.service,
             host: self.host.clone(),
