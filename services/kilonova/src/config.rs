@@ -247,12 +247,13 @@ impl Config {
     }
 
     /// How a service is run.
-    pub fn launch_options(&self, service: ServiceKind) -> Result<LaunchOptions, String> {
+    pub fn launch_options(&self, service: ServiceKind, host: &HostName) -> Result<LaunchOptions, String> {
         Ok(LaunchOptions {
             stop_within: self.drain.timeout.get(),
             settle: self.drain.settle.get(),
             registry: self.registry.options(service),
             targets: self.targets.targets()?,
+            snapshot: self.registry.snapshot_of(service, host),
             config: to_json_redacted(self),
             ..LaunchOptions::default()
         })

@@ -1,5 +1,6 @@
 //! How this process finds the services it calls, and how it stays found itself: the sections `targets` and `registry`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kilonova_model::{HostName, ServiceKind};
@@ -20,6 +21,9 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 pub struct RegistryConfig {
     /// How long the registration outlives a member that stopped renewing it; 15 s, and 30 s for agents, when not set.
     pub ttl: Option<Period>,
+    /// The directory in which the members last known are kept, a file for each service of this machine. With it a
+    /// service starts even while etcd is away.
+    pub snapshot: Option<PathBuf>,
 }
 
 impl RegistryConfig {
@@ -31,6 +35,11 @@ impl RegistryConfig {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The file of one service.
+    pub fn snapshot_of(&self, service: ServiceKind, host: &HostName) -> Option<PathBuf> {
+        self.snapshot.as_ref().map(|dir| dir.join(format!("{service}-{host}.json")))
     }
 
     /// How a member of that service stays registered.
@@ -251,10 +260,10 @@ mod tests {
         let ttl = |config: &RegistryConfig, service| config.options(service).ttl.as_secs();
         let usual = RegistryConfig::default();
         assert_eq!((ttl(&usual, ServiceKind::Api), ttl(&usual, ServiceKind::Compute)), (15, 30));
-        let told = RegistryConfig { ttl: Some(Period::from_secs(2)) };
+        let told = RegistryConfig { ttl: Some(Period::from_secs(2)), ..usual.clone() };
         assert_eq!(ttl(&told, ServiceKind::Compute), 2);
         assert!(told.check().is_ok());
-        let short = RegistryConfig { ttl: Some(Period::from_millis(1999)) };
+        let short = RegistryConfig { ttl: Some(Period::from_millis(1999)), ..usual };
         assert!(short.check().unwrap_err().starts_with("registry.ttl: "));
     }
 }

@@ -13,6 +13,7 @@ use super::RegistryOptions;
 use super::hold::{ByHost, Hold, Vanished};
 use super::members::{MemberSet, Members, stale_for};
 use super::record::{self, Member};
+use super::snapshot::Snapshot;
 
 /// How often the age of stale knowledge is reported.
 const STALENESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -22,10 +23,16 @@ pub(super) fn follow(
     service: ServiceKind,
     prefix: String,
     mut events: Watch,
+    snapshot: Option<Arc<Snapshot>>,
 ) -> (Members, impl Future<Output = ()> + Send + 'static) {
     let health = events.health();
     let (members, mut source) = Members::new(service, health.clone());
     let mut follower = Follower::new(service, prefix);
+    if let Some(set) = snapshot.as_ref().and_then(|snapshot| snapshot.get(service)) {
+        tracing::info!(%service, members = set.members.len(), "members known from an earlier time");
+        follower.set = MemberSet::clone(&set);
+        source.sets.send_replace(set);
+    }
     let work = async move {
         let mut report = tokio::time::interval(STALENESS_INTERVAL);
         loop {
@@ -50,7 +57,11 @@ pub(super) fn follow(
                 }
             }
             follower.measure();
-            source.sets.send_replace(Arc::new(follower.set.clone()));
+            let set = Arc::new(follower.set.clone());
+            if let Some(snapshot) = &snapshot {
+                snapshot.put(service, &set);
+            }
+            source.sets.send_replace(set);
         }
     };
     (members, work)

@@ -24,15 +24,19 @@ mod hold;
 mod members;
 mod record;
 mod register;
+mod snapshot;
 mod targets;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kilonova_model::{CellName, ServiceKind};
 use kilonova_store::{Keys, SharedStore};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+
+use self::snapshot::Snapshot;
 
 pub use dns::{Resolve, SystemResolver};
 pub use members::{MemberSet, Members};
@@ -53,18 +57,22 @@ pub struct Sources {
     pub targets: Targets,
     /// What resolves DNS names.
     pub resolver: Arc<dyn Resolve>,
+    /// The file in which the members last known are kept.
+    pub snapshot: Option<PathBuf>,
 }
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { targets: Targets::new(), resolver: Arc::new(SystemResolver) }
+        Self { targets: Targets::new(), resolver: Arc::new(SystemResolver), snapshot: None }
     }
 }
 
 struct Inner {
     store: SharedStore,
     keys: Keys,
-    sources: Sources,
+    targets: Targets,
+    resolver: Arc<dyn Resolve>,
+    snapshot: Option<Arc<Snapshot>>,
     followed: Mutex<Followed>,
 }
 
@@ -86,7 +94,16 @@ impl Registry {
     #[must_use]
     pub fn with_sources(store: SharedStore, cell: CellName, sources: Sources) -> Self {
         let keys = Keys::new(&cell);
-        Self { inner: Arc::new(Inner { store, keys, sources, followed: Mutex::default() }) }
+        let Sources { targets, resolver, snapshot } = sources;
+        let snapshot = snapshot.map(|path| Arc::new(Snapshot::open(path, cell)));
+        let followed = Mutex::default();
+        Self { inner: Arc::new(Inner { store, keys, targets, resolver, snapshot, followed }) }
+    }
+
+    /// Whether the members of an earlier time were found in the snapshot's file.
+    #[must_use]
+    pub fn remembers(&self) -> bool {
+        self.inner.snapshot.as_ref().is_some_and(|snapshot| snapshot.was_read())
     }
 
     /// Makes a member known, until it deregisters or stops renewing its lease.
@@ -97,6 +114,17 @@ impl Registry {
     ) -> Result<Registration, RegisterError> {
         let key = self.inner.keys.endpoint(endpoint.service, &endpoint.host);
         Registration::start(self.inner.store.clone(), key, endpoint, options).await
+    }
+
+    /// The same; but while the store is out of reach, only begins with it. The registration has no epoch until it
+    /// is made.
+    pub async fn register_eventually(
+        &self,
+        endpoint: Endpoint,
+        options: RegistryOptions,
+    ) -> Result<Registration, RegisterError> {
+        let key = self.inner.keys.endpoint(endpoint.service, &endpoint.host);
+        Registration::start_eventually(self.inner.store.clone(), key, endpoint, options).await
     }
 
     /// The registered members of a service, kept current. One watch serves all who ask. Must be called within a
@@ -114,7 +142,7 @@ impl Registry {
         if let Some(routes) = followed.routes.get(&service) {
             return routes.clone();
         }
-        let routes = match self.inner.sources.targets.get(&service).cloned().unwrap_or_default() {
+        let routes = match self.inner.targets.get(&service).cloned().unwrap_or_default() {
             Discovery::Store => self.inner.members(&mut followed, service),
             Discovery::Static { members, host_address } => {
                 followed.keep(fixed::list(service, &members, host_address))
@@ -123,7 +151,7 @@ impl Registry {
                 followed.keep(fixed::mesh(service, &address, host_address))
             }
             Discovery::Dns { name, refresh, host_address } => {
-                let resolver = self.inner.sources.resolver.clone();
+                let resolver = self.inner.resolver.clone();
                 followed.keep(dns::follow(service, name, refresh, host_address, resolver))
             }
         };
@@ -139,7 +167,10 @@ impl Inner {
         }
         let prefix = self.keys.endpoints(service);
         let watch = self.store.watch(&prefix, kilonova_store::WatchFrom::Snapshot);
-        let members = followed.keep(follow::follow(service, prefix, watch));
+        if let Some(snapshot) = self.snapshot.as_ref().filter(|_| followed.members.is_empty()) {
+            followed.tasks.spawn(snapshot.clone().keep_written());
+        }
+        let members = followed.keep(follow::follow(service, prefix, watch, self.snapshot.clone()));
         followed.members.insert(service, members.clone());
         members
     }

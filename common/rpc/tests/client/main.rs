@@ -4,8 +4,10 @@
 
 mod faults;
 mod hold;
+mod outage;
 mod peers;
 mod registry;
+mod snapshot;
 mod subscribe;
 mod support;
 mod targets;

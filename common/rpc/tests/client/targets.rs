@@ -121,7 +121,8 @@ async fn a_dns_error_or_an_empty_answer_keeps_the_last_set() {
     let name = Address::parse("conductor.example:7771").unwrap();
     let target = Discovery::Dns { name, refresh: Duration::from_millis(20), host_address: None };
     let targets = [(SERVICE, target)].into();
-    let cell = Cell::with_sources(Sources { targets, resolver: Arc::new(resolver.clone()) });
+    let cell =
+        Cell::with_sources(Sources { targets, resolver: Arc::new(resolver.clone()), ..Sources::default() });
     let routes = cell.registry.routes(SERVICE);
     resolver.asked_again().await;
     assert!(!routes.current().is_known(), "not known before the first answer");
