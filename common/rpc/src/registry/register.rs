@@ -287,7 +287,7 @@ async fn register_again(shared: &Shared, epoch: &watch::Sender<Epoch>) {
     )
     .expect("a valid policy");
     let mut backoff = Backoff::new(policy);
-    let patience = Instant::now() + after_a_dead_one(shared.options.ttl);
+    let mut taken_since = None;
     loop {
         sleep(backoff.next_delay()).await;
         let mut place = shared.place.lock().await;
@@ -299,7 +299,9 @@ async fn register_again(shared: &Shared, epoch: &watch::Sender<Epoch>) {
                 place.held = Some(new);
                 return;
             }
-            Ok(Attempt::Taken(other)) if Instant::now() < patience => {
+            Ok(Attempt::Taken(other))
+                if taken_since.get_or_insert_with(Instant::now).elapsed() < after_a_dead_one(options.ttl) =>
+            {
                 tracing::warn!(key, theirs = other.addr, epoch = %other.epoch,
                     "the name is registered from another address; waiting for that lease to end");
                 // The store answers: it is not what is waited for.

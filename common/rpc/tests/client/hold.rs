@@ -5,9 +5,10 @@ use std::time::Duration;
 use kilonova_model::{Reason, ServiceKind};
 use kilonova_rpc::registry::MemberSet;
 use kilonova_rpc::status::reason_of;
+use kilonova_store::testing::Proxy;
 use tokio::time::timeout;
 
-use crate::support::{Cell, PATIENCE, Server, host, members_until, ping, ping_until};
+use crate::support::{Cell, PATIENCE, Server, host, members_until, peer_until, ping, ping_until, ping_with};
 
 const SERVICE: ServiceKind = ServiceKind::Compute;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -109,4 +110,38 @@ async fn those_who_drained_are_not_held() {
     }
     let set = members_until(&cell.registry, SERVICE, |set| set.members.len() == 1).await;
     assert!(set.held.is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_connection_alone_does_not_end_the_hold() {
+    let cell = Cell::new();
+    let server = Server::echo("a").await;
+    let target = Some(server.addr.parse().unwrap());
+    let proxy = Proxy::start(target).await.unwrap();
+    let mut leases = Vec::new();
+    for (name, addr) in [("a", proxy.endpoint()), ("b", server.addr.clone())] {
+        leases.push(cell.put_leased(SERVICE, name, &addr).await);
+    }
+    let peers = cell.peers();
+    ping_until(&peers.call(SERVICE), |answers| !answers.is_empty()).await;
+    peer_until(&peers, "a", |ready, _| ready).await;
+    for lease in leases {
+        cell.store.revoke_lease(lease).await.unwrap();
+    }
+    members_until(&cell.registry, SERVICE, |set| set.held.len() == 2).await;
+
+    let to_a = peers.call_host(SERVICE, &host("a"));
+    assert_eq!(ping(&to_a).await.unwrap(), "a");
+    let before = server.callers.lock().len();
+    let cut = async {
+        while server.callers.lock().len() == before {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        proxy.lead_to(target);
+    };
+    let (lost, ()) = tokio::join!(ping_with(&to_a, "hang"), cut);
+    assert_eq!(reason_of(&lost.unwrap_err()), Some(Reason::ConnectionLost));
+    ping_until(&to_a, |answers| answers.contains_key("a")).await;
+    peer_until(&peers, "a", |ready, _| ready).await;
+    assert!(cell.registry.members(SERVICE).current().held.contains_key(&host("a")));
 }
