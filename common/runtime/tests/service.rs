@@ -243,3 +243,43 @@ async fn a_start_that_fails_after_the_registration_takes_it_back_and_ends_its_ta
     assert!(store.get(&key).await.unwrap().0.is_none());
     assert!(tasks.list().is_empty());
 }
+
+/// A service that is started again while the store is away.
+async fn launched_without_the_store(service: ServiceKind, snapshot: &std::path::Path) -> Running {
+    let options = kilonova_store::EtcdOptions {
+        endpoints: vec!["127.0.0.1:1".to_owned()],
+        call_deadline: Duration::from_millis(300),
+        ..Default::default()
+    };
+    let away: SharedStore = Arc::new(kilonova_store::EtcdStore::connect_lazily(options).await.unwrap());
+    let mut launch = launch(&away, service, "s1").await;
+    launch.options.snapshot = Some(snapshot.to_owned());
+    serve(launch.register().await.unwrap()).await
+}
+
+#[tokio::test]
+async fn starts_without_the_store_when_it_remembers_its_peers() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("members.json");
+    let mut before = launch(&store(), ServiceKind::Scheduler, "s1").await;
+    before.options.snapshot = Some(snapshot.clone());
+    let before = before.register().await.unwrap();
+    let mut members = before.registry.members(ServiceKind::Scheduler).subscribe();
+    drop(timeout(SOON, members.wait_for(|set| set.get(&host("s1")).is_some())).await.unwrap().unwrap());
+    let written = async {
+        while !std::fs::read_to_string(&snapshot).is_ok_and(|text| text.contains("s1")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, written).await.unwrap();
+    drop(before);
+
+    let scheduler = launched_without_the_store(ServiceKind::Scheduler, &snapshot).await;
+    timeout(SOON, scheduler.readiness.wait_ready()).await.unwrap();
+    assert_eq!(scheduler.epoch(), kilonova_model::Epoch(0));
+    assert_eq!(scheduler.diagnostics.collect()["registration"]["registered"], false);
+    let volume = launched_without_the_store(ServiceKind::Volume, &snapshot).await;
+    assert_eq!(volume.readiness.current().summary(), "registry: the store cannot be reached");
+    scheduler.stop().await;
+    volume.stop().await;
+}

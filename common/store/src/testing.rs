@@ -1,4 +1,8 @@
-//! For tests: a real `etcd` as a child process, which can be paused, killed and started again.
+//! For tests: a real `etcd` as a child process, which can be paused, killed and started again; three of them as a
+//! cluster; and a proxy to cut the way to them.
+
+mod cluster;
+mod proxy;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -6,8 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use etcd_client::{Client, CompactionOptions};
+use kilonova_model::Revision;
 use tempfile::TempDir;
 use tokio::time::Instant;
+
+pub use cluster::EtcdCluster;
+pub use proxy::Proxy;
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const START_ATTEMPTS: usize = 5;
@@ -20,9 +29,26 @@ const START_ATTEMPTS: usize = 5;
 pub struct EtcdProcess {
     binary: PathBuf,
     dir: TempDir,
+    place: Place,
+    child: Child,
+}
+
+/// Where a member listens, and which cluster it is of.
+#[derive(Debug, Clone)]
+struct Place {
+    name: String,
     client_port: u16,
     peer_port: u16,
-    child: Child,
+    /// All members, as etcd's flag wants them.
+    initial_cluster: String,
+}
+
+impl Place {
+    fn new(name: &str) -> io::Result<Self> {
+        let (client_port, peer_port) = free_ports()?;
+        let initial_cluster = format!("{name}=http://127.0.0.1:{peer_port}");
+        Ok(Self { name: name.to_owned(), client_port, peer_port, initial_cluster })
+    }
 }
 
 impl EtcdProcess {
@@ -45,12 +71,15 @@ impl EtcdProcess {
     }
 
     async fn start_once(binary: PathBuf) -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("kilonova-etcd-").tempdir()?;
-        let (client_port, peer_port) = free_ports()?;
-        let child = spawn(&binary, dir.path(), client_port, peer_port)?;
-        let mut etcd = Self { binary, dir, client_port, peer_port, child };
+        let mut etcd = Self::launch(binary, Place::new("test")?)?;
         etcd.wait_until_it_listens().await?;
         Ok(etcd)
+    }
+
+    fn launch(binary: PathBuf, place: Place) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("kilonova-etcd-").tempdir()?;
+        let child = spawn(&binary, dir.path(), &place)?;
+        Ok(Self { binary, dir, place, child })
     }
 
     /// The address for clients, as `host:port`.
@@ -62,7 +91,7 @@ impl EtcdProcess {
     /// The address for clients.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.client_port))
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.place.client_port))
     }
 
     /// What etcd has logged.
@@ -90,8 +119,16 @@ impl EtcdProcess {
 
     /// Starts it again after [`kill`](Self::kill), on the same ports with the same data.
     pub async fn restart(&mut self) -> io::Result<()> {
-        self.child = spawn(&self.binary, self.dir.path(), self.client_port, self.peer_port)?;
+        self.child = spawn(&self.binary, self.dir.path(), &self.place)?;
         self.wait_until_it_listens().await
+    }
+
+    /// Compacts all before a revision, and has etcd apply it: whoever stood before it cannot resume.
+    pub async fn compact(&self, revision: Revision) -> io::Result<()> {
+        let mut client = Client::connect([self.endpoint()], None).await.map_err(io::Error::other)?;
+        let options = CompactionOptions::new().with_physical();
+        let revision = i64::try_from(revision.0).map_err(io::Error::other)?;
+        client.compact(revision, Some(options)).await.map(drop).map_err(io::Error::other)
     }
 
     fn signal(&self, signal: &str) -> io::Result<()> {
@@ -137,17 +174,18 @@ fn free_ports() -> io::Result<(u16, u16)> {
     Ok((client.local_addr()?.port(), peer.local_addr()?.port()))
 }
 
-fn spawn(binary: &Path, dir: &Path, client_port: u16, peer_port: u16) -> io::Result<Child> {
+fn spawn(binary: &Path, dir: &Path, place: &Place) -> io::Result<Child> {
+    let Place { name, client_port, peer_port, initial_cluster } = place;
     let client = format!("http://127.0.0.1:{client_port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log"))?;
     Command::new(binary)
-        .args(["--name", "test", "--logger", "zap", "--log-outputs", "stderr"])
+        .args(["--name", name, "--logger", "zap", "--log-outputs", "stderr"])
         .arg("--data-dir")
         .arg(dir.join("data"))
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("test={peer}")])
+        .args(["--initial-cluster", initial_cluster])
         .args(["--heartbeat-interval", "50", "--election-timeout", "500", "--grpc-keepalive-min-time", "1s"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

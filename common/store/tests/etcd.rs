@@ -1,18 +1,13 @@
 //! What the etcd store promises when etcd or the way to it fails.
 
-mod proxy;
-
 use std::time::Duration;
 
-use etcd_client::{Client, CompactionOptions};
 use futures::StreamExt;
 use kilonova_model::Revision;
 use kilonova_store::etcd::{EtcdOptions, EtcdStore};
-use kilonova_store::testing::EtcdProcess;
+use kilonova_store::testing::{EtcdProcess, Proxy};
 use kilonova_store::{Store, StoreError, Txn, Watch, WatchEvent, WatchFrom};
 use tokio::time::{Instant, timeout};
-
-use self::proxy::Proxy;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -50,14 +45,6 @@ async fn put_when_back(store: &EtcdStore, key: &str) -> Revision {
     }
 }
 
-/// Compacts all before the current revision, and has etcd apply it.
-async fn compact(etcd: &EtcdProcess, revision: Revision) {
-    let mut client = Client::connect([etcd.endpoint()], None).await.expect("a client");
-    let options = CompactionOptions::new().with_physical();
-    let revision = i64::try_from(revision.0).expect("small");
-    client.compact(revision, Some(options)).await.expect("compacted");
-}
-
 async fn next(watch: &mut Watch) -> WatchEvent {
     timeout(PATIENCE, watch.next()).await.expect("an event comes").expect("a watch does not end")
 }
@@ -85,7 +72,7 @@ async fn wait_connected(watch: &Watch, connected: bool) {
 
 #[tokio::test]
 async fn connecting_to_nobody_fails_in_time() {
-    let nobody = Proxy::start(None).await;
+    let nobody = Proxy::start(None).await.unwrap();
     let error = EtcdStore::connect(options(nobody.endpoint())).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     // Takes connections and never answers.
@@ -167,7 +154,7 @@ async fn a_watch_notices_an_etcd_that_stands_still() {
 #[tokio::test]
 async fn changes_made_while_cut_off_are_delivered() {
     let Some(etcd) = start().await else { return };
-    let proxy = Proxy::start(Some(etcd.address())).await;
+    let proxy = Proxy::start(Some(etcd.address())).await.unwrap();
     let (cut_off, direct) = (connect(proxy.endpoint()).await, connect(etcd.endpoint()).await);
     let mut watch = cut_off.watch("w/", WatchFrom::Snapshot);
     next_snapshot(&mut watch).await;
@@ -187,7 +174,7 @@ async fn changes_made_while_cut_off_are_delivered() {
 #[tokio::test]
 async fn a_compaction_under_a_watch_gives_a_snapshot() {
     let Some(etcd) = start().await else { return };
-    let proxy = Proxy::start(Some(etcd.address())).await;
+    let proxy = Proxy::start(Some(etcd.address())).await.unwrap();
     let (cut_off, direct) = (connect(proxy.endpoint()).await, connect(etcd.endpoint()).await);
     let early = put(&direct, "w/a").await;
     let mut watch = cut_off.watch("w/", WatchFrom::After(early));
@@ -197,7 +184,7 @@ async fn a_compaction_under_a_watch_gives_a_snapshot() {
     direct.txn(Txn::new().delete("w/a")).await.unwrap();
     put(&direct, "w/b").await;
     let last = put(&direct, "w/c").await;
-    compact(&etcd, last).await;
+    etcd.compact(last).await.unwrap();
     proxy.lead_to(Some(etcd.address()));
     assert_eq!(next_snapshot(&mut watch).await, ["w/b", "w/c"]);
     let revision = put(&direct, "w/d").await;
@@ -212,7 +199,7 @@ async fn a_compaction_under_a_watch_gives_a_snapshot() {
 #[tokio::test]
 async fn a_store_that_went_back_gives_a_snapshot() {
     let (Some(etcd), Some(restored)) = (start().await, start().await) else { return };
-    let proxy = Proxy::start(Some(etcd.address())).await;
+    let proxy = Proxy::start(Some(etcd.address())).await.unwrap();
     let store = connect(proxy.endpoint()).await;
     for n in 0..10 {
         put(&store, &format!("w/{n}")).await;
@@ -238,7 +225,7 @@ async fn a_listing_goes_on_after_its_revision_is_compacted() {
     let later = put(&store, "k/4").await;
     let second = store.list("k/", first.next.as_deref(), 10).await.unwrap();
     assert_eq!((second.items.len(), second.revision), (1, first.revision), "as it was at the first page");
-    compact(&etcd, later).await;
+    etcd.compact(later).await.unwrap();
     let second = store.list("k/", first.next.as_deref(), 10).await.unwrap();
     assert_eq!((second.items.len(), second.revision), (2, later));
 }

@@ -13,6 +13,7 @@ use kilonova_runtime::telemetry::LogConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
+use crate::targets::{RegistryConfig, TargetsConfig};
 
 /// How far a service's HTTP side port lies above its gRPC port.
 pub const HTTP_PORT_OFFSET: u16 = 1000;
@@ -44,6 +45,10 @@ pub struct Config {
     pub store: StoreConfig,
     /// The log.
     pub log: LogConfig,
+    /// How a service is registered, and what it remembers of the others.
+    pub registry: RegistryConfig,
+    /// How each service is found by those who call it.
+    pub targets: TargetsConfig,
     /// How a service stops.
     pub drain: DrainConfig,
     /// The public edge.
@@ -70,6 +75,8 @@ impl Default for Config {
             data_dir: None,
             store: StoreConfig::default(),
             log: LogConfig::default(),
+            registry: RegistryConfig::default(),
+            targets: TargetsConfig::default(),
             drain: DrainConfig::default(),
             api: kilonova_api::Config::default(),
             conductor: kilonova_conductor::Config::default(),
@@ -192,6 +199,8 @@ impl Config {
 
     /// Refuses values that make no sense in any section, before anything is started.
     pub fn check(&self) -> Result<(), String> {
+        self.registry.check()?;
+        self.targets.targets()?;
         ServiceKind::ALL.iter().try_for_each(|service| self.check_section(*service))
     }
 
@@ -238,13 +247,16 @@ impl Config {
     }
 
     /// How a service is run.
-    pub fn launch_options(&self) -> LaunchOptions {
-        LaunchOptions {
+    pub fn launch_options(&self, service: ServiceKind, host: &HostName) -> Result<LaunchOptions, String> {
+        Ok(LaunchOptions {
             stop_within: self.drain.timeout.get(),
             settle: self.drain.settle.get(),
+            registry: self.registry.options(service),
+            targets: self.targets.targets()?,
+            snapshot: self.registry.snapshot_of(service, host),
             config: to_json_redacted(self),
             ..LaunchOptions::default()
-        }
+        })
     }
 }
 

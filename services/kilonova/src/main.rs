@@ -12,6 +12,7 @@ mod output;
 mod serve;
 mod services;
 mod stores;
+mod targets;
 mod up;
 
 use std::process::ExitCode;

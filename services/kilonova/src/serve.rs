@@ -34,7 +34,10 @@ pub async fn run(service: ServiceKind, flags: ServeFlags) -> Result<(), Failure>
     process.reload_log(log, move || flags.load())?;
     let member = {
         let starting = async {
-            let store = stores::open(&config.store).await?;
+            let store = {
+                let remembered = config.registry.snapshot_of(service, &place.host);
+                stores::open(&config.store, remembered.is_some_and(|file| file.is_file())).await?
+            };
             services::start(config, &place, ports, store).await
         };
         tokio::select! {

@@ -40,7 +40,7 @@ pub async fn start(
         listener: ports.grpc,
         http: Some(ports.http),
         advertise: place.advertise.clone(),
-        options: config.launch_options(),
+        options: config.launch_options(place.service, &place.host).map_err(Failure::usage)?,
     };
     let started = match place.service {
         ServiceKind::Api => Box::pin(kilonova_api::start(config.api, launch)).await,

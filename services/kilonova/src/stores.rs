@@ -9,22 +9,30 @@ use kilonova_store::{EmbeddedOptions, EmbeddedStore, SharedStore, StoreError};
 use crate::config::{StoreConfig, StoreKind};
 use crate::failure::Failure;
 
-/// Opens it, or says in one sentence why that cannot be.
-pub async fn open(config: &StoreConfig) -> Result<SharedStore, Failure> {
+/// Opens it, or says in one sentence why that cannot be. With `patient`, an etcd that is away is waited for in the
+/// background.
+pub async fn open(config: &StoreConfig, patient: bool) -> Result<SharedStore, Failure> {
     match config.kind {
-        Some(StoreKind::Etcd) => etcd(config).await,
+        Some(StoreKind::Etcd) => etcd(config, patient).await,
         _ => embedded(config.path.as_deref().unwrap_or(Path::new("store"))),
     }
 }
 
-async fn etcd(config: &StoreConfig) -> Result<SharedStore, Failure> {
+async fn etcd(config: &StoreConfig, patient: bool) -> Result<SharedStore, Failure> {
     let credentials = config
         .user
         .clone()
         .map(|user| Credentials { user, password: config.password.clone().unwrap_or_default() });
     let options = EtcdOptions { endpoints: config.endpoints.clone(), credentials, ..EtcdOptions::default() };
     let places = config.endpoints.join(", ");
-    match EtcdStore::connect(options).await {
+    let connected = match EtcdStore::connect(options.clone()).await {
+        Err(error) if patient && error.is_transient() => {
+            tracing::warn!(etcd = places, %error, "etcd does not answer; starting with the members known from earlier");
+            EtcdStore::connect_lazily(options).await
+        }
+        connected => connected,
+    };
+    match connected {
         Ok(store) => Ok(Arc::new(store)),
         Err(error) => Err(Failure::failed(format!("etcd at {places} cannot be used: {}", cause(&error)))),
     }

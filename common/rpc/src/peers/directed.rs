@@ -110,12 +110,12 @@ impl Directed {
         until: Instant,
         stubborn: bool,
     ) -> Result<Arc<Connection>, Status> {
-        let members = self.registry.members(service);
+        let members = self.registry.routes(service);
         let mut sets = members.subscribe();
         // Not read in time: the set is empty and the answer below says so.
         let _ = timeout_at(until, sets.wait_for(|set| set.is_known())).await;
         loop {
-            let member = sets.borrow_and_update().get(host).cloned();
+            let member = sets.borrow_and_update().route(host);
             let Some(mut state) = self.entry(service, host, member.as_ref()) else {
                 if stubborn && matches!(timeout_at(until, sets.changed()).await, Ok(Ok(()))) {
                     continue;
@@ -123,6 +123,9 @@ impl Directed {
                 return Err(no_such_host(service, host, members.current().is_known()));
             };
             let now = state.borrow_and_update().clone();
+            if let Some(member) = member.as_deref().filter(|member| now.does_not_answer(member)) {
+                members.gone(host, member.epoch);
+            }
             match verdict(&now, member.as_deref()) {
                 Verdict::Use(connection) => return Ok(connection),
                 Verdict::Fail if !stubborn => return Err(unreachable(service, &now)),
@@ -171,8 +174,7 @@ impl Directed {
         while entries.tasks.try_join_next().is_some() {}
         make_room(&mut entries.by_host, self.options.max_directed);
         let (member_sender, member_receiver) = watch::channel(member.clone());
-        let (state_sender, state) =
-            watch::channel(State { member: member.clone(), phase: Phase::Connecting });
+        let (state_sender, state) = watch::channel(State::new(member.clone()));
         let endpoint = Endpoint {
             service,
             dialer: self.dialer.clone(),

@@ -39,9 +39,23 @@ pub(crate) enum Phase {
 pub(crate) struct State {
     pub(crate) member: Arc<Member>,
     pub(crate) phase: Phase,
+    /// How many attempts in a row did not come to a connection that serves.
+    pub(crate) failed_attempts: u32,
 }
 
 impl State {
+    /// Before the first attempt.
+    pub(crate) fn new(member: Arc<Member>) -> Self {
+        Self { member, phase: Phase::Connecting, failed_attempts: 0 }
+    }
+
+    /// Whether the last attempt to connect to that incarnation failed.
+    pub(crate) fn does_not_answer(&self, member: &Member) -> bool {
+        self.failed_attempts > 0
+            && matches!(self.phase, Phase::Failed(_))
+            && (self.member.epoch, self.member.addr.as_str()) == (member.epoch, member.addr.as_str())
+    }
+
     /// The connection that calls may use.
     pub(crate) fn ready(&self) -> Option<&Arc<Connection>> {
         match &self.phase {
@@ -77,21 +91,24 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(self.backoff);
+        let mut failed_attempts = 0;
         loop {
             let member = self.member.borrow_and_update().clone();
             if backoff.failures() == 0 {
-                self.publish(&member, Phase::Connecting);
+                self.publish(&member, Phase::Connecting, 0);
             }
             let began = Instant::now();
             let (why, was_up) = match self.session(&member).await {
                 End::Moved => {
                     backoff.reset();
+                    failed_attempts = 0;
                     continue;
                 }
                 End::Lost { why, was_up } => (why, was_up),
             };
             tracing::debug!(service = %self.service, host = %member.host, addr = member.addr, why, "endpoint lost");
-            self.publish(&member, Phase::Failed(why));
+            failed_attempts = if was_up { 0 } else { failed_attempts + 1 };
+            self.publish(&member, Phase::Failed(why), failed_attempts);
             if was_up {
                 backoff.reset();
                 if began.elapsed() >= self.dialer.options.connect_timeout {
@@ -130,7 +147,7 @@ impl Endpoint {
             if moved(&current, member) {
                 return End::Moved;
             }
-            self.publish(&current, phase);
+            self.publish(&current, phase, 0);
             tokio::select! {
                 () = connection.closed() => return lost("connection lost".to_owned(), was_up),
                 answer = health.next() => match answer {
@@ -159,8 +176,8 @@ impl Endpoint {
         }
     }
 
-    fn publish(&self, member: &Arc<Member>, phase: Phase) {
-        self.state.send_replace(State { member: member.clone(), phase });
+    fn publish(&self, member: &Arc<Member>, phase: Phase, failed_attempts: u32) {
+        self.state.send_replace(State { member: member.clone(), phase, failed_attempts });
         (self.on_change)();
     }
 }

@@ -261,7 +261,7 @@ impl Inner {
         if let Some(pool) = pools.by_service.get(&service) {
             return pool.clone();
         }
-        let members = self.registry.members(service);
+        let members = self.registry.routes(service);
         let subset = self.options.subset.get(&service).copied();
         let subset = subset.map(|size| subset::Subset::new(&self.own_name, size));
         let (pool, work) = pool::Pool::new(members, self.dialer.clone(), &self.options, subset);

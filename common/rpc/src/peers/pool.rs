@@ -47,8 +47,8 @@ struct Slots {
 struct Slot {
     member: watch::Sender<Arc<Member>>,
     state: watch::Receiver<State>,
-    /// No longer in the registry. It is used as long as it serves: who leaves says so by its health, and a
-    /// registry that lost its leases must not take anybody down.
+    /// No longer in the registry, not even held. It is used as long as it serves: who leaves says so by its
+    /// health, and a registry that lost its leases must not take anybody down.
     absent: bool,
     task: AbortHandle,
 }
@@ -128,7 +128,7 @@ impl Pool {
             }
         }
         slots.by_host.retain(|host, slot| {
-            slot.absent = !set.members.contains_key(host);
+            slot.absent = set.callable(host).is_none();
             // One that stood in for another and is no longer needed: calls on its connection end in peace.
             let keep = slot.absent || used.contains_key(host);
             if !keep {
@@ -140,17 +140,22 @@ impl Pool {
         self.refresh();
     }
 
+    /// The members to keep connected: all of them, held ones too, or the subset that is this process's.
     fn used(&self, slots: &Slots, set: &MemberSet) -> BTreeMap<HostName, Arc<Member>> {
-        let Some(subset) = &self.subset else { return set.members.clone() };
-        let is_hopeless = |host: &HostName| slots.by_host.get(host).is_some_and(Slot::is_hopeless);
-        let serving = set.members.iter().filter(|(_, member)| !member.draining);
-        let chosen = subset.choose(serving, is_hopeless);
-        chosen.into_iter().map(|(host, member)| (host.clone(), member.clone())).collect()
+        let callable = set.members.iter().chain(&set.held);
+        let used = match &self.subset {
+            None => callable.collect(),
+            Some(subset) => {
+                let is_hopeless = |host: &HostName| slots.by_host.get(host).is_some_and(Slot::is_hopeless);
+                subset.choose(callable.filter(|(_, member)| !member.draining), is_hopeless)
+            }
+        };
+        used.into_iter().map(|(host, member)| (host.clone(), member.clone())).collect()
     }
 
     fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>, member: Arc<Member>) -> Slot {
         let (member_sender, member_receiver) = watch::channel(member.clone());
-        let (state_sender, state) = watch::channel(State { member, phase: Phase::Connecting });
+        let (state_sender, state) = watch::channel(State::new(member));
         let pool: Weak<Self> = Arc::downgrade(self);
         let endpoint = Endpoint {
             service: self.service,
@@ -178,7 +183,13 @@ impl Pool {
 
     /// Takes stock of who is ready; lets go of those who left and do not serve.
     fn refresh(&self) {
+        let set = self.members.current();
         let mut slots = self.slots.lock();
+        for (host, member) in &set.held {
+            if slots.by_host.get(host).is_some_and(|slot| slot.state.borrow().does_not_answer(member)) {
+                self.members.gone(host, member.epoch);
+            }
+        }
         slots.by_host.retain(|_, slot| {
             let keep = !slot.absent || slot.usable().is_some();
             if !keep {

@@ -12,7 +12,6 @@ pub(super) struct Held {
     pub(super) lease: LeaseId,
     pub(super) epoch: Epoch,
     pub(super) mod_revision: Revision,
-    pub(super) draining: bool,
 }
 
 /// What to do about the record found under the own key.
@@ -61,7 +60,7 @@ pub(super) async fn attempt(
     let value = record::encode(endpoint, epoch, draining);
     match store.txn(Txn::new().when(condition).put_leased(key, value, lease)).await? {
         TxnOutcome::Committed { revision } => {
-            Ok(Attempt::Held(Held { lease, epoch, mod_revision: revision, draining }))
+            Ok(Attempt::Held(Held { lease, epoch, mod_revision: revision }))
         }
         TxnOutcome::Conflict { .. } => {
             // The lease holds nothing; if it cannot be revoked it ends by itself.

@@ -1,27 +1,42 @@
 //! The members of one service, as a value that changes.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
-use kilonova_model::{HostName, Revision, ServiceKind};
-use kilonova_store::{KeyValue, Watch, WatchEvent, WatchHealth};
-use tokio::sync::watch;
+use kilonova_model::{Epoch, HostName, Revision, ServiceKind};
+use kilonova_store::WatchHealth;
+use tokio::sync::{mpsc, watch};
 
-use super::record::{self, Member};
+use super::record::Member;
+use super::targets::{HostAddress, bare_member};
 
-/// How often the age of stale knowledge is reported.
-const STALENESS_INTERVAL: Duration = Duration::from_secs(5);
+/// How many reports of members that are gone wait; one that finds no place is made again by the next attempt.
+const REPORTS: usize = 256;
 
 /// The members of one service at one revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberSet {
     /// By name.
     pub members: BTreeMap<HostName, Arc<Member>>,
+    /// Those who vanished in such numbers that the registry is doubted. They may be called; whoever has another
+    /// way to know that a member lives should take them for absent.
+    pub held: BTreeMap<HostName, Arc<Member>>,
     /// The registry's revision; 0 before the registry was first read.
     pub revision: Revision,
+    pub(super) unlisted: Unlisted,
+}
+
+/// Where a host is that is no member by its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Unlisted {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// At an address made of its name.
+    At(HostAddress),
+    /// Behind this member.
+    Through(Arc<Member>),
 }
 
 impl MemberSet {
@@ -36,6 +51,31 @@ impl MemberSet {
     pub fn get(&self, host: &HostName) -> Option<&Arc<Member>> {
         self.members.get(host)
     }
+
+    /// The member of that name, held ones included: who a call may go to.
+    #[must_use]
+    pub fn callable(&self, host: &HostName) -> Option<&Arc<Member>> {
+        self.members.get(host).or_else(|| self.held.get(host))
+    }
+
+    /// Where a call to that host goes: to the member of its name, or where the target's configuration says that any
+    /// host is.
+    #[must_use]
+    pub fn route(&self, host: &HostName) -> Option<Arc<Member>> {
+        if let Some(member) = self.callable(host) {
+            return Some(member.clone());
+        }
+        match &self.unlisted {
+            Unlisted::Unknown => None,
+            Unlisted::At(template) => {
+                let addr = template.of(host);
+                Some(Arc::new(bare_member(host.clone(), addr.clone(), addr)))
+            }
+            Unlisted::Through(member) => {
+                Some(Arc::new(Member { host: host.clone(), ..Member::clone(member) }))
+            }
+        }
+    }
 }
 
 /// The members of one service, kept current by a task of the [`Registry`](super::Registry).
@@ -44,9 +84,23 @@ pub struct Members {
     service: ServiceKind,
     current: watch::Receiver<Arc<MemberSet>>,
     health: watch::Receiver<WatchHealth>,
+    gone: mpsc::Sender<(HostName, Epoch)>,
+}
+
+/// The other end of [`Members`]: for whoever keeps them current.
+pub(super) struct Source {
+    pub(super) sets: watch::Sender<Arc<MemberSet>>,
+    /// Held members that could not be connected to.
+    pub(super) gone: mpsc::Receiver<(HostName, Epoch)>,
 }
 
 impl Members {
+    pub(super) fn new(service: ServiceKind, health: watch::Receiver<WatchHealth>) -> (Self, Source) {
+        let (sets, current) = watch::channel(Arc::new(MemberSet::default()));
+        let (reports, gone) = mpsc::channel(REPORTS);
+        (Self { service, current, health, gone: reports }, Source { sets, gone })
+    }
+
     /// Whose members these are.
     #[must_use]
     pub fn service(&self) -> ServiceKind {
@@ -74,146 +128,31 @@ impl Members {
         }
     }
 
-    /// The least minor version of the interface that the members implement which are not about to leave: what may be
-    /// asked of any of them. None while there are none.
-    #[must_use]
-    pub fn cap(&self) -> Option<u32> {
-        let current = self.current.borrow();
-        current.members.values().filter(|member| !member.draining).map(|member| member.minor).min()
-    }
-
     /// For how long the registry has been out of reach; zero while it is followed.
     #[must_use]
     pub fn stale_for(&self) -> Duration {
         stale_for(&self.health.borrow())
     }
+
+    /// The least minor version of the protos that a member now serves, of those who say so and take calls. None
+    /// when nobody does. Not for keeping: it changes with the members.
+    #[must_use]
+    pub fn cap(&self) -> Option<u32> {
+        let set = self.current.borrow();
+        // Without an epoch it is the record of a foreign tool, or of no registration at all.
+        let speaking = set.members.values().filter(|member| !member.draining && member.epoch > Epoch(0));
+        speaking.map(|member| member.minor).min()
+    }
+
+    /// An attempt to connect to a member failed. If it is held, that settles it: it is gone.
+    pub fn gone(&self, host: &HostName, epoch: Epoch) {
+        if self.current.borrow().held.get(host).is_some_and(|held| held.epoch == epoch) {
+            // With no place for the report, the next attempt that fails makes it again.
+            let _ = self.gone.try_send((host.clone(), epoch));
+        }
+    }
 }
 
-fn stale_for(health: &WatchHealth) -> Duration {
+pub(super) fn stale_for(health: &WatchHealth) -> Duration {
     if health.connected { Duration::ZERO } else { health.since.elapsed() }
-}
-
-/// The handle to a service's members, and the work that keeps it current.
-pub(super) fn follow(
-    service: ServiceKind,
-    prefix: String,
-    mut events: Watch,
-) -> (Members, impl Future<Output = ()> + Send + 'static) {
-    let health = events.health();
-    let (sender, current) = watch::channel(Arc::new(MemberSet::default()));
-    let members = Members { service, current, health: health.clone() };
-    let work = async move {
-        let mut set = MemberSet::default();
-        let mut report = tokio::time::interval(STALENESS_INTERVAL);
-        loop {
-            tokio::select! {
-                event = events.next() => {
-                    let Some(event) = event else { break };
-                    apply(&mut set, &prefix, event);
-                    while let Some(Some(event)) = events.next().now_or_never() {
-                        apply(&mut set, &prefix, event);
-                    }
-                    metrics::gauge!("registry_endpoints", "service" => service.as_str())
-                        .set(set.members.len() as f64);
-                    sender.send_replace(Arc::new(set.clone()));
-                }
-                _ = report.tick() => {
-                    metrics::gauge!("registry_stale_seconds", "service" => service.as_str())
-                        .set(stale_for(&health.borrow()).as_secs_f64());
-                }
-            }
-        }
-    };
-    (members, work)
-}
-
-/// Brings the set to what an event says. A re-read that finds nothing at all where there were members is not
-/// believed: that is what a store that lost its leases looks like, and who is really gone does not answer.
-fn apply(set: &mut MemberSet, prefix: &str, event: WatchEvent) {
-    set.revision = event.revision();
-    match event {
-        WatchEvent::Snapshot { items, .. } => {
-            if items.is_empty() && !set.members.is_empty() {
-                tracing::warn!(
-                    prefix,
-                    kept = set.members.len(),
-                    "the registry came back empty; members kept"
-                );
-                return;
-            }
-            set.members = items.iter().filter_map(|item| read(prefix, item)).collect();
-        }
-        WatchEvent::Put(item) => {
-            if let Some((host, member)) = read(prefix, &item) {
-                set.members.insert(host, member);
-            }
-        }
-        WatchEvent::Delete { key, .. } => {
-            if let Some(host) = host_of(prefix, &key) {
-                set.members.remove(&host);
-            }
-        }
-    }
-}
-
-fn read(prefix: &str, item: &KeyValue) -> Option<(HostName, Arc<Member>)> {
-    let Some(host) = host_of(prefix, &item.key) else {
-        tracing::warn!(key = item.key, "skipped: the key does not end in a host name");
-        return None;
-    };
-    match record::decode(&host, &item.value) {
-        Ok(member) => Some((host, Arc::new(member))),
-        Err(error) => {
-            tracing::warn!(key = item.key, %error, "skipped a malformed endpoint");
-            None
-        }
-    }
-}
-
-fn host_of(prefix: &str, key: &str) -> Option<HostName> {
-    HostName::parse(key.strip_prefix(prefix)?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PREFIX: &str = "kilonova/v1/c/endpoints/compute/";
-
-    fn item(host: &str, value: &str, revision: u64) -> KeyValue {
-        KeyValue {
-            key: format!("{PREFIX}{host}"),
-            value: value.to_owned().into(),
-            create_revision: Revision(revision),
-            mod_revision: Revision(revision),
-            leased: true,
-        }
-    }
-
-    fn hosts(set: &MemberSet) -> Vec<&str> {
-        set.members.keys().map(HostName::as_str).collect()
-    }
-
-    #[test]
-    fn events_make_the_set_and_malformed_values_are_skipped() {
-        let mut set = MemberSet::default();
-        let items = vec![item("a", r#"{"Addr":"a:1"}"#, 3), item("b", "nonsense", 4)];
-        apply(&mut set, PREFIX, WatchEvent::Snapshot { items, revision: Revision(5) });
-        assert_eq!(hosts(&set), ["a"]);
-        assert!(set.is_known());
-        apply(&mut set, PREFIX, WatchEvent::Put(item("b", r#"{"Addr":"b:1"}"#, 6)));
-        apply(&mut set, PREFIX, WatchEvent::Put(item("a", "{", 7)));
-        assert_eq!(hosts(&set), ["a", "b"]);
-        assert_eq!(set.revision, Revision(7));
-        apply(&mut set, PREFIX, WatchEvent::Delete { key: format!("{PREFIX}a"), revision: Revision(8) });
-        assert_eq!(hosts(&set), ["b"]);
-    }
-
-    #[test]
-    fn an_empty_re_read_does_not_empty_the_set() {
-        let mut set = MemberSet::default();
-        apply(&mut set, PREFIX, WatchEvent::Put(item("a", r#"{"Addr":"a:1"}"#, 3)));
-        apply(&mut set, PREFIX, WatchEvent::Snapshot { items: Vec::new(), revision: Revision(9) });
-        assert_eq!(hosts(&set), ["a"]);
-    }
 }

@@ -23,6 +23,19 @@ pub struct RegistryOptions {
     pub ttl: Duration,
 }
 
+impl RegistryOptions {
+    /// Usual for members of a service: 15 s, and 30 s for agents, of which there are many. Whoever calls them
+    /// learns much sooner from its connection that one is gone.
+    #[must_use]
+    pub fn for_service(service: ServiceKind) -> Self {
+        let seconds = match service {
+            ServiceKind::Api | ServiceKind::Conductor | ServiceKind::Scheduler => 15,
+            ServiceKind::Compute | ServiceKind::Volume => 30,
+        };
+        Self { ttl: Duration::from_secs(seconds) }
+    }
+}
+
 impl Default for RegistryOptions {
     fn default() -> Self {
         Self { ttl: Duration::from_secs(15) }
@@ -83,7 +96,14 @@ struct Shared {
     key: String,
     endpoint: Endpoint,
     options: RegistryOptions,
-    held: Mutex<Held>,
+    place: Mutex<Place>,
+}
+
+#[derive(Default)]
+struct Place {
+    /// None until it was put for the first time.
+    held: Option<Held>,
+    draining: bool,
 }
 
 impl Registration {
@@ -95,22 +115,42 @@ impl Registration {
     ) -> Result<Self, RegisterError> {
         let held = Self::claim(&store, &key, &endpoint, options.ttl).await?;
         tracing::info!(key, addr = endpoint.addr, epoch = %held.epoch, "registered");
-        let (sender, epoch) = watch::channel(held.epoch);
-        let shared = Arc::new(Shared { store, key, endpoint, options, held: Mutex::new(held) });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(stay_registered(shared.clone(), sender));
-        Ok(Self { shared, epoch, tasks })
+        Ok(Self::keep(Shared { store, key, endpoint, options, place: Mutex::default() }, Some(held)))
     }
 
-    /// Puts the first record, waiting up to one TTL (and a little, as leases end a little late) for the lease
-    /// of a dead predecessor to end.
+    /// Goes on in the background if the store cannot be reached.
+    pub(super) async fn start_eventually(
+        store: SharedStore,
+        key: String,
+        endpoint: Endpoint,
+        options: RegistryOptions,
+    ) -> Result<Self, RegisterError> {
+        match store.get(&key).await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(key, %error, "the store cannot be reached; registering when it can");
+                Ok(Self::keep(Shared { store, key, endpoint, options, place: Mutex::default() }, None))
+            }
+            _ => Self::start(store, key, endpoint, options).await,
+        }
+    }
+
+    fn keep(mut shared: Shared, held: Option<Held>) -> Self {
+        let (sender, epoch) = watch::channel(held.as_ref().map_or(Epoch(0), |held| held.epoch));
+        shared.place.get_mut().held = held;
+        let shared = Arc::new(shared);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(stay_registered(shared.clone(), sender));
+        Self { shared, epoch, tasks }
+    }
+
+    /// Puts the first record, waiting for the lease of a dead predecessor to end.
     async fn claim(
         store: &SharedStore,
         key: &str,
         endpoint: &Endpoint,
         ttl: Duration,
     ) -> Result<Held, RegisterError> {
-        let patience = Instant::now() + ttl + ttl / 4;
+        let patience = Instant::now() + after_a_dead_one(ttl);
         let pause = (ttl / 20).clamp(Duration::from_millis(10), Duration::from_millis(500));
         let (service, host) = (endpoint.service, endpoint.host.clone());
         let mut said = false;
@@ -138,7 +178,7 @@ impl Registration {
         }
     }
 
-    /// The current incarnation. It changes when a lost lease made it necessary to register again.
+    /// The current incarnation; 0 while there is none yet. It changes when a lost lease made it necessary to register again.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         *self.epoch.borrow()
@@ -153,8 +193,9 @@ impl Registration {
     /// Asks callers for no new work. Stays so for the rest of the registration.
     pub async fn set_draining(&self) -> Result<(), StoreError> {
         let Shared { store, key, endpoint, .. } = &*self.shared;
-        let mut held = self.shared.held.lock().await;
-        held.draining = true;
+        let mut place = self.shared.place.lock().await;
+        place.draining = true;
+        let Some(held) = &mut place.held else { return Ok(()) };
         let value = record::encode(endpoint, held.epoch, true);
         let unchanged = Compare::ModRevision(key.clone(), held.mod_revision);
         let put = Txn::new().when(unchanged).put_leased(key, value, held.lease);
@@ -169,7 +210,8 @@ impl Registration {
     /// Leaves the registry. On an error the record goes when its lease ends.
     pub async fn deregister(mut self) -> Result<(), StoreError> {
         self.tasks.shutdown().await;
-        let held = self.shared.held.lock().await;
+        let place = self.shared.place.lock().await;
+        let Some(held) = &place.held else { return Ok(()) };
         match self.shared.store.revoke_lease(held.lease).await {
             Err(StoreError::LeaseGone) | Ok(()) => {
                 tracing::info!(key = self.shared.key, "deregistered");
@@ -184,6 +226,9 @@ impl Registration {
 async fn stay_registered(shared: Arc<Shared>, epoch: watch::Sender<Epoch>) {
     let period = shared.options.ttl / 3;
     let mut failing = false;
+    if shared.place.lock().await.held.is_none() {
+        register_again(&shared, &epoch).await;
+    }
     for renewal in 1_u32.. {
         sleep(period.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
         let look = renewal.is_multiple_of(RENEWALS_PER_LOOK);
@@ -214,16 +259,23 @@ async fn stay_registered(shared: Arc<Shared>, epoch: watch::Sender<Epoch>) {
 /// Renews the lease; on a look, also checks that the record is there: a live lease does not keep anybody from
 /// deleting it.
 async fn renew(shared: &Shared, look: bool) -> Result<(), StoreError> {
-    let lease = shared.held.lock().await.lease;
+    let Some(lease) = shared.place.lock().await.held.as_ref().map(|held| held.lease) else {
+        return Err(StoreError::LeaseGone);
+    };
     shared.store.keep_alive(lease).await?;
     if look {
-        let held = shared.held.lock().await;
+        let place = shared.place.lock().await;
         let (found, _) = shared.store.get(&shared.key).await?;
-        if found.is_none_or(|found| found.mod_revision != held.mod_revision) {
+        if found.map(|found| found.mod_revision) != place.held.as_ref().map(|held| held.mod_revision) {
             return Err(StoreError::LeaseGone);
         }
     }
     Ok(())
+}
+
+/// How long the record of a dead predecessor may be in the way: leases end a little late.
+fn after_a_dead_one(ttl: Duration) -> Duration {
+    ttl + ttl / 4
 }
 
 async fn register_again(shared: &Shared, epoch: &watch::Sender<Epoch>) {
@@ -235,20 +287,29 @@ async fn register_again(shared: &Shared, epoch: &watch::Sender<Epoch>) {
     )
     .expect("a valid policy");
     let mut backoff = Backoff::new(policy);
+    let mut taken_since = None;
     loop {
         sleep(backoff.next_delay()).await;
-        let mut held = shared.held.lock().await;
+        let mut place = shared.place.lock().await;
         let Shared { store, key, endpoint, options, .. } = shared;
-        match attempt(store, key, endpoint, options.ttl, held.draining).await {
+        match attempt(store, key, endpoint, options.ttl, place.draining).await {
             Ok(Attempt::Held(new)) => {
                 tracing::info!(key, epoch = %new.epoch, "registered again");
                 epoch.send_replace(new.epoch);
-                *held = new;
+                place.held = Some(new);
                 return;
+            }
+            Ok(Attempt::Taken(other))
+                if taken_since.get_or_insert_with(Instant::now).elapsed() < after_a_dead_one(options.ttl) =>
+            {
+                tracing::warn!(key, theirs = other.addr, epoch = %other.epoch,
+                    "the name is registered from another address; waiting for that lease to end");
+                // The store answers: it is not what is waited for.
+                backoff.reset();
             }
             Ok(Attempt::Taken(other)) => {
                 tracing::error!(key, ours = endpoint.addr, theirs = other.addr, epoch = %other.epoch,
-                    "another process took this name while the lease was lost; stop one of the two");
+                    "another process is registered under this name; stop one of the two");
             }
             Ok(Attempt::Again) => {}
             Err(error) => tracing::warn!(key, %error, "registering again failed; trying on"),

@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod faults;
+mod hold;
+mod outage;
 mod peers;
 mod registry;
 mod retries;
+mod snapshot;
 mod subscribe;
 mod support;
+mod targets;

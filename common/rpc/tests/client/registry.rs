@@ -11,9 +11,9 @@ use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::{
     KeyValue, LeaseId, Page, SharedStore, Store, StoreError, Txn, TxnOutcome, Watch, WatchFrom,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::support::{Cell, PATIENCE, endpoint, host};
+use crate::support::{Cell, PATIENCE, endpoint, host, members_until};
 
 const SERVICE: ServiceKind = ServiceKind::Volume;
 const KEY: &str = "kilonova/v1/test/endpoints/volume/node1@lvm";
@@ -64,13 +64,12 @@ async fn epochs_of_one_name_only_grow() {
     }
 }
 
-#[tokio::test]
-async fn a_second_process_of_the_same_name_is_refused() {
-    let cell = Cell::new();
-    let first =
-        cell.registry.register(endpoint(SERVICE, "node1@lvm", "10.0.0.7:7773"), short()).await.unwrap();
+async fn a_second_process_of_the_same_name_is_refused(cell: Cell) {
+    let brief = RegistryOptions { ttl: Duration::from_secs(1) };
+    let first = endpoint(SERVICE, "node1@lvm", "10.0.0.7:7773");
+    let first = cell.registry.register(first, brief.clone()).await.unwrap();
     let second = endpoint(SERVICE, "node1@lvm", "10.0.0.8:7773");
-    let error = cell.registry.register(second, short()).await.unwrap_err();
+    let error = cell.registry.register(second, brief).await.unwrap_err();
     assert!(matches!(error, RegisterError::Duplicate { .. }));
     let text = error.to_string();
     assert!(text.contains("10.0.0.7:7773") && text.contains("10.0.0.8:7773"), "{text}");
@@ -78,6 +77,47 @@ async fn a_second_process_of_the_same_name_is_refused() {
         cell.registry.members(SERVICE).known().await.get(&host("node1@lvm")).unwrap().epoch,
         first.epoch()
     );
+}
+
+#[tokio::test]
+async fn a_second_process_of_the_same_name_is_refused_in_the_embedded_store() {
+    a_second_process_of_the_same_name_is_refused(Cell::new()).await;
+}
+
+#[tokio::test]
+async fn a_second_process_of_the_same_name_is_refused_in_etcd() {
+    let Some((_etcd, cell)) = Cell::etcd().await else { return };
+    a_second_process_of_the_same_name_is_refused(cell).await;
+}
+
+/// All are seen, and how long that took is printed.
+async fn a_thousand_at_once(cell: Cell) {
+    let members = cell.registry.members(SERVICE);
+    timeout(PATIENCE, members.known()).await.unwrap();
+    let began = Instant::now();
+    for hundred in 0..10 {
+        let put = |txn: Txn, n: u32| {
+            let key = format!("kilonova/v1/test/endpoints/volume/h{}", hundred * 100 + n);
+            txn.put(key, format!(r#"{{"Op":0,"Addr":"10.0.0.{n}:7773","Metadata":null}}"#))
+        };
+        cell.store.txn((0..100).fold(Txn::new(), put)).await.unwrap();
+    }
+    let written = began.elapsed();
+    members_until(&cell.registry, SERVICE, |set| set.members.len() == 1000).await;
+    let seen = began.elapsed();
+    println!("1,000 members in {}: written after {written:?}, all seen after {seen:?}", cell.store.name());
+    assert!(seen < Duration::from_secs(5), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_thousand_members_at_once_are_seen_in_the_embedded_store() {
+    a_thousand_at_once(Cell::new()).await;
+}
+
+#[tokio::test]
+async fn a_thousand_members_at_once_are_seen_in_etcd() {
+    let Some((_etcd, cell)) = Cell::etcd().await else { return };
+    a_thousand_at_once(cell).await;
 }
 
 #[tokio::test]

@@ -11,9 +11,12 @@ use kilonova_proto::base::v1::base_service_server::{BaseService, BaseServiceServ
 use kilonova_rpc::backoff::{BackoffPolicy, Jitter};
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::peers::{Channel, Peers, PeersOptions};
-use kilonova_rpc::registry::{Endpoint, Registration, Registry, RegistryOptions};
-use kilonova_store::SharedStore;
+use kilonova_rpc::registry::{
+    Discovery, Endpoint, MemberSet, Registration, Registry, RegistryOptions, Sources,
+};
 use kilonova_store::embedded::EmbeddedStore;
+use kilonova_store::testing::EtcdProcess;
+use kilonova_store::{EtcdOptions, EtcdStore, LeaseId, SharedStore, Txn};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -48,6 +51,33 @@ impl Cell {
         Self { store, registry }
     }
 
+    /// Calls one service where its target says.
+    pub fn with_target(service: ServiceKind, target: Discovery) -> Self {
+        Self::with_sources(Sources { targets: [(service, target)].into(), ..Sources::default() })
+    }
+
+    pub fn with_sources(sources: Sources) -> Self {
+        let store: SharedStore = Arc::new(EmbeddedStore::open_temporary().unwrap());
+        let registry = Registry::with_sources(store.clone(), CellName::parse("test").unwrap(), sources);
+        Self { store, registry }
+    }
+
+    /// Over a real etcd. None when there is no such program.
+    pub async fn etcd() -> Option<(EtcdProcess, Self)> {
+        let etcd = EtcdProcess::start().await.unwrap()?;
+        let cell = Self::over(Arc::new(EtcdStore::connect(etcd_options(etcd.endpoint())).await.unwrap()));
+        Some((etcd, cell))
+    }
+
+    /// Puts a member under a lease that nobody renews.
+    pub async fn put_leased(&self, service: ServiceKind, name: &str, addr: &str) -> LeaseId {
+        let lease = self.store.grant_lease(Duration::from_secs(60)).await.unwrap();
+        let key = format!("kilonova/v1/test/endpoints/{service}/{name}");
+        let value = format!(r#"{{"Op":0,"Addr":"{addr}","Metadata":{{"host":"{name}","epoch":7}}}}"#);
+        self.store.txn(Txn::new().put_leased(key, value, lease)).await.unwrap();
+        lease
+    }
+
     pub async fn register(&self, service: ServiceKind, name: &str, addr: &str) -> Registration {
         self.registry.register(endpoint(service, name, addr), RegistryOptions::default()).await.unwrap()
     }
@@ -66,6 +96,32 @@ impl Cell {
         };
         adjust(&mut options);
         Peers::new(self.registry.clone(), Caller::new(ServiceKind::Api, host("api-1")), options)
+    }
+}
+
+/// Options that notice soon what fails.
+pub fn etcd_options(endpoint: String) -> EtcdOptions {
+    EtcdOptions {
+        endpoints: vec![endpoint],
+        call_deadline: Duration::from_secs(2),
+        keep_alive_interval: Duration::from_secs(1),
+        keep_alive_timeout: Duration::from_secs(1),
+        reconnect_pause: Duration::from_millis(500),
+        ..EtcdOptions::default()
+    }
+}
+
+/// Waits until the members of a service are as wanted.
+pub async fn members_until(
+    registry: &Registry,
+    service: ServiceKind,
+    wanted: impl Fn(&MemberSet) -> bool,
+) -> Arc<MemberSet> {
+    let members = registry.members(service);
+    let mut sets = members.subscribe();
+    match timeout(PATIENCE, sets.wait_for(|set| wanted(set))).await {
+        Ok(set) => set.unwrap().clone(),
+        Err(_) => panic!("never so: {:?}", members.current()),
     }
 }
 

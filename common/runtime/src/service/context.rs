@@ -250,7 +250,10 @@ fn describe(
     let readiness = readiness.clone();
     diagnostics.add("readiness", move || json!(readiness.current()));
     let epoch = registration.epochs();
-    diagnostics.add("registration", move || json!({ "epoch": epoch.borrow().0 }));
+    diagnostics.add("registration", move || {
+        let epoch = epoch.borrow().0;
+        json!({ "epoch": epoch, "registered": epoch > 0 })
+    });
     let load = server.load();
     diagnostics.add("server", move || json!({ "calls": load.calls(), "connections": load.connections() }));
     let peers = peers.clone();

@@ -2,15 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use kilonova_model::{CellName, HostName, ServiceKind, ZoneName};
+use kilonova_model::{CellName, Epoch, HostName, ServiceKind, ZoneName};
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::peers::{Peers, PeersOptions};
-use kilonova_rpc::registry::{Endpoint, RegisterError, Registry, RegistryOptions};
+use kilonova_rpc::registry::{Endpoint, RegisterError, Registry, RegistryOptions, Sources, Targets};
 use kilonova_rpc::server::BuildError;
 use kilonova_store::SharedStore;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +22,9 @@ use crate::diagnostics::Diagnostics;
 use crate::readiness::Readiness;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+
+/// The condition of those who cannot work without an epoch.
+const REGISTRATION: &str = "registry";
 
 /// A service about to start.
 pub struct Launch {
@@ -52,6 +57,11 @@ pub struct LaunchOptions {
     pub settle: Duration,
     /// How it stays registered.
     pub registry: RegistryOptions,
+    /// How it finds the services it calls, where that is not by the store.
+    pub targets: Targets,
+    /// The file in which the members last known are kept. With a good one it starts even while the store is away,
+    /// and registers when it can.
+    pub snapshot: Option<PathBuf>,
     /// How it reaches others.
     pub peers: PeersOptions,
     /// The minor version of the API it speaks.
@@ -70,6 +80,8 @@ impl Default for LaunchOptions {
             stop_within: Duration::from_secs(8),
             settle: Duration::from_millis(100),
             registry: RegistryOptions::default(),
+            targets: Targets::new(),
+            snapshot: None,
             peers: PeersOptions::default(),
             minor: 0,
             authority: None,
@@ -117,7 +129,12 @@ impl Launch {
         let metrics = Metrics::install();
         let listening = self.listener.local_addr()?;
         let addr = advertised(self.service, self.advertise.as_deref(), listening)?;
-        let registry = Registry::new(self.store.clone(), self.cell.clone());
+        let sources = Sources {
+            targets: self.options.targets.clone(),
+            snapshot: self.options.snapshot.clone(),
+            ..Sources::default()
+        };
+        let registry = Registry::with_sources(self.store.clone(), self.cell.clone(), sources);
         let endpoint = Endpoint {
             service: self.service,
             host: self.host.clone(),
@@ -126,7 +143,12 @@ impl Launch {
             minor: self.options.minor,
             authority: self.options.authority.clone(),
         };
-        let registration = registry.register(endpoint, self.options.registry.clone()).await?;
+        let options = self.options.registry.clone();
+        let registration = if registry.remembers() {
+            registry.register_eventually(endpoint, options).await?
+        } else {
+            registry.register(endpoint, options).await?
+        };
         let caller = Caller::new(self.service, self.host.clone());
         let peers = Peers::new(registry.clone(), caller, self.options.peers.clone().suiting(self.service));
         // Several members may log in one process. The level is the highest, so that no filter of levels hides it.
@@ -134,6 +156,10 @@ impl Launch {
         let tasks = Tasks::new(self.service.as_str()).in_span(span);
         let readiness = Readiness::new();
         readiness.not("server", "starting");
+        if needs_epoch(self.service) && registration.epoch() == Epoch(0) {
+            readiness.not(REGISTRATION, "the store cannot be reached");
+            tasks.spawn("registration awaited", await_registration(registration.epochs(), readiness.clone()));
+        }
         let config = redacted(self.options.config.clone());
         let diagnostics = Diagnostics::default();
         diagnostics.add("config", move || config.clone());
@@ -161,6 +187,20 @@ impl Launch {
             http: self.http,
             options: self.options,
         })
+    }
+}
+
+/// Whether a service's work carries its epoch. Others may serve before they are registered.
+fn needs_epoch(service: ServiceKind) -> bool {
+    match service {
+        ServiceKind::Conductor | ServiceKind::Compute | ServiceKind::Volume => true,
+        ServiceKind::Api | ServiceKind::Scheduler => false,
+    }
+}
+
+async fn await_registration(mut epochs: watch::Receiver<Epoch>, readiness: Readiness) {
+    if epochs.wait_for(|epoch| *epoch > Epoch(0)).await.is_ok() {
+        readiness.ok(REGISTRATION);
     }
 }
 

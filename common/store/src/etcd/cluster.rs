@@ -39,9 +39,7 @@ impl Cluster {
     pub(super) async fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
         let deadline = options.connect_deadline;
         let connecting = async {
-            let connected = Client::connect(&options.endpoints, Some(options.for_client())).await;
-            let client = connected.map_err(|error| Failure::of(&error).into_error(Effect::Read))?;
-            let cluster = Self { client, options };
+            let cluster = Self::unchecked(options).await?;
             match cluster.revision(ANY_KEY).await {
                 // Not for this user, but it was a majority that said so.
                 Ok(_) | Err(Failure::Denied(_)) => Ok(cluster),
@@ -51,6 +49,16 @@ impl Cluster {
         match timeout(deadline, connecting).await {
             Ok(result) => result,
             Err(_) => Err(StoreError::unavailable(format!("etcd does not answer within {deadline:?}"))),
+        }
+    }
+
+    /// Connects when the first call is made.
+    pub(super) async fn unchecked(options: EtcdOptions) -> Result<Self, StoreError> {
+        let connecting = Client::connect(&options.endpoints, Some(options.for_client()));
+        match timeout(options.connect_deadline, connecting).await {
+            Ok(Ok(client)) => Ok(Self { client, options }),
+            Ok(Err(error)) => Err(Failure::of(&error).into_error(Effect::Read)),
+            Err(_) => Err(StoreError::unavailable("etcd did not take the credentials in time".to_owned())),
         }
     }
 

@@ -34,6 +34,12 @@ impl EtcdStore {
     pub async fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
         Ok(Self { cluster: Arc::new(Cluster::connect(options).await?) })
     }
+
+    /// Takes a cluster that may be away: calls fail until it is there, and watches wait for it. With credentials it
+    /// must be there: they are shown at once.
+    pub async fn connect_lazily(options: EtcdOptions) -> Result<Self, StoreError> {
+        Ok(Self { cluster: Arc::new(Cluster::unchecked(options).await?) })
+    }
 }
 
 impl fmt::Debug for EtcdStore {

@@ -106,7 +106,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         loop {
             let now: HashMap<HostName, Epoch> = {
                 let set = members.borrow_and_update().clone();
-                set.members.iter().map(|(host, member)| (host.clone(), member.epoch)).collect()
+                let present = set.members.iter().chain(&set.held);
+                present.map(|(host, member)| (host.clone(), member.epoch)).collect()
             };
             let changed: BTreeSet<&str> = now
                 .keys()

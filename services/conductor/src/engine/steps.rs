@@ -36,9 +36,11 @@ pub(super) enum Stepped<P> {
 }
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
+    /// The incarnation of a registered host. One that is held has not left: that most vanished at once says
+    /// more of the registry than of them.
     fn epoch_of(&self, host: &str) -> Option<Epoch> {
         let host = HostName::parse(host).ok()?;
-        self.members.current().get(&host).map(|member| member.epoch)
+        self.members.current().callable(&host).map(|member| member.epoch)
     }
 
     fn decide(&self, id: P::Id, record: &P, now: SystemTime) -> Decision {

@@ -81,7 +81,7 @@ fn kept(failure: &Failure, dir: TempDir) -> Failure {
 
 async fn story(dir: &Path) -> Result<(), Failure> {
     let mut screen = Screen::new();
-    let cloud = start(&mut screen, dir).await?;
+    let cloud = Box::pin(start(&mut screen, dir)).await?;
     let client = up::client_of(&cloud, WHOLE).await?;
     seed::flavors_and_image(&client).await?;
     seed::hosts_up(&client, usize::from(COUNTS.hosts + COUNTS.backends)).await?;

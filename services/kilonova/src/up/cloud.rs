@@ -71,7 +71,7 @@ impl Cloud {
         let fallback = temporary.as_ref().map_or(Path::new(""), TempDir::path);
         let mut config = plan.config.resolve_shared(fallback);
         config.drain.timeout = (config.drain.timeout.get() / LAYERS).into();
-        let store: SharedStore = stores::open(&config.store).await?;
+        let store: SharedStore = stores::open(&config.store, false).await?;
         let starting = places.into_iter().map(|(place, ports)| {
             let (mut config, store) = (config.clone(), store.clone());
             config.own_data(place.service, &place.host, KeepGiven::No);

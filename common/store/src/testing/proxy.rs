@@ -1,5 +1,6 @@
 //! A TCP proxy whose way can be cut and led elsewhere.
 
+use std::io;
 use std::net::SocketAddr;
 
 use tokio::io::copy_bidirectional;
@@ -8,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Closes its connections when it is led elsewhere, and refuses new ones while it leads nowhere.
+#[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
     target: watch::Sender<Option<SocketAddr>>,
@@ -15,19 +17,23 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub async fn start(target: Option<SocketAddr>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
+    /// Listens on a free port of the loopback interface.
+    pub async fn start(target: Option<SocketAddr>) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
         let (target, way) = watch::channel(target);
         let mut task = JoinSet::new();
         task.spawn(accept(listener, way));
-        Self { address, target, _task: task }
+        Ok(Self { address, target, _task: task })
     }
 
+    /// Where it listens, as `host:port`.
+    #[must_use]
     pub fn endpoint(&self) -> String {
         self.address.to_string()
     }
 
+    /// Leads all that connect from now on there, or nowhere.
     pub fn lead_to(&self, target: Option<SocketAddr>) {
         self.target.send_replace(target);
     }
