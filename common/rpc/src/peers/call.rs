@@ -36,6 +36,9 @@ use crate::wire::timeout::{self, GRPC_TIMEOUT};
 /// How many members a call that was never written is offered to.
 const OFFERS: u32 = 3;
 
+/// By how much the clocks of the two ends of a deadline may differ. A tonic server says CANCELLED at its own end of it.
+const CLOCKS: Duration = Duration::from_millis(10);
+
 /// Makes a call and counts it.
 pub(super) async fn dispatch(
     channel: Channel,
@@ -163,6 +166,7 @@ impl Call<'_> {
                             let status = Status::from_header_map(ending).expect("it has a code");
                             (status, Pushback::of(ending), Ok(reply))
                         }
+                        Some(Code::Cancelled) if self.left() < CLOCKS => return Err(self.out_of_time(true)),
                         _ => {
                             budget.succeeded();
                             return Ok(reply);
