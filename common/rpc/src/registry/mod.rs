@@ -12,7 +12,6 @@
 //!
 //! An outage of the store never makes members disappear: a member goes when its key is deleted, not when the
 //! registry cannot be read. And when most go at once, they are held until they do not answer (`hold`).
-
 //!
 //! Where calls to a service go may be told otherwise ([`Targets`]). Its members register in the store all the same.
 
@@ -22,6 +21,7 @@ mod fixed;
 mod follow;
 mod hold;
 mod members;
+mod options;
 mod record;
 mod register;
 mod snapshot;
@@ -40,8 +40,9 @@ use self::snapshot::Snapshot;
 
 pub use dns::{Resolve, SystemResolver};
 pub use members::{MemberSet, Members};
+pub use options::RegistryOptions;
 pub use record::{BadRecord, Endpoint, Member};
-pub use register::{RegisterError, Registration, RegistryOptions};
+pub use register::{RegisterError, Registration};
 pub use targets::{Address, BadTarget, DNS_REFRESH, Discovery, HostAddress, Targets, parse_static};
 
 /// The members of all services of one cell. Cheap to clone.
