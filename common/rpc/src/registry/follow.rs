@@ -31,6 +31,7 @@ pub(super) fn follow(
     if let Some(set) = snapshot.as_ref().and_then(|snapshot| snapshot.get(service)) {
         tracing::info!(%service, members = set.members.len(), "members known from an earlier time");
         follower.set = MemberSet::clone(&set);
+        follower.measure();
         source.sets.send_replace(set);
     }
     let work = async move {

@@ -21,6 +21,7 @@ mod fixed;
 mod follow;
 mod hold;
 mod members;
+mod options;
 mod record;
 mod register;
 mod snapshot;
@@ -39,8 +40,9 @@ use self::snapshot::Snapshot;
 
 pub use dns::{Resolve, SystemResolver};
 pub use members::{MemberSet, Members};
+pub use options::RegistryOptions;
 pub use record::{BadRecord, Endpoint, Member};
-pub use register::{RegisterError, Registration, RegistryOptions};
+pub use register::{RegisterError, Registration};
 pub use targets::{Address, BadTarget, DNS_REFRESH, Discovery, HostAddress, Targets, parse_static};
 
 /// The members of all services of one cell. Cheap to clone.

@@ -9,38 +9,13 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::RegistryOptions;
 use super::claim::{Attempt, Held, attempt};
 use super::record::{self, Endpoint};
 use crate::backoff::{Backoff, BackoffPolicy, Jitter};
 
 /// After how many renewals the record itself is looked at.
 const RENEWALS_PER_LOOK: u32 = 12;
-
-/// How a member stays registered.
-#[derive(Debug, Clone)]
-pub struct RegistryOptions {
-    /// How long the record outlives a member that stopped renewing it.
-    pub ttl: Duration,
-}
-
-impl RegistryOptions {
-    /// Usual for members of a service: 15 s, and 30 s for agents, of which there are many. Whoever calls them
-    /// learns much sooner from its connection that one is gone.
-    #[must_use]
-    pub fn for_service(service: ServiceKind) -> Self {
-        let seconds = match service {
-            ServiceKind::Api | ServiceKind::Conductor | ServiceKind::Scheduler => 15,
-            ServiceKind::Compute | ServiceKind::Volume => 30,
-        };
-        Self { ttl: Duration::from_secs(seconds) }
-    }
-}
-
-impl Default for RegistryOptions {
-    fn default() -> Self {
-        Self { ttl: Duration::from_secs(15) }
-    }
-}
 
 /// A member that could not register.
 #[derive(Debug, thiserror::Error)]

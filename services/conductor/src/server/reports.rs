@@ -41,7 +41,7 @@ impl Conductor {
             let message = format!("only the {service} agent of {host} may speak for it");
             return Err(refuse(Error::new(Reason::NotOwnHost, message)));
         }
-        let registered = self.registry.members(service).current().get(&name).map(|member| member.epoch);
+        let registered = self.registry.members(service).current().callable(&name).map(|member| member.epoch);
         if registered.is_some_and(|registered| registered > Epoch(epoch)) {
             let message = format!("a newer incarnation of {host} has registered");
             return Err(refuse(Error::new(Reason::StaleEpoch, message)));
