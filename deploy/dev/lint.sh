@@ -37,7 +37,7 @@ breaking() {
   buf breaking --against $baseline
 }
 
-python_files() { "$python" -m ruff check tests/clients/python && "$python" -m ruff format --check tests/clients/python; }
+python_files() { "$python" -m ruff check tests/clients/python tests/bench && "$python" -m ruff format --check tests/clients/python tests/bench; }
 
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --keep-going; }
 
