@@ -56,7 +56,7 @@ class Size:
     quiet_seconds: float
 
 
-FULL = Size(rounds=5, seconds=3, updates=30, subscribers_per_process=1, attempts=3, quiet_seconds=10)
+FULL = Size(rounds=5, seconds=3, updates=30, subscribers_per_process=1, attempts=2, quiet_seconds=10)
 QUICK = Size(rounds=2, seconds=2, updates=10, subscribers_per_process=10, attempts=1, quiet_seconds=2)
 
 
@@ -128,23 +128,18 @@ def measure(side: Side, payload: str, in_flight: int, size: Size) -> Window:
     return best
 
 
-def calls(sides: dict[str, Side], size: Size) -> None:
+def calls(sides: dict[str, Side], payload: str, in_flight: int, size: Size) -> None:
     """Measure calls: the peer and ours in turn in every round, so that a slow minute is everybody's."""
-    names = {n: (*executors, OURS) for n, executors in EXECUTORS.items()}
-    windows: dict[tuple[str, int], dict[str, list[Window]]] = {
-        (payload, n): {name: [] for name in names[n]} for payload in PAYLOADS for n in EXECUTORS
-    }
+    windows: dict[str, list[Window]] = {name: [] for name in (*EXECUTORS[in_flight], OURS)}
     for _ in range(size.rounds):
-        for (payload, in_flight), found in windows.items():
-            for name, series in found.items():
-                series.append(measure(sides[name], payload, in_flight, size))
-    for (payload, in_flight), found in windows.items():
-        values = figures.calls(found)
-        figure(f"call, {PAYLOADS[payload]}, {in_flight} in flight", values)
-        for budget in figures.BUDGETS:
-            if budget.in_flight == in_flight:
-                title = f"budget: {budget.name}, {PAYLOADS[payload]}, {in_flight} in flight"
-                figure(title, figures.budget(budget, values))
+        for name, found in windows.items():
+            found.append(measure(sides[name], payload, in_flight, size))
+    values = figures.calls(windows)
+    figure(f"call, {PAYLOADS[payload]}, {in_flight} in flight", values)
+    for budget in figures.BUDGETS:
+        if budget.in_flight == in_flight:
+            title = f"budget: {budget.name}, {PAYLOADS[payload]}, {in_flight} in flight"
+            figure(title, figures.budget(budget, values))
 
 
 def fan_out(processes: Processes, broker: int, url: str, count: int, size: Size) -> None:
@@ -229,7 +224,9 @@ def run(options: argparse.Namespace, etcd: str, size: Size, folder: Path) -> Non
             for verb in ("serve", "call")
         )
         sides[OURS] = Side(client, (client.pid, server.pid, store))
-        calls(sides, size)
+        for payload in PAYLOADS:
+            for in_flight in EXECUTORS:
+                calls(sides, payload, in_flight, size)
         for side in sides.values():
             side.client.stop()
         for count in SUBSCRIBERS:
