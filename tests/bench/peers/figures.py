@@ -86,22 +86,28 @@ def ratios(peer: Sequence[Window], ours: Sequence[Window]) -> dict[str, dict[str
 
 
 def calls(windows: dict[str, list[Window]]) -> dict[str, Any]:
-    """Return the figure of one payload and number in flight: ours against the faster peer."""
+    """Return the figure of one payload and number in flight."""
     peers = {name: found for name, found in windows.items() if name != OURS}
-    best = faster(peers)
     return {
         "rounds": len(windows[OURS]),
-        "compared_with": best,
         "peer": {name: side(found) for name, found in peers.items()},
         "ours": side(windows[OURS]),
-        "better_by": ratios(peers[best], windows[OURS]),
+        "better_by": {name: ratios(found, windows[OURS]) for name, found in peers.items()},
+        "faster_peer": faster(peers),
     }
 
 
 def budget(budget: Budget, found: dict[str, Any]) -> dict[str, Any]:
-    """Return whether a budget holds, by the medians."""
-    value = found["better_by"][budget.ratio]["median"]
-    return {"must": budget.must, "aim": budget.aim, "is": value, "holds": value >= budget.must}
+    """Return whether a budget holds, by the median against the faster peer."""
+    peer = found["faster_peer"]
+    value = found["better_by"][peer][budget.ratio]["median"]
+    return {
+        "must": budget.must,
+        "aim": budget.aim,
+        "is": value,
+        "against": peer,
+        "holds": value >= budget.must,
+    }
 
 
 def fan_out(
