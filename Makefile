@@ -4,7 +4,7 @@ BOOTSTRAP := deploy/dev/bootstrap.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/.tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
-.PHONY: help demo up test lint bench bench-fanout proto-baseline clean
+.PHONY: help demo up test lint bench bench-rpc bench-fanout bench-discovery bench-peers proto-baseline clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -31,9 +31,18 @@ bench: ## measure, in a release build
 	@$(BOOTSTRAP) build
 	@cargo run --release -p kilonova-tests --bin bench -- $(ARGS)
 
+bench-rpc: ## measure a call against raw tonic, in a release build
+	@$(BOOTSTRAP) build
+	@cargo run --release -p kilonova-tests --bin bench_rpc -- $(ARGS)
+
 bench-fanout: ## measure one update to many subscribers against raw tonic, in a release build
 	@$(BOOTSTRAP) build
 	@cargo run --release -p kilonova-tests --bin bench_fanout -- $(ARGS)
+
+bench-peers: ## measure calls side by side with oslo.messaging on RabbitMQ, in a release build
+	@$(BOOTSTRAP) peers
+	@cargo build --release -p kilonova-tests --bin echo_peer
+	@.tools/peers-venv/bin/python tests/bench/peers/run.py --echo-peer $(TARGET)/release/echo_peer $(ARGS)
 
 proto-baseline: ## accept the protos as they are: later ones are checked against them
 	@$(BOOTSTRAP) lint

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the named targets need (build, lint, test) and nothing else. Says one line per thing it installs,
+# Installs what the named targets need (build, lint, test, peers) and nothing else. Says one line per thing it installs,
 # nothing when all is there. System packages come from apt or brew; everything else goes into .tools/, pinned by
 # versions.sh, and leaves with it.
 set -euo pipefail
@@ -136,19 +136,20 @@ find_python() {
   return 1
 }
 
-# venv REQUIREMENTS…: the virtual environment with exactly these files' packages in it.
+# venv NAME REQUIREMENTS…: the virtual environment of that name with exactly these files' packages in it.
 venv() {
-  local file args=() version
+  local name=$1 file args=() version
+  shift
   for file in "$@"; do args+=(-r "$root/$file"); done
   version=$(cd "$root" && cat "$@" | cksum | cut -d' ' -f1)
-  if ! "$tools/venv/bin/python" -c '' 2>/dev/null; then
+  if ! "$tools/$name/bin/python" -c '' 2>/dev/null; then
     find_python || system "python3 python3-venv" python
     find_python || die "Python 3.10 or newer with venv is needed: install it, then repeat this."
     mkdir -p "$tools/stamps"
-    rm -f "$tools"/stamps/python-packages-*
-    run venv "$python" -m venv --clear "$tools/venv"
+    rm -f "$tools/stamps/$name-packages"-*
+    run "$name" "$python" -m venv --clear "$tools/$name"
   fi
-  once python-packages "$version" "$tools/venv/bin/python" -m pip install --disable-pip-version-check "${args[@]}"
+  once "$name-packages" "$version" "$tools/$name/bin/python" -m pip install --disable-pip-version-check "${args[@]}"
 }
 
 # --- go ----------------------------------------------------------------------------------------------------------
@@ -196,23 +197,28 @@ lint() {
   have shellcheck || system shellcheck shellcheck
   once buf "$BUF_VERSION" install_buf
   once cargo-deny "$CARGO_DENY_VERSION" install_cargo_deny
-  venv tests/clients/python/requirements.txt deploy/dev/lint-requirements.txt
+  venv venv tests/clients/python/requirements.txt deploy/dev/lint-requirements.txt
   golang
 }
 
 # --- test --------------------------------------------------------------------------------------------------------
 
-# Debian's etcd-server package starts a service when it is installed, now and at every boot. The tests want only
-# the program, so the package is unpacked here and never installed.
-unpack_etcd() {
-  local dir=$tools/etcd
+# unpack DIR PACKAGES…: Debian's packages of servers start a service when they are installed, now and at every
+# boot. Only the programs are wanted, so the packages are unpacked into .tools/DIR and never installed.
+unpack() {
+  local dir=$tools/$1 package
+  shift
   rm -rf "$dir"
   mkdir -p "$dir"
   cd "$dir" || return
-  apt-get download etcd-server || { apt update && apt-get download etcd-server; } || return
+  apt-get download "$@" || { apt update && apt-get download "$@"; } || return
   cd "$root" || return
-  dpkg -x "$dir"/etcd-server_*.deb "$dir" &&
-    ln -sf ../etcd/usr/bin/etcd "$tools/bin/etcd"
+  for package in "$dir"/*.deb; do dpkg -x "$package" "$dir" || return; done
+  rm "$dir"/*.deb
+}
+
+unpack_etcd() {
+  unpack etcd etcd-server && ln -sf ../etcd/usr/bin/etcd "$tools/bin/etcd"
 }
 
 etcd() {
@@ -232,14 +238,35 @@ test_() {
   once grpcurl "$GRPCURL_VERSION" install_grpcurl
 }
 
+# --- peers -------------------------------------------------------------------------------------------------------
+
+# With what rabbitmq-server needs of Erlang. `erl` names the folder it was packaged for; let it find the one it is in.
+unpack_rabbitmq() {
+  local parts=(base asn1 crypto eldap inets mnesia os-mon parsetools public-key runtime-tools ssl syntax-tools tools xmerl)
+  # shellcheck disable=SC2016  # for erl to expand
+  unpack rabbitmq rabbitmq-server "${parts[@]/#/erlang-}" &&
+    sed -i 's#ROOTDIR=/usr/lib/erlang#ROOTDIR=$(cd "$progdir/.." \&\& pwd)#' "$tools/rabbitmq/usr/lib/erlang/bin/erl"
+}
+
+peers() {
+  if [ "$(uname)" != Linux ] || ! have apt-get; then
+    die "bench-peers reads /proc and takes RabbitMQ from Debian's packages: it runs on Debian and its kin only."
+  fi
+  build
+  etcd
+  once rabbitmq debian unpack_rabbitmq
+  venv peers-venv tests/bench/peers/requirements.txt
+}
+
 # -----------------------------------------------------------------------------------------------------------------
 
-[ $# -gt 0 ] || die "usage: bootstrap.sh build|lint|test …"
+[ $# -gt 0 ] || die "usage: bootstrap.sh build|lint|test|peers …"
 for target in "$@"; do
   case $target in
     build) build ;;
     lint) lint ;;
     test) test_ ;;
-    *) die "unknown target $target; there are: build, lint, test." ;;
+    peers) peers ;;
+    *) die "unknown target $target; there are: build, lint, test, peers." ;;
   esac
 done
