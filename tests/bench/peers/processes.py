@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class Processes:
         """End one: workers end with their input, the others when asked."""
         self._children.remove(child)
         assert child.stdin is not None
-        child.stdin.close()
+        with suppress(BrokenPipeError):
+            child.stdin.close()
         for ask in (None, signal.SIGTERM, signal.SIGKILL):
             if ask is not None:
                 child.send_signal(ask)
@@ -127,8 +129,10 @@ class Worker:
     def ask(self, **request: object) -> dict[str, Any]:
         """Ask and return the answer."""
         assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps(request) + "\n")
-        self._child.stdin.flush()
+        # One that has ended is found, with its log, where its answer is read.
+        with suppress(BrokenPipeError):
+            self._child.stdin.write(json.dumps(request) + "\n")
+            self._child.stdin.flush()
         return json.loads(self._line())
 
     def stop(self) -> None:
