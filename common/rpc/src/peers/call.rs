@@ -202,7 +202,7 @@ impl Call<'_> {
         let is_unary = self.method.is_unary();
         let acquiring = async {
             let connection = channel.target.acquire(until, avoid).await?;
-            Ok(if is_unary { connection } else { connection.for_stream().await })
+            Ok(if is_unary { connection.for_call() } else { connection.for_stream().await })
         };
         self.in_time(acquiring).await.unwrap_or_else(|| Err(self.out_of_time(false)))
     }

@@ -30,11 +30,19 @@ pub(crate) struct Connection {
     authority: Authority,
     sender: SendRequest<RequestBody>,
     in_flight: AtomicUsize,
-    /// A call on it ran out of time: perhaps nobody is there any more.
+    closed: CancellationToken,
+    /// What all connections to the member share.
+    shared: Arc<Shared>,
+    pub(super) lanes: Lanes,
+}
+
+/// What is known of a member, whichever connection it was learnt on.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    in_flight: AtomicUsize,
+    /// A call to it ran out of time: perhaps nobody is there any more.
     suspect: AtomicBool,
     suspected: Notify,
-    closed: CancellationToken,
-    pub(super) lanes: Lanes,
 }
 
 /// Why a request got no response.
@@ -54,6 +62,7 @@ impl Connection {
         authority: Authority,
         sender: SendRequest<RequestBody>,
         closed: CancellationToken,
+        shared: Arc<Shared>,
         lanes: Lanes,
     ) -> Self {
         Self {
@@ -63,21 +72,26 @@ impl Connection {
             authority,
             sender,
             in_flight: AtomicUsize::new(0),
-            suspect: AtomicBool::new(false),
-            suspected: Notify::new(),
             closed,
+            shared,
             lanes,
         }
     }
 
-    /// Calls in flight, streams included.
+    /// Calls in flight to the member, on whichever connection, streams included.
     pub(crate) fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Calls in flight on this connection, streams included.
+    pub(super) fn carries(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// What to weigh it by when one of several is picked: a suspect is taken only if all are.
+    /// What to weigh its member by when one of several is picked: all that is in flight to it. A suspect is taken only
+    /// if all are; none if it may not be used.
     pub(crate) fn load(&self) -> Option<usize> {
-        let penalty = if self.suspect.load(Ordering::Relaxed) { usize::MAX / 2 } else { 0 };
+        let penalty = if self.shared.suspect.load(Ordering::Relaxed) { usize::MAX / 2 } else { 0 };
         self.is_open().then(|| self.in_flight() + penalty)
     }
 
@@ -91,26 +105,37 @@ impl Connection {
         self.closed.cancelled().await;
     }
 
+    /// Whether both go to the same member.
+    pub(crate) fn is_with(&self, other: &Connection) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// What further connections to the member share with this one.
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     /// A call got no answer in time: whoever keeps the connection is to look whether the peer is still there.
     pub(crate) fn suspect(&self) {
-        if !self.suspect.swap(true, Ordering::Relaxed) {
-            self.suspected.notify_one();
+        if !self.shared.suspect.swap(true, Ordering::Relaxed) {
+            self.shared.suspected.notify_one();
         }
     }
 
     /// Waits until somebody suspects it.
     pub(crate) async fn suspected(&self) {
-        self.suspected.notified().await;
+        self.shared.suspected.notified().await;
     }
 
     /// The peer answered.
     pub(crate) fn cleared(&self) {
-        self.suspect.store(false, Ordering::Relaxed);
+        self.shared.suspect.store(false, Ordering::Relaxed);
     }
 
     /// Counts a call for as long as the guard lives.
     pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight { connection: self.clone() }
     }
 
@@ -185,6 +210,7 @@ pub(crate) struct InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.connection.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

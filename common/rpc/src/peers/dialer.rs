@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, describe};
+use super::connection::{Connection, Shared, describe};
 use super::lanes::Lanes;
 use crate::registry::Member;
 use crate::transport::Connect;
@@ -29,6 +29,8 @@ pub(crate) struct DialOptions {
     pub(crate) keep_alive_timeout: Duration,
     pub(crate) probe_timeout: Duration,
     pub(crate) streams_per_connection: usize,
+    pub(crate) calls_per_connection: usize,
+    pub(crate) call_connections: usize,
 }
 
 /// Makes connections and owns the tasks that drive them. A connection whose last user is gone finishes its
@@ -49,6 +51,16 @@ impl Dialer {
         self: &Arc<Self>,
         service: ServiceKind,
         member: &Arc<Member>,
+    ) -> Result<Arc<Connection>, String> {
+        self.dial_further(service, member, Arc::default()).await
+    }
+
+    /// Connects once more to a member that others are connected to; they know of each other through what is `shared`.
+    pub(super) async fn dial_further(
+        self: &Arc<Self>,
+        service: ServiceKind,
+        member: &Arc<Member>,
+        shared: Arc<Shared>,
     ) -> Result<Arc<Connection>, String> {
         let authority = member
             .authority
@@ -74,16 +86,20 @@ impl Dialer {
         };
         let closed = CancellationToken::new();
         let ended = closed.clone().drop_guard();
-        let mut drivers = self.drivers.lock();
-        while drivers.try_join_next().is_some() {}
-        drivers.spawn(async move {
+        self.beside(async move {
             let _ended = ended;
             if let Err(error) = driver.await {
                 tracing::debug!(error = describe(&error), "connection ended");
             }
         });
-        drop(drivers);
         let lanes = Lanes::new(Arc::downgrade(self), member.clone());
-        Ok(Arc::new(Connection::new(service, member, authority, sender, closed, lanes)))
+        Ok(Arc::new(Connection::new(service, member, authority, sender, closed, shared, lanes)))
+    }
+
+    /// Has work done that ends by itself, at the latest with the dialer.
+    pub(super) fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut drivers = self.drivers.lock();
+        while drivers.try_join_next().is_some() {}
+        drivers.spawn(work);
     }
 }

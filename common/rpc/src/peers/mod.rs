@@ -71,6 +71,10 @@ pub struct PeersOptions {
     pub max_directed: usize,
     /// How many streams go over one connection before another is made for more.
     pub streams_per_connection: usize,
+    /// How many calls may be in flight on one connection before another is made for more.
+    pub calls_per_connection: usize,
+    /// How many connections to one member share its calls at most.
+    pub call_connections: usize,
     /// Of how many members of a service each process calls any; of all where none is given.
     pub subset: HashMap<ServiceKind, usize>,
     /// What connections are made of.
@@ -89,6 +93,8 @@ impl Default for PeersOptions {
             idle_timeout: Duration::from_secs(300),
             max_directed: 4096,
             streams_per_connection: 100,
+            calls_per_connection: 16,
+            call_connections: 4,
             subset: HashMap::new(),
             transport: Arc::new(Tcp),
         }
@@ -175,6 +181,8 @@ impl Peers {
             keep_alive_timeout: options.keep_alive_timeout,
             probe_timeout: options.probe_timeout,
             streams_per_connection: options.streams_per_connection,
+            calls_per_connection: options.calls_per_connection,
+            call_connections: options.call_connections,
         };
         let dialer = Arc::new(dialer::Dialer::new(dial, options.transport.clone()));
         let identity = outgoing::Identity::new(&caller, registry.cell());

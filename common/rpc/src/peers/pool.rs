@@ -209,7 +209,7 @@ impl Pool {
         let ready = self.ready.read();
         let avoid = avoid.filter(|_| ready.len() > 1);
         let load = |i: usize| {
-            let is_avoided = avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, &ready[i]));
+            let is_avoided = avoid.is_some_and(|avoid| avoid.is_with(&ready[i]));
             ready[i].load().map(|load| if is_avoided { usize::MAX } else { load })
         };
         pick::choose(ready.len(), rand::random(), rand::random(), load).map(|i| ready[i].clone())

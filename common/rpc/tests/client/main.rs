@@ -4,6 +4,7 @@
 
 mod faults;
 mod hold;
+mod lanes;
 mod outage;
 mod peers;
 mod registry;

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// Both pairs, connected.
@@ -99,7 +99,10 @@ async fn raw() -> (BaseServiceClient<tonic::transport::Channel>, JoinSet<()>) {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let server = tonic::transport::Server::builder().add_service(BaseServiceServer::new(Echo));
-        server.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("it serves");
+        server
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+            .await
+            .expect("it serves");
     });
     let client = BaseServiceClient::connect(format!("http://{addr}")).await.expect("it is there");
     (client, tasks)

@@ -147,7 +147,7 @@ async fn throughput(ends: &Ends, size: Size, in_flight: usize) {
         }
     }
     line(
-        "calls per second, many in flight, one connection",
+        "calls per second, many in flight, one member",
         json!({
             "in_flight": in_flight,
             "payload_bytes": 200,
