@@ -159,10 +159,13 @@ where
 mod tests {
     use futures::StreamExt;
     use kilonova_model::Reason;
+    use kilonova_proto::conductor::v1::watch_instances_response::Event as Out;
     use kilonova_proto::types::v1::Instance;
     use metrics_exporter_prometheus::PrometheusBuilder;
 
-    use super::super::shape::tests::message;
+    use tokio::time::Instant;
+
+    use super::super::shape::tests::{message, messages};
     use super::*;
     use crate::status::reason_of;
 
@@ -201,5 +204,27 @@ mod tests {
         assert_eq!(figure("watch_kicked_total"), Some(1));
         assert_eq!(figure("watch_streams_active"), Some(0));
         assert_eq!(publication.counts().subscribers, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_comes_when_nothing_else_did_for_its_interval() {
+        let options = PublishOptions::default();
+        let (heartbeat, shortest) = (options.heartbeat, *options.heartbeats.start());
+        let publication = Publication::new(("p.Service", "Watch"), 1, options, message);
+        let wish = prost_types::Duration { seconds: 0, nanos: 1 };
+        let asks = [(None, heartbeat), (Some(&wish), shortest)];
+        for (ask, interval) in asks {
+            let mut frames = publication.subscribe(&Ask { token: "", heartbeat: ask }).unwrap();
+            frames.next().await.unwrap().unwrap();
+            tokio::time::advance(interval * 3 / 4).await;
+            publication.put(1, &Instance::default());
+            frames.next().await.unwrap().unwrap();
+            for _ in 0..2 {
+                let before = Instant::now();
+                let beat = frames.next().await.unwrap().unwrap();
+                assert!(matches!(messages(&beat)[0].event, Some(Out::Heartbeat(_))));
+                assert_eq!(before.elapsed(), interval);
+            }
+        }
     }
 }
