@@ -17,6 +17,7 @@ mod subscribers;
 mod usage;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::task::JoinSet;
 
 fn main() {
     let limit = getrlimit(Resource::Nofile);
@@ -26,15 +27,24 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["publish", which] => runtime().block_on(publisher::run(which)),
+        ["publish", which] => work(publisher::run((*which).to_owned())),
         ["subscribe", address, connections, streams] => {
             let number = |text: &str| text.parse().expect("a number");
-            runtime().block_on(subscribers::run(address, number(connections), number(streams)));
+            work(subscribers::run((*address).to_owned(), number(connections), number(streams)));
         }
         _ => parent::run(words.contains(&"quick")),
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+/// Runs on the workers, as a service's tasks do.
+fn work(task: impl Future<Output = ()> + Send + 'static) {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(task);
+        tasks.join_next().await;
+    });
+    // The thread that reads the input may wait for ever.
+    runtime.shutdown_background();
 }

@@ -8,7 +8,8 @@ use prost::Message as _;
 use super::super::shape::tests::{message, messages};
 use super::*;
 
-const PIECE: usize = 200;
+/// A few messages: what a reader gets takes several reads.
+const PIECE: usize = 50;
 
 /// A log, and what it should hold.
 struct Model {

@@ -154,3 +154,77 @@ where
         Counts { subscribers, keys: log.keys(), removals: log.removals(), generation: log.generation() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use kilonova_model::Reason;
+    use kilonova_proto::conductor::v1::watch_instances_response::Event as Out;
+    use kilonova_proto::types::v1::Instance;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use tokio::time::Instant;
+
+    use super::super::shape::tests::{message, messages};
+    use super::*;
+    use crate::status::reason_of;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_metrics_tell_who_follows_what_was_left_out_and_who_was_ended() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let options = PublishOptions { max_behind: 3, ..PublishOptions::default() };
+        let stalled_after = options.stalled_after;
+        let publication = metrics::with_local_recorder(&recorder, || {
+            Publication::new(("p.Service", "Watch"), 1, options, message)
+        });
+        let figure = |name: &str| {
+            let labels = "{grpc_service=\"p.Service\",grpc_method=\"Watch\"} ";
+            let (text, name) = (recorder.handle().render(), format!("{name}{labels}"));
+            text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok())
+        };
+        let put = |key: u8| publication.put(key, &Instance::default());
+
+        let mut frames = publication.subscribe(&Ask::default()).unwrap();
+        frames.next().await.unwrap().unwrap();
+        (0..10).for_each(|_| put(1));
+        frames.next().await.unwrap().unwrap();
+        assert_eq!(figure("watch_streams_active"), Some(1));
+        assert_eq!(figure("watch_coalesced_total"), Some(9));
+
+        tokio::time::advance(stalled_after * 2).await;
+        (1..=3).for_each(put);
+        frames.next().await.unwrap().expect("it misses no more than it may");
+        (1..=4).for_each(put);
+        frames.next().await.unwrap().expect("it has not stood still");
+        tokio::time::advance(stalled_after * 2).await;
+        (1..=4).for_each(put);
+        let ended = frames.next().await.unwrap().unwrap_err();
+        assert_eq!(reason_of(&ended), Some(Reason::SlowConsumer));
+        assert!(frames.next().await.is_none());
+        assert_eq!(figure("watch_kicked_total"), Some(1));
+        assert_eq!(figure("watch_streams_active"), Some(0));
+        assert_eq!(publication.counts().subscribers, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_comes_when_nothing_else_did_for_its_interval() {
+        let options = PublishOptions::default();
+        let (heartbeat, shortest) = (options.heartbeat, *options.heartbeats.start());
+        let publication = Publication::new(("p.Service", "Watch"), 1, options, message);
+        let wish = prost_types::Duration { seconds: 0, nanos: 1 };
+        let asks = [(None, heartbeat), (Some(&wish), shortest)];
+        for (ask, interval) in asks {
+            let mut frames = publication.subscribe(&Ask { token: "", heartbeat: ask }).unwrap();
+            frames.next().await.unwrap().unwrap();
+            tokio::time::advance(interval * 3 / 4).await;
+            publication.put(1, &Instance::default());
+            frames.next().await.unwrap().unwrap();
+            for _ in 0..2 {
+                let before = Instant::now();
+                let beat = frames.next().await.unwrap().unwrap();
+                assert!(matches!(messages(&beat)[0].event, Some(Out::Heartbeat(_))));
+                assert_eq!(before.elapsed(), interval);
+            }
+        }
+    }
+}

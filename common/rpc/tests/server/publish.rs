@@ -14,7 +14,7 @@ use kilonova_rpc::publish::{Ask, Event, Framed, Publication, PublishOptions};
 use kilonova_rpc::server::{Served, Server};
 use kilonova_rpc::status::{reason_of, to_status};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
@@ -22,6 +22,9 @@ use crate::setup::{Echo, Raw, builder, channel, serve};
 
 const RECORDS: &str = "kilonova.conductor.v1.RecordService";
 const WATCH: &str = "/kilonova.conductor.v1.RecordService/WatchInstances";
+
+/// Nothing a test waits for takes longer than this.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is watched is published; nothing else is served.
 struct Nothing;
@@ -183,11 +186,14 @@ async fn who_does_not_read_holds_up_nobody_and_is_ended() {
     }
     reader.until(|view| view.len() == KEYS - 7).await.unwrap();
     sleep(2 * stalled_after).await;
-    let ended = loop {
-        if let Err(status) = stalled.read().await {
-            break status;
+    let end = async {
+        loop {
+            if let Err(status) = stalled.read().await {
+                break status;
+            }
         }
     };
+    let ended = timeout(PATIENCE, end).await.expect("it is ended");
     assert_eq!((reason_of(&ended), ended.code()), (Some(Reason::SlowConsumer), Code::ResourceExhausted));
     // Its token is good for what it missed.
     let mut again = Reader::open(channel(&server), &stalled.token).await.unwrap();

@@ -15,7 +15,6 @@ use kilonova_proto::types::v1::Capabilities;
 use kilonova_rpc::server::{Identity, Served, ServerBuilder};
 use kilonova_runtime::agent::capability_server::{CAPABILITY_SERVICE, Source, capability_service};
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
-use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -23,7 +22,7 @@ use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::usage::{Usage, now};
+use super::usage::{Usage, now, orders};
 
 /// Before each update, so that nothing of the last one is still going on.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -35,18 +34,18 @@ fn value() -> Capabilities {
     Capabilities { disabled_reason: "x".repeat(190), generation: 1, ..Default::default() }
 }
 
-pub async fn run(which: &str) {
+pub async fn run(which: String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     println!("{}", listener.local_addr().expect("its address"));
-    match which {
+    match which.as_str() {
         "ours" => ours(listener).await,
         _ => raw(listener).await,
     }
 }
 
-async fn obey(put: impl Fn()) {
-    let mut orders = BufReader::new(stdin()).lines();
-    while let Ok(Some(order)) = orders.next_line().await {
+async fn obey(put: impl Fn() + Send) {
+    let mut orders = orders();
+    while let Some(order) = orders.recv().await {
         if order == "usage" {
             println!("{}", Usage::of_this_process().line());
             continue;

@@ -9,12 +9,11 @@ use kilonova_model::time;
 use kilonova_proto::capability::v1::WatchCapabilitiesRequest;
 use kilonova_proto::capability::v1::capability_service_client::CapabilityServiceClient;
 use kilonova_proto::capability::v1::watch_capabilities_response::Event;
-use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
-use super::usage::{Usage, now};
+use super::usage::{Usage, now, orders};
 
 /// Streams opened at once.
 const AT_ONCE: usize = 32;
@@ -27,7 +26,7 @@ struct Received {
     all: usize,
 }
 
-pub async fn run(address: &str, connections: usize, streams: usize) {
+pub async fn run(address: String, connections: usize, streams: usize) {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address").tcp_nodelay(true);
     let received = Arc::new(Received {
         opening: Semaphore::new(AT_ONCE),
@@ -42,8 +41,8 @@ pub async fn run(address: &str, connections: usize, streams: usize) {
             subscribers.spawn(follow(channel.clone(), received.clone()));
         }
     }
-    let mut questions = BufReader::new(stdin()).lines();
-    while let Ok(Some(_)) = questions.next_line().await {
+    let mut questions = orders();
+    while questions.recv().await.is_some() {
         println!("{}", Usage::of_this_process().line());
     }
 }

@@ -1,8 +1,10 @@
-//! What a process has used, as one line between processes.
+//! What the processes say to each other: orders, times, and what was used.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 /// Processor time, and memory now.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,4 +42,18 @@ impl Usage {
             rss: rss.parse().expect("a number"),
         }
     }
+}
+
+/// The lines of this process's input.
+pub fn orders() -> mpsc::Receiver<String> {
+    let (sender, orders) = mpsc::channel(1);
+    spawn_blocking(move || {
+        let mut lines = std::io::stdin().lines();
+        while let Some(Ok(line)) = lines.next() {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    orders
 }
