@@ -1,4 +1,4 @@
-//! What a call and a build cost. One JSON line a figure; ratios are against a baseline run in turn in this process.
+//! What a build costs. One JSON line a figure; ratios are against a baseline run in turn in this process.
 //!
 //! `make bench`, or `make bench ARGS=quick` for a short look.
 
@@ -6,16 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use kilonova_model::{CellName, HostName, ServiceKind};
 use kilonova_proto::api::v1 as api;
-use kilonova_proto::base::v1::PingRequest;
-use kilonova_proto::base::v1::base_service_client::BaseServiceClient;
 use kilonova_proto::types::v1::instance::State;
-use kilonova_rpc::caller::Caller;
-use kilonova_rpc::peers::{Peers, PeersOptions};
-use kilonova_rpc::registry::Registry;
 use kilonova_store::embedded::EmbeddedStore;
-use kilonova_store::{SharedStore, Store, Txn};
+use kilonova_store::{Store, Txn};
 use kilonova_tests::{Backing, Cluster, Plan};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -23,19 +17,15 @@ use tokio::time::Instant;
 /// How much is measured.
 #[derive(Clone, Copy)]
 struct Size {
-    rounds: usize,
-    calls: usize,
+    commits: usize,
     builds: u32,
 }
 
 #[tokio::main]
 async fn main() {
     let quick = std::env::args().any(|argument| argument == "quick");
-    let size = if quick {
-        Size { rounds: 3, calls: 200, builds: 100 }
-    } else {
-        Size { rounds: 10, calls: 2_000, builds: 1_000 }
-    };
+    let size =
+        if quick { Size { commits: 200, builds: 100 } } else { Size { commits: 2_000, builds: 1_000 } };
     let mut plan = Plan::new(Backing::Embedded);
     plan.compute.driver.latency = Duration::ZERO.into();
     plan.compute.driver.latency_jitter = Duration::ZERO.into();
@@ -44,7 +34,6 @@ async fn main() {
     plan.compute.driver.disk_gib = 1_000_000_000;
     plan.compute.max_concurrent_builds = 1_000;
     let Some(cluster) = Cluster::start(plan).await else { return };
-    calls(&cluster, size).await;
     builds(&cluster, size).await;
     cluster.shutdown().await;
 }
@@ -53,55 +42,8 @@ fn line(figure: &str, values: Value) {
     println!("{}", json!({ "figure": figure, "values": values }));
 }
 
-fn quantile(sorted: &[Duration], part: f64) -> Duration {
-    sorted[((sorted.len() - 1) as f64 * part) as usize]
-}
-
 fn micros(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e7).round() / 10.0
-}
-
-/// A unary call, one in flight: through discovery, pool and deadlines, and over a plain tonic channel to the same server.
-async fn calls(cluster: &Cluster, size: Size) {
-    let store: SharedStore = cluster.shared_store();
-    let registry = Registry::new(store, CellName::parse("test").expect("a cell name"));
-    let caller = Caller::new(ServiceKind::Api, HostName::parse("bench").expect("a host name"));
-    let peers = Peers::new(registry, caller, PeersOptions::default());
-    let scheduler = HostName::parse("scheduler-1").expect("a host name");
-    let mut ours = BaseServiceClient::new(peers.call_host(ServiceKind::Scheduler, &scheduler));
-    let mut raw = BaseServiceClient::new(cluster.channel(ServiceKind::Scheduler, "scheduler-1"));
-    let ping = || PingRequest { payload: "x".repeat(100) };
-    let (mut our_times, mut raw_times) = (Vec::new(), Vec::new());
-    for round in 0..=size.rounds {
-        for _ in 0..size.calls {
-            let start = Instant::now();
-            ours.ping(ping()).await.expect("an answer");
-            if round > 0 {
-                our_times.push(start.elapsed());
-            }
-        }
-        for _ in 0..size.calls {
-            let start = Instant::now();
-            raw.ping(ping()).await.expect("an answer");
-            if round > 0 {
-                raw_times.push(start.elapsed());
-            }
-        }
-    }
-    our_times.sort();
-    raw_times.sort();
-    let ratio = quantile(&our_times, 0.5).as_secs_f64() / quantile(&raw_times, 0.5).as_secs_f64();
-    line(
-        "call, one in flight",
-        json!({
-            "p50_us": micros(quantile(&our_times, 0.5)),
-            "p99_us": micros(quantile(&our_times, 0.99)),
-            "baseline": "plain tonic channel to the same server, rounds in turn",
-            "baseline_p50_us": micros(quantile(&raw_times, 0.5)),
-            "baseline_p99_us": micros(quantile(&raw_times, 0.99)),
-            "p50_ratio": (ratio * 1000.0).round() / 1000.0,
-        }),
-    );
 }
 
 /// Instances to ACTIVE, against the store's own commits one after the other.
@@ -158,8 +100,8 @@ async fn builds(cluster: &Cluster, size: Size) {
 async fn commits_per_second(size: Size) -> f64 {
     let store = Arc::new(EmbeddedStore::open_temporary().expect("a store"));
     let start = Instant::now();
-    for number in 0..size.calls {
+    for number in 0..size.commits {
         store.txn(Txn::new().put(format!("bench/{number:08}"), vec![0; 1000])).await.expect("committed");
     }
-    size.calls as f64 / start.elapsed().as_secs_f64()
+    size.commits as f64 / start.elapsed().as_secs_f64()
 }

@@ -30,7 +30,7 @@ use kilonova_runtime::telemetry::{FOLD_EVERY, Log, LogConfig, Metrics};
 use kilonova_store::etcd::{EtcdOptions, EtcdStore};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -68,7 +68,8 @@ fn main() {
     let log = LogConfig { level: level.clone(), ..LogConfig::default() };
     Log::start(&log).expect("a log");
     let metrics = Metrics::install();
-    let runtime = Runtime::new().expect("a runtime");
+    // One thread in each of two processes, on two cores; a process of the peer's uses no more than one at a time either.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let mut folding = JoinSet::new();
     let fold = async move {
         loop {
