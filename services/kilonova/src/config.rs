@@ -13,6 +13,7 @@ use kilonova_runtime::telemetry::LogConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
+use crate::limits::LimitsConfig;
 use crate::targets::{RegistryConfig, TargetsConfig};
 
 /// How far a service's HTTP side port lies above its gRPC port.
@@ -49,6 +50,8 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// How each service is found by those who call it.
     pub targets: TargetsConfig,
+    /// How much a service takes at once.
+    pub limits: LimitsConfig,
     /// How a service stops.
     pub drain: DrainConfig,
     /// The public edge.
@@ -77,6 +80,7 @@ impl Default for Config {
             log: LogConfig::default(),
             registry: RegistryConfig::default(),
             targets: TargetsConfig::default(),
+            limits: LimitsConfig::default(),
             drain: DrainConfig::default(),
             api: kilonova_api::Config::default(),
             conductor: kilonova_conductor::Config::default(),
@@ -201,6 +205,7 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         self.registry.check()?;
         self.targets.targets()?;
+        self.limits.check()?;
         ServiceKind::ALL.iter().try_for_each(|service| self.check_section(*service))
     }
 
@@ -251,6 +256,7 @@ impl Config {
         Ok(LaunchOptions {
             stop_within: self.drain.timeout.get(),
             settle: self.drain.settle.get(),
+            limits: self.limits.limits(),
             registry: self.registry.options(service),
             targets: self.targets.targets()?,
             snapshot: self.registry.snapshot_of(service, host),

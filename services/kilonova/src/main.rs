@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod failure;
 mod flags;
+mod limits;
 mod output;
 mod serve;
 mod services;

@@ -131,7 +131,9 @@ impl Context {
 
     /// A server to add the service's own gRPC services to.
     pub fn server(&self) -> ServerBuilder {
-        ServerBuilder::new(self.identity()).end_streams_with(self.streams_end.clone())
+        ServerBuilder::new(self.identity())
+            .limits(self.options.limits.clone())
+            .end_streams_with(self.streams_end.clone())
     }
 
     /// Serves what a service built, or leaves the cell if it could not be built.

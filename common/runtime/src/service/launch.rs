@@ -9,7 +9,7 @@ use kilonova_model::{CellName, Epoch, HostName, ServiceKind, ZoneName};
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::peers::{Peers, PeersOptions};
 use kilonova_rpc::registry::{Endpoint, RegisterError, Registry, RegistryOptions, Sources, Targets};
-use kilonova_rpc::server::BuildError;
+use kilonova_rpc::server::{BuildError, Limits};
 use kilonova_store::SharedStore;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ pub struct LaunchOptions {
     pub stop_within: Duration,
     /// How long callers get to leave once the registry says that this member is going.
     pub settle: Duration,
+    /// How much its server takes at once.
+    pub limits: Limits,
     /// How it stays registered.
     pub registry: RegistryOptions,
     /// How it finds the services it calls, where that is not by the store.
@@ -79,6 +81,7 @@ impl Default for LaunchOptions {
         Self {
             stop_within: Duration::from_secs(8),
             settle: Duration::from_millis(100),
+            limits: Limits::default(),
             registry: RegistryOptions::default(),
             targets: Targets::new(),
             snapshot: None,
