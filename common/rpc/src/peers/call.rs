@@ -3,7 +3,7 @@
 //! ```text
 //!   deadline ─► version ─► pick ─► send ─► reply ─┬─ OK ──────────────────────────► the caller
 //!                           ▲                     ├─ failed for good ────────────► the caller
-//!                           ├── never written ◄───┤
+//!                           ├── nobody saw it ◄───┤
 //!                           └── pause ◄───────────┴─ harmless, attempts and budget left
 //! ```
 //!
@@ -33,7 +33,7 @@ use crate::status::{never_sent, to_status};
 use crate::wire::code_in;
 use crate::wire::timeout::{self, GRPC_TIMEOUT};
 
-/// How many members a call that was never written is offered to.
+/// How many members a call that no handler saw is offered to.
 const OFFERS: u32 = 3;
 
 /// By how much the clocks of the two ends of a deadline may differ. A tonic server says CANCELLED at its own end of it.
@@ -97,6 +97,8 @@ enum Broken {
     /// The timer ended first.
     OutOfTime,
     NeverWritten(Status),
+    /// The callee's end of the connection says that no handler saw it.
+    NotProcessed(Status),
     Failed(Status),
 }
 
@@ -132,7 +134,7 @@ impl Call<'_> {
         let result = self.attempt(&connection, request.map(RequestBody::Stream)).await;
         result.map_err(|broken| match broken {
             Broken::OutOfTime => self.out_of_time(true),
-            Broken::NeverWritten(status) | Broken::Failed(status) => status,
+            Broken::NeverWritten(status) | Broken::NotProcessed(status) | Broken::Failed(status) => status,
         })
     }
 
@@ -183,7 +185,15 @@ impl Call<'_> {
                     }
                     return Err(status);
                 }
-                Err(Broken::Failed(status)) => (status.clone(), Pushback::None, Err(status)),
+                // Mostly a member that is leaving: another takes it, whatever the method promises (gRFC A6).
+                Err(Broken::NotProcessed(_)) if offers + 1 < OFFERS => {
+                    made -= 1;
+                    offers += 1;
+                    continue;
+                }
+                Err(Broken::NotProcessed(status) | Broken::Failed(status)) => {
+                    (status.clone(), Pushback::None, Err(status))
+                }
             };
             if let CallError::MaybeExecuted(status) = classify(status.clone()) {
                 *unclear = Some(status);
@@ -296,7 +306,7 @@ fn broken(connection: &Connection, error: SendError) -> Broken {
     };
     match error {
         SendError::NotSent(why) => Broken::NeverWritten(never_sent(&failed(&why))),
-        SendError::NotProcessed(why) => Broken::Failed(to_status(&failed(&why))),
+        SendError::NotProcessed(why) => Broken::NotProcessed(to_status(&failed(&why))),
         SendError::Lost(why) => Broken::Failed(connection_lost(connection, &why)),
     }
 }
