@@ -77,8 +77,8 @@ pub enum Stopped {
     },
 }
 
-/// How long connections may take to close once nothing runs on them.
-const LINGER: Duration = Duration::from_millis(250);
+/// How long connections may take to close once nothing runs on them. A peer that is there closes its own at once.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a server is doing; outlives it.
 #[derive(Clone, Debug)]
@@ -168,14 +168,27 @@ impl Server {
         self.streams_end.cancel();
         self.stop.cancel();
         self.load.calls.close();
-        let drained = timeout(bound, self.load.calls.wait()).await.is_ok();
-        let stopped = if drained { Stopped::Drained } else { Stopped::Cut { calls: self.load.calls() } };
-        if drained {
-            // Nothing runs; what is left to do is to flush the last answers. Idle peers need not be waited for.
-            let _ = timeout(LINGER, self.accepting.join_next()).await;
-        }
+        // What counts is whether calls are left, not whether idle peers took note.
+        let _ = timeout(bound, self.quiet()).await;
+        let stopped = match self.load.calls() {
+            0 => Stopped::Drained,
+            calls => Stopped::Cut { calls },
+        };
         self.accepting.shutdown().await;
         stopped
+    }
+
+    /// Waits until nothing runs and every connection is closed. A connection whose peer is idle need not be waited
+    /// for; but a call may be on its way that was sent before its caller heard of the end, so that it takes a while
+    /// without any call to tell.
+    async fn quiet(&mut self) {
+        loop {
+            self.load.calls.wait().await;
+            let closed = timeout(LINGER, self.accepting.join_next()).await.is_ok();
+            if closed || self.load.calls() == 0 {
+                return;
+            }
+        }
     }
 }
 
