@@ -244,7 +244,9 @@ impl Pool {
     }
 
     fn is_settled(&self) -> bool {
-        let trying = |slot: &Slot| matches!(slot.state.borrow().phase, Phase::Connecting);
+        // One that can be used and was not picked became so just now: whoever waits is about to be woken.
+        let trying =
+            |slot: &Slot| matches!(slot.state.borrow().phase, Phase::Connecting) || slot.usable().is_some();
         let set = self.members.current();
         let slots = self.slots.lock();
         set.is_known()
