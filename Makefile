@@ -44,6 +44,11 @@ bench-peers: ## measure calls side by side with oslo.messaging on RabbitMQ, in a
 	@cargo build --release -p kilonova-tests --bin echo_peer
 	@.tools/peers-venv/bin/python tests/bench/peers/run.py --echo-peer $(TARGET)/release/echo_peer $(ARGS)
 
+bench-discovery: ## measure how soon callers notice members that come, die and freeze, in a release build
+	@$(BOOTSTRAP) test
+	@cargo build --release -p kilonova-tests --bin member --bin bench_discovery
+	@$(TARGET)/release/bench_discovery $(ARGS)
+
 proto-baseline: ## accept the protos as they are: later ones are checked against them
 	@$(BOOTSTRAP) lint
 	@buf build --exclude-source-info -o proto/baseline.binpb

@@ -35,6 +35,8 @@ pub enum Backing {
 pub struct Plan {
     /// The store.
     pub backing: Backing,
+    /// Public apis.
+    pub apis: usize,
     /// Conductors.
     pub conductors: usize,
     /// Schedulers.
@@ -54,7 +56,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Two conductors, two schedulers, three hosts, two backends, quick and without quota.
+    /// One api, two conductors, two schedulers, three hosts, two backends, quick and without quota.
     #[must_use]
     pub fn new(backing: Backing) -> Self {
         let mut conductor =
@@ -71,6 +73,7 @@ impl Plan {
         compute.driver.latency_jitter = Period::from_millis(5);
         Self {
             backing,
+            apis: 1,
             conductors: 2,
             schedulers: 2,
             computes: 3,
@@ -117,7 +120,7 @@ impl Cluster {
             (ServiceKind::Scheduler, cluster.plan.schedulers),
             (ServiceKind::Compute, cluster.plan.computes),
             (ServiceKind::Volume, cluster.plan.volumes),
-            (ServiceKind::Api, 1),
+            (ServiceKind::Api, cluster.plan.apis),
         ];
         for (kind, count) in counts {
             for number in 1..=count {

@@ -1,7 +1,10 @@
-//! The cluster harness: any number of each service in one process, real gRPC on loopback, either store.
+//! The cluster harness: any number of each service in one process, real gRPC on loopback, either store. Members in
+//! processes of their own, where a test needs to kill or freeze one.
 
 pub mod cluster;
+pub mod echo;
 pub mod journal;
+pub mod process;
 pub mod waiting;
 
 pub use cluster::{Backing, Cluster, Plan};
