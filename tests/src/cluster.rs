@@ -91,6 +91,7 @@ pub struct Cluster {
     plan: Plan,
     members: BTreeMap<MemberId, Running>,
     store: SharedStore,
+    cell: CellName,
     dir: TempDir,
     /// The store's process, where there is one; it ends with the cell.
     _etcd: Option<EtcdProcess>,
@@ -103,7 +104,6 @@ impl Cluster {
             Backing::Embedded => None,
             Backing::Etcd => Some(EtcdProcess::start().await.expect("etcd starts")?),
         };
-        let dir = tempfile::Builder::new().prefix("kilonova-cluster-").tempdir().expect("a directory");
         let store: SharedStore = match &etcd {
             None => Arc::new(EmbeddedStore::open_temporary().expect("a store")),
             Some(etcd) => {
@@ -111,7 +111,15 @@ impl Cluster {
                 Arc::new(EtcdStore::connect(options).await.expect("etcd answers"))
             }
         };
-        let mut cluster = Self { members: BTreeMap::new(), store, dir, _etcd: etcd, plan };
+        let mut cluster = Self::over(plan, store, CellName::parse("test").expect("a cell name")).await;
+        cluster._etcd = etcd;
+        Some(cluster)
+    }
+
+    /// Starts it as one cell on a store that is there, and waits until all of it is ready.
+    pub async fn over(plan: Plan, store: SharedStore, cell: CellName) -> Self {
+        let dir = tempfile::Builder::new().prefix("kilonova-cluster-").tempdir().expect("a directory");
+        let mut cluster = Self { members: BTreeMap::new(), store, cell, dir, _etcd: None, plan };
         let counts = [
             (ServiceKind::Conductor, cluster.plan.conductors),
             (ServiceKind::Scheduler, cluster.plan.schedulers),
@@ -125,7 +133,7 @@ impl Cluster {
             }
         }
         cluster.ready().await;
-        Some(cluster)
+        cluster
     }
 
     /// Starts one more member, or one again.
@@ -134,7 +142,7 @@ impl Cluster {
         let launch = Launch {
             service: kind,
             host: HostName::parse(host).expect("a host name"),
-            cell: CellName::parse("test").expect("a cell name"),
+            cell: self.cell.clone(),
             zone: ZoneName::parse("zone-1").expect("a zone name"),
             store: self.store.clone(),
             listener,
