@@ -243,8 +243,10 @@ impl Pool {
         }
     }
 
+    /// Whether nobody is on the way to being called: neither connecting, nor connected and about to be listed as ready.
     fn is_settled(&self) -> bool {
-        let trying = |slot: &Slot| matches!(slot.state.borrow().phase, Phase::Connecting);
+        let connecting = |slot: &Slot| matches!(slot.state.borrow().phase, Phase::Connecting);
+        let trying = |slot: &Slot| connecting(slot) || slot.usable().is_some();
         let set = self.members.current();
         let slots = self.slots.lock();
         set.is_known()
