@@ -94,6 +94,7 @@ pub struct Cluster {
     plan: Plan,
     members: BTreeMap<MemberId, Running>,
     store: SharedStore,
+    cell: CellName,
     dir: TempDir,
     /// The store's process, where there is one; it ends with the cell.
     _etcd: Option<EtcdProcess>,
@@ -106,7 +107,6 @@ impl Cluster {
             Backing::Embedded => None,
             Backing::Etcd => Some(EtcdProcess::start().await.expect("etcd starts")?),
         };
-        let dir = tempfile::Builder::new().prefix("kilonova-cluster-").tempdir().expect("a directory");
         let store: SharedStore = match &etcd {
             None => Arc::new(EmbeddedStore::open_temporary().expect("a store")),
             Some(etcd) => {
@@ -114,7 +114,15 @@ impl Cluster {
                 Arc::new(EtcdStore::connect(options).await.expect("etcd answers"))
             }
         };
-        let mut cluster = Self { members: BTreeMap::new(), store, dir, _etcd: etcd, plan };
+        let mut cluster = Self::over(plan, store, CellName::parse("test").expect("a cell name")).await;
+        cluster._etcd = etcd;
+        Some(cluster)
+    }
+
+    /// Starts it as one cell on a store that is there, and waits until all of it is ready.
+    pub async fn over(plan: Plan, store: SharedStore, cell: CellName) -> Self {
+        let dir = tempfile::Builder::new().prefix("kilonova-cluster-").tempdir().expect("a directory");
+        let mut cluster = Self { members: BTreeMap::new(), store, cell, dir, _etcd: None, plan };
         let counts = [
             (ServiceKind::Conductor, cluster.plan.conductors),
             (ServiceKind::Scheduler, cluster.plan.schedulers),
@@ -128,7 +136,7 @@ impl Cluster {
             }
         }
         cluster.ready().await;
-        Some(cluster)
+        cluster
     }
 
     /// Starts one more member, or one again.
@@ -137,7 +145,7 @@ impl Cluster {
         let launch = Launch {
             service: kind,
             host: HostName::parse(host).expect("a host name"),
-            cell: CellName::parse("test").expect("a cell name"),
+            cell: self.cell.clone(),
             zone: ZoneName::parse("zone-1").expect("a zone name"),
             store: self.store.clone(),
             listener,

@@ -243,10 +243,10 @@ impl Pool {
         }
     }
 
+    /// Whether nobody is on the way to being called: neither connecting, nor connected and about to be listed as ready.
     fn is_settled(&self) -> bool {
-        // One that can be used and was not picked became so just now: whoever waits is about to be woken.
-        let trying =
-            |slot: &Slot| matches!(slot.state.borrow().phase, Phase::Connecting) || slot.usable().is_some();
+        let connecting = |slot: &Slot| matches!(slot.state.borrow().phase, Phase::Connecting);
+        let trying = |slot: &Slot| connecting(slot) || slot.usable().is_some();
         let set = self.members.current();
         let slots = self.slots.lock();
         set.is_known()

@@ -118,11 +118,11 @@ impl Core {
         let handler = AssertUnwindSafe(scope(deadline, handler)).catch_unwind();
         let handling = async move { (handler.await, permit) };
         let answered =
-            async { if method.outlives_caller { self.apart(handling).await } else { Ok(handling.await) } };
+            async { if method.outlives_caller { self.apart(handling).await } else { handling.await } };
         tokio::select! {
             biased;
             answered = answered => {
-                let (answer, permit) = answered?;
+                let (answer, permit) = answered;
                 answer.map(|answer| (answer, permit)).map_err(|panic| panicked(&method.path, &*panic))
             }
             () = out_of_time => Err(deadline::exceeded()),
@@ -130,11 +130,9 @@ impl Core {
         }
     }
 
-    /// Runs a handler as a task of the server's, which goes on when nobody waits for it any longer.
-    async fn apart<T: Send + 'static>(
-        &self,
-        handling: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, Error> {
+    /// Runs a handler as a task of the server's, which goes on when nobody waits for it any longer. Where that task
+    /// is cut, so is the connection: the caller hears that it broke, and asks another member what may be repeated.
+    async fn apart<T: Send + 'static>(&self, handling: impl Future<Output = T> + Send + 'static) -> T {
         let cut = self.cut.clone();
         let work = async move {
             tokio::select! {
@@ -143,10 +141,10 @@ impl Core {
                 () = cut.cancelled() => None,
             }
         };
-        let ended = self.calls.spawn(work.in_current_span()).await;
-        ended.ok().flatten().ok_or_else(|| {
-            Error::new(Reason::Internal, "the service stopped while the request ran; it may have been done")
-        })
+        match self.calls.spawn(work.in_current_span()).await {
+            Ok(Some(done)) => done,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     fn prepare(
