@@ -120,7 +120,7 @@ async fn measure(
     size: Size,
     mut seen: mpsc::UnboundedReceiver<(Eye, Instant)>,
 ) {
-    let (mut ours, mut bare, mut puts) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut bare, mut puts, mut after) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut registered = Vec::new();
     for number in 0..size.registrations {
         let endpoint = Endpoint {
@@ -135,7 +135,8 @@ async fn measure(
         // Long leases: nothing but the registrations is to be seen.
         let options = RegistryOptions { ttl: Duration::from_secs(3600) };
         registered.push(registry.register(endpoint, options).await.expect("registered"));
-        puts.push(begun.elapsed());
+        let done = Instant::now();
+        puts.push(done - begun);
         let (mut last_ours, mut last_bare) = (begun, begun);
         for _ in 0..2 * size.clients {
             let (eye, at) = seen.recv().await.expect("a sighting");
@@ -143,6 +144,7 @@ async fn measure(
             *last = (*last).max(at);
         }
         ours.push(last_ours - begun);
+        after.push(last_ours.saturating_duration_since(done));
         bare.push(last_bare - begun);
     }
     line(
@@ -156,6 +158,7 @@ async fn measure(
             "baseline": baseline,
             "baseline_last": summary(bare),
             "registering_took": summary(puts),
+            "last_client_after_registered": summary(after),
         }),
     );
 }
