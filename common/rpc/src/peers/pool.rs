@@ -1,12 +1,12 @@
 //! The members of one service as one callee: who is ready, who is picked, and why nobody is.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kilonova_model::{Error, HostName, Reason, ServiceKind};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -36,6 +36,8 @@ pub(crate) struct Pool {
     ready: RwLock<Arc<[Arc<Connection>]>>,
     /// Counts changes of the ready set, for those who wait.
     changes: watch::Sender<u64>,
+    /// An endpoint changed. Many that change together are looked at once.
+    stirred: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -92,18 +94,28 @@ impl Pool {
             slots: Mutex::default(),
             ready: RwLock::new(Arc::new([])),
             changes: watch::Sender::new(0),
+            stirred: Arc::default(),
         });
-        let weak = Arc::downgrade(&pool);
+        let (weak, stirred) = (Arc::downgrade(&pool), pool.stirred.clone());
         let work = async move {
+            let mut registry_changed = true;
             loop {
-                let set = sets.borrow_and_update().clone();
-                match weak.upgrade() {
-                    Some(pool) => pool.reconcile(&set),
-                    None => return,
+                let Some(pool) = weak.upgrade() else { return };
+                if registry_changed || pool.subset.is_some() {
+                    // Of a subset, another may have to stand in for the one that changed, or may go again.
+                    let set = sets.borrow_and_update().clone();
+                    pool.reconcile(&set);
+                } else {
+                    pool.refresh();
                 }
-                if sets.changed().await.is_err() {
-                    return;
-                }
+                drop(pool);
+                registry_changed = tokio::select! {
+                    changed = sets.changed() => match changed {
+                        Ok(()) => true,
+                        Err(_) => return,
+                    },
+                    () = stirred.notified() => false,
+                };
             }
         };
         (pool, work)
@@ -156,29 +168,16 @@ impl Pool {
     fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>, member: Arc<Member>) -> Slot {
         let (member_sender, member_receiver) = watch::channel(member.clone());
         let (state_sender, state) = watch::channel(State::new(member));
-        let pool: Weak<Self> = Arc::downgrade(self);
+        let stirred = self.stirred.clone();
         let endpoint = Endpoint {
             service: self.service,
             dialer: self.dialer.clone(),
             backoff: self.backoff,
             member: member_receiver,
             state: state_sender,
-            on_change: Box::new(move || {
-                if let Some(pool) = pool.upgrade() {
-                    pool.changed();
-                }
-            }),
+            on_change: Box::new(move || stirred.notify_one()),
         };
         Slot { member: member_sender, state, absent: false, task: tasks.spawn(endpoint.run()) }
-    }
-
-    /// An endpoint changed. Where only some members are used, another may have to stand in, or may go again.
-    fn changed(self: &Arc<Self>) {
-        if self.subset.is_some() {
-            self.reconcile(&self.members.current());
-        } else {
-            self.refresh();
-        }
     }
 
     /// Takes stock of who is ready; lets go of those who left and do not serve.

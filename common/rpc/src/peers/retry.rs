@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use super::method::Method;
 use crate::outcome::{CallError, classify};
 use crate::service_config::Throttling;
-use crate::status::from_status;
+use crate::status::{from_status, reason_of};
 
 /// What the callee said of trying again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,10 @@ impl Failed<'_> {
         if !may || self.made >= policy.attempts {
             return None;
         }
-        let jittered = policy.backoff.delay(self.made - 1, sample);
+        // A connection that broke says nothing of the others: at once the first time.
+        let is_first_break = self.made == 1 && self.reason() == Some(Reason::ConnectionLost);
+        let jittered =
+            if is_first_break { Duration::ZERO } else { policy.backoff.delay(self.made - 1, sample) };
         let delay = match self.pushback {
             Pushback::Never => return None,
             Pushback::After(delay) => delay,
@@ -106,11 +109,15 @@ impl Failed<'_> {
         (delay < self.left).then_some(delay)
     }
 
+    fn reason(&self) -> Option<Reason> {
+        reason_of(self.status)
+    }
+
     fn is_harmless(&self) -> bool {
         match classify(self.status.clone()) {
             CallError::NotExecuted(_) => true,
             CallError::MaybeExecuted(status) => {
-                let lost = CallError::from(status.clone()).reason() == Some(Reason::ConnectionLost);
+                let lost = self.reason() == Some(Reason::ConnectionLost);
                 self.method.idempotency.may_repeat() && (status.code() == Code::Unavailable || lost)
             }
             CallError::Refused(_) => false,
@@ -182,6 +189,9 @@ mod tests {
         assert_eq!(again(IDEMPOTENT, &status, 2), Some(Duration::from_millis(50)));
         assert_eq!(again(IDEMPOTENT, &status, 3), None);
         assert_eq!(again_with(IDEMPOTENT, &status, 1, Pushback::None, Duration::from_millis(20)), None);
+        let broken = to_status(&Error::new(Reason::ConnectionLost, "x"));
+        assert_eq!(again(IDEMPOTENT, &broken, 1), Some(Duration::ZERO));
+        assert_eq!(again(IDEMPOTENT, &broken, 2), Some(Duration::from_millis(50)));
     }
 
     #[test]
