@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod deadlines;
 mod faults;
 mod hold;
 mod lanes;
