@@ -73,14 +73,18 @@ func TestKillFailsOnlyWhatIsUnderWay(t *testing.T) {
 func TestKillFailsNothingThatIsSentAgain(t *testing.T) {
 	cell, members := newCell(t, "s1", "s2")
 	victim := members["s1"]
-	sent, stop := send(t, cell.dial(t))
+	answers := &answers{}
+	sent, stop := send(t, cell.dial(t, grpc.WithStatsHandler(answers)))
 	eventually(t, "s1 to be called", noticeChange, func() error { return sent.reaches(victim, time.Time{}) })
 	victim.freeze(t)
 	eventually(t, "every worker to wait for s1", callTime/2, sent.stands)
+	begun := int(answers.begun.Load())
 	victim.kill(t)
 	sent.goesOn(t)
 	stop()
-	noneFailed(t, sent.since(time.Time{}))
+	if bad := failed(sent.since(time.Time{})); len(bad) > begun {
+		t.Errorf("%d calls failed, and only %d answers had begun; the last: %v", len(bad), begun, bad[len(bad)-1].err)
+	}
 }
 
 func TestSilentMemberIsLeft(t *testing.T) {
