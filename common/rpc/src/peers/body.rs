@@ -130,8 +130,7 @@ fn stream(
     metrics: Option<CallMetrics>,
     deadline: Option<Pin<Box<Sleep>>>,
 ) -> Response<ReplyBody> {
-    let (mut head, inner) = response.into_parts();
-    drop_broken_details(&mut head.headers);
+    let (head, inner) = response.into_parts();
     let mut stream = Stream { inner, metrics, deadline, frames: FrameCounter::default(), holder };
     if let Some(code) = code_in(&head.headers) {
         stream.finish(code);

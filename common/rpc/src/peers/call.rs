@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::body::{ReplyBody, Whole, connection_lost, drop_broken_details};
+use super::body::{ReplyBody, Whole, connection_lost};
 use super::channel::Channel;
 use super::connection::{Connection, InFlight, SendError};
 use super::method::{self, CallMetrics, Method};
@@ -225,8 +225,7 @@ impl Call<'_> {
         let in_flight = connection.begin();
         let whole = self.method.is_unary();
         let exchange = async {
-            let mut response = connection.send(request).await.map_err(|error| broken(connection, error))?;
-            drop_broken_details(response.headers_mut());
+            let response = connection.send(request).await.map_err(|error| broken(connection, error))?;
             if whole {
                 Whole::read(response, connection).await.map(Reply::Whole).map_err(Broken::Failed)
             } else {

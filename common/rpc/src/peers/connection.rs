@@ -16,6 +16,7 @@ use kilonova_model::{HostName, ServiceKind};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::body::drop_broken_details;
 use super::lanes::Lanes;
 use super::outgoing::RequestBody;
 use crate::registry::Member;
@@ -144,7 +145,10 @@ impl Connection {
         let request = self.address(request);
         let mut sender = self.sender.clone();
         let mut failure = match sender.try_send_request(request).await {
-            Ok(response) => return Ok(response),
+            Ok(mut response) => {
+                drop_broken_details(response.headers_mut());
+                return Ok(response);
+            }
             Err(failure) => failure,
         };
         if failure.take_message().is_some() {
