@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Ordered maps encode the same way every time, so that encoded messages can be compared and fingerprinted.
     tonic_prost_build::configure()
         .btree_map(".")
+        .codec_path("crate::codec::MessageCodec")
         .generate_default_stubs(true)
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;

@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::all, rustdoc::all, reason = "generated code")]
 
+pub mod codec;
+
 macro_rules! package {
     ($name:ident) => {
         pub mod $name {

@@ -13,4 +13,8 @@ pub mod signals;
 pub mod tasks;
 pub mod telemetry;
 
+/// Every process of Kilonova allocates with jemalloc: docs/decisions/0023 says what it gains.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 pub use service::{Context, Fatal, Launch, LaunchOptions, Running, StartError};

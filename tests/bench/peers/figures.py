@@ -8,6 +8,8 @@ from statistics import median
 from typing import Any
 
 OURS = "kilonova"
+# The same messages over plain tonic: what no layer on top of it can beat.
+FLOOR = "tonic"
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,14 @@ def ratios(peer: Sequence[Window], ours: Sequence[Window]) -> dict[str, dict[str
 
 def calls(windows: dict[str, list[Window]]) -> dict[str, Any]:
     """Return the figure of one payload and number in flight."""
-    peers = {name: found for name, found in windows.items() if name != OURS}
+    peers = {name: found for name, found in windows.items() if name not in (OURS, FLOOR)}
     return {
         "rounds": len(windows[OURS]),
         "peer": {name: side(found) for name, found in peers.items()},
         "ours": side(windows[OURS]),
+        "plain_tonic": side(windows[FLOOR]),
         "better_by": {name: ratios(found, windows[OURS]) for name, found in peers.items()},
+        "plain_tonic_better_by": {name: ratios(found, windows[FLOOR]) for name, found in peers.items()},
         "faster_peer": faster(peers),
     }
 
@@ -105,6 +109,7 @@ def budget(budget: Budget, found: dict[str, Any]) -> dict[str, Any]:
         "must": budget.must,
         "aim": budget.aim,
         "is": value,
+        "plain_tonic_is": found["plain_tonic_better_by"][peer][budget.ratio]["median"],
         "against": peer,
         "holds": value >= budget.must,
     }

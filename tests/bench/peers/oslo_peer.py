@@ -30,26 +30,42 @@ def argument_of(kind: str) -> dict[str, Any]:
     if kind == "flat":
         return filled({"id": uuid(0), "host": "compute-0001", "attempt": 1}, FLAT_BYTES)
     spec = {
-        "request_id": uuid(0),
+        "instance_uuid": uuid(0),
+        "project_id": "a" * 32,
+        "num_instances": 1,
         "flavor": {
-            "id": "m1.small",
-            "vcpus": 2,
-            "memory_mb": 2048,
-            "root_gb": 20,
-            "extra_specs": {f"hw:policy_{n}": f"required-{n}" for n in range(8)},
+            "id": 3,
+            "name": "m1.small",
+            "vcpus": 1,
+            "memory_mb": 512,
+            "root_gb": 1,
+            "ephemeral_gb": 0,
+            "swap": 0,
+            "extra_specs": {"hw:cpu_policy": "shared", "hw:mem_page_size": "any"},
         },
         "image": {
-            "id": "debian-12",
-            "min_disk": 2,
-            "properties": {f"hw:property_{n}": f"required-{n}" for n in range(8)},
+            "id": uuid(1),
+            "size": 1024,
+            "min_ram": 0,
+            "min_disk": 0,
+            "properties": {"hw_disk_bus": "virtio", "hw_vif_model": "virtio", "os_distro": "debian"},
         },
-        "availability_zone": "zone-1",
-        "num_instances": 1,
-        "ignore_hosts": [f"compute-{n:04}" for n in range(10)],
-        "scheduler_hints": {"different_host": [uuid(n) for n in range(1, 30)]},
-        "project_id": uuid(99),
+        "limits": {"numa_topology": None, "vcpu": 16.0, "disk_gb": 200, "memory_mb": 32768},
+        "scheduler_hints": {"group": [uuid(2)]},
+        "requested_networks": [
+            {"network_id": uuid(10 + n), "port_id": None, "address": None, "tag": f"nic{n}"} for n in range(5)
+        ],
+        "requested_resources": [
+            {
+                "resources": {"VCPU": 1, "MEMORY_MB": 512, "DISK_GB": 1},
+                "required_traits": ["HW_CPU_X86_AVX2"],
+                "aggregates": [],
+                "in_tree": None,
+            }
+        ],
     }
-    return filled({"request_spec": spec, "retry": {"num_attempts": 1, "hosts": []}}, NESTED_BYTES)
+    retry = {"num_attempts": 1, "hosts": [["compute-0001", "compute-0001"]]}
+    return filled({"request_spec": spec, "retry": retry}, NESTED_BYTES)
 
 
 def filled(argument: dict[str, Any], size: int) -> dict[str, Any]:

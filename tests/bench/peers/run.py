@@ -2,7 +2,7 @@
 """The same calls over oslo.messaging on RabbitMQ and over our RPC, in turn; one JSON line a figure.
 
 Starts RabbitMQ, etcd, and a server and a client of each kind on loopback, each a process of its own, then
-measures in rounds: a window of the peer, a window of ours, and again. Nothing is tuned. `make bench-peers`
+measures in rounds: a window of the peer, of ours, and of plain tonic, and again. Nothing is tuned. `make bench-peers`
 builds and installs what it needs; docs/performance-peers.md explains the figures.
 """
 
@@ -26,8 +26,8 @@ from importlib import metadata
 from pathlib import Path
 
 import figures
-from figures import OURS, Window
-from processes import TICKS_PER_SECOND, Processes, Worker, cpu_seconds, start_broker, start_etcd
+from figures import FLOOR, OURS, Window
+from processes import TICKS_PER_SECOND, Processes, Worker, cpu_seconds, free_ports, start_broker, start_etcd
 
 ROOT = Path(__file__).resolve().parents[3]
 PEER = Path(__file__).with_name("oslo_peer.py")
@@ -130,7 +130,7 @@ def measure(side: Side, payload: str, in_flight: int, size: Size) -> Window:
 
 def calls(sides: dict[str, Side], payload: str, in_flight: int, size: Size) -> None:
     """Measure calls: the peer and ours in turn in every round, so that a slow minute is everybody's."""
-    windows: dict[str, list[Window]] = {name: [] for name in (*EXECUTORS[in_flight], OURS)}
+    windows: dict[str, list[Window]] = {name: [] for name in (*EXECUTORS[in_flight], OURS, FLOOR)}
     for _ in range(size.rounds):
         for name, found in windows.items():
             found.append(measure(sides[name], payload, in_flight, size))
@@ -176,6 +176,12 @@ def peer(processes: Processes, *arguments: str) -> Worker:
     return Worker(processes, f"{topic}-{executor}-{verb}", command)
 
 
+def echo_peer(processes: Processes, options: argparse.Namespace, verb: str, address: str) -> Worker:
+    """Start a process of ours, or of plain tonic."""
+    command = [str(options.echo_peer), verb, address, options.log_level]
+    return Worker(processes, f"echo-peer-{verb}", command).ready()
+
+
 def versions(etcd: str, options: argparse.Namespace) -> dict[str, object]:
     """Return what is compared, and on what."""
     lock = (ROOT / "Cargo.lock").read_text()
@@ -218,12 +224,11 @@ def run(options: argparse.Namespace, etcd: str, size: Size, folder: Path) -> Non
             client = peer(processes, "call", url, executor, topic).ready()
             sides[executor] = Side(client, (client.pid, server.pid, broker))
         store, address = start_etcd(processes, etcd)
-        ours = [str(options.echo_peer), "{}", address, options.log_level]
-        server, client = (
-            Worker(processes, f"{OURS}-{verb}", [part.format(verb) for part in ours]).ready()
-            for verb in ("serve", "call")
-        )
+        server, client = (echo_peer(processes, options, verb, address) for verb in ("serve", "call"))
         sides[OURS] = Side(client, (client.pid, server.pid, store))
+        address = f"127.0.0.1:{free_ports(1)[0]}"
+        server, client = (echo_peer(processes, options, verb, address) for verb in ("raw-serve", "raw-call"))
+        sides[FLOOR] = Side(client, (client.pid, server.pid))
         for payload in PAYLOADS:
             for in_flight in EXECUTORS:
                 calls(sides, payload, in_flight, size)

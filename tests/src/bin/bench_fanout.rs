@@ -6,7 +6,12 @@
 //! publishes through our server, one of `tonic::transport` with generated code over a watch channel, and for each a client
 //! of plain tonic channels. Updates go to the two in turn, and each is waited for until the last subscriber has it. Both
 //! ends read the machine's monotonic clock.
+//!
+//! The last figure is the other way round: one subscriber, through our pool, of 1,000 members with a connection each, as a
+//! scheduler has it.
 
+#[path = "bench_fanout/members.rs"]
+mod members;
 #[path = "bench_fanout/parent.rs"]
 mod parent;
 #[path = "bench_fanout/publisher.rs"]
@@ -28,6 +33,8 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["publish", which] => work(publisher::run((*which).to_owned())),
+        ["publish-members", count] => work(publisher::members(count.parse().expect("a number"))),
+        ["subscribe-members", addresses] => work(members::run((*addresses).to_owned())),
         ["subscribe", address, connections, streams] => {
             let number = |text: &str| text.parse().expect("a number");
             work(subscribers::run((*address).to_owned(), number(connections), number(streams)));

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use http::{Request, Response};
+use kilonova_proto::codec::MessageCodec;
 use tokio::time::timeout;
 use tonic::body::Body;
+use tonic::client::Grpc;
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::body::ReplyBody;
@@ -27,8 +29,11 @@ pub(crate) enum HealthWatch {
 impl HealthWatch {
     /// Asks, and waits for the first answer.
     pub(crate) async fn open(connection: &Arc<Connection>) -> Result<(Self, bool), String> {
-        let mut client = HealthClient::new(Bare(connection.clone()));
-        let mut stream = match client.watch(HealthCheckRequest { service: String::new() }).await {
+        // The library's own client would keep a buffer of 8 KiB for as long as the connection lives.
+        let path = PathAndQuery::from_static("/grpc.health.v1.Health/Watch");
+        let codec = MessageCodec::<HealthCheckRequest, HealthCheckResponse>::default();
+        let mut client = Grpc::new(Bare(connection.clone()));
+        let mut stream = match client.server_streaming(question(), path, codec).await {
             Ok(response) => response.into_inner(),
             Err(status) if status.code() == Code::Unimplemented => return Ok((Self::Unimplemented, true)),
             Err(status) => return Err(format!("health check failed: {}", status.message())),
@@ -56,14 +61,20 @@ impl HealthWatch {
 
 /// Whether the member answers anything at all within `limit`.
 pub(crate) async fn is_there(connection: &Arc<Connection>, limit: Duration) -> bool {
-    let mut client = HealthClient::new(Bare(connection.clone()));
-    let asked = client.check(HealthCheckRequest { service: String::new() });
+    let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+    let codec = MessageCodec::<HealthCheckRequest, HealthCheckResponse>::default();
+    let mut client = Grpc::new(Bare(connection.clone()));
+    let asked = client.unary(question(), path, codec);
     match timeout(limit, asked).await {
         Ok(Ok(_)) => true,
         // Any status of the peer's own is an answer.
         Ok(Err(status)) => status.code() != Code::Unavailable,
         Err(_) => false,
     }
+}
+
+fn question() -> tonic::Request<HealthCheckRequest> {
+    tonic::Request::new(HealthCheckRequest { service: String::new() })
 }
 
 fn is_serving(answer: &HealthCheckResponse) -> bool {

@@ -12,13 +12,13 @@ use futures::future::{BoxFuture, Either};
 use futures::{FutureExt, Stream};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::{Body as HttpBody, Frame};
+use kilonova_proto::codec::MessageCodec;
 use prost::Message;
 use tonic::body::Body;
 use tonic::codec::Codec;
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::{Code, Status, Streaming};
-use tonic_prost::ProstCodec;
 use tower::Service;
 
 /// A stream of framed messages: each item is one or more of them, whole.
@@ -114,7 +114,7 @@ async fn read<M: Message + Default + 'static>(request: Request<Body>) -> Result<
     {
         return Err(not_compressed(encoding));
     }
-    let decoder = ProstCodec::<M, M>::default().decoder();
+    let decoder = MessageCodec::<M, M>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, None);
     let message = messages.message().await?;
     let message = message.ok_or_else(|| Status::invalid_argument("the request has no message"))?;

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use kilonova_proto::codec::MessageCodec;
 use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
@@ -16,7 +17,6 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::{Grpc, UnaryService};
 use tonic_health::pb::HealthCheckResponse;
-use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::health::HealthService;
@@ -60,7 +60,7 @@ impl Service<Request<Body>> for ListService {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = self.clone();
-        Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(service, request).await) })
+        Box::pin(async move { Ok(Grpc::new(MessageCodec::default()).unary(service, request).await) })
     }
 }
 

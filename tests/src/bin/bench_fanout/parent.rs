@@ -18,6 +18,9 @@ struct Size {
 /// Connections, and streams on each.
 const SHAPES: [(usize, usize); 5] = [(1, 1), (10, 1), (50, 1), (1000, 1), (1, 1000)];
 
+/// Members of the last figure.
+const MEMBERS: usize = 1000;
+
 pub fn run(quick: bool) {
     let size = if quick { Size { rounds: 3, updates: 10 } } else { Size { rounds: 10, updates: 40 } };
     for (connections, streams) in SHAPES {
@@ -38,6 +41,11 @@ pub fn run(quick: bool) {
         });
         println!("{}", json!({ "figure": "one update to the last subscriber", "values": values }));
     }
+    let [side] = measure([Side::of_members(MEMBERS)], size);
+    let mut values = side.values();
+    values["members"] = json!(MEMBERS);
+    values["client"] = json!("our pool, a directed channel to each member");
+    println!("{}", json!({ "figure": "one subscriber of many members", "values": values }));
 }
 
 fn round(number: f64) -> f64 {
@@ -108,6 +116,20 @@ struct Side {
 }
 
 impl Side {
+    fn new(publisher: Process, subscribers: Process, streams: i64, memory: [i64; 2]) -> Self {
+        let [publisher_memory, subscriber_memory] = memory;
+        Self {
+            publisher,
+            subscribers,
+            streams,
+            publisher_memory,
+            subscriber_memory,
+            times: Vec::new(),
+            publisher_cpu: Duration::ZERO,
+            subscriber_cpu: Duration::ZERO,
+        }
+    }
+
     fn start(which: &str, connections: usize, streams: usize) -> Self {
         let mut publisher = Process::start(&["publish", which]);
         let address = publisher.read();
@@ -117,16 +139,20 @@ impl Side {
         assert_eq!(subscribers.read(), "ready");
         let publisher_memory = publisher.usage().rss - before.rss;
         let subscriber_memory = subscribers.usage().rss;
-        Self {
-            publisher,
-            subscribers,
-            streams: (connections * streams) as i64,
-            publisher_memory,
-            subscriber_memory,
-            times: Vec::new(),
-            publisher_cpu: Duration::ZERO,
-            subscriber_cpu: Duration::ZERO,
-        }
+        let streams = (connections * streams) as i64;
+        Self::new(publisher, subscribers, streams, [publisher_memory, subscriber_memory])
+    }
+
+    fn of_members(count: usize) -> Self {
+        let mut publisher = Process::start(&["publish-members", &count.to_string()]);
+        let addresses = publisher.read();
+        let before = publisher.usage();
+        let mut subscribers = Process::start(&["subscribe-members", &addresses]);
+        let unsubscribed = Usage::parse(&subscribers.read());
+        assert_eq!(subscribers.read(), "ready");
+        let publisher_memory = publisher.usage().rss - before.rss;
+        let subscriber_memory = subscribers.usage().rss - unsubscribed.rss;
+        Self::new(publisher, subscribers, count as i64, [publisher_memory, subscriber_memory])
     }
 
     fn update(&mut self, updates: usize) -> Vec<Duration> {
@@ -167,7 +193,7 @@ impl Side {
     }
 }
 
-fn measure(mut sides: [Side; 2], size: Size) -> [Side; 2] {
+fn measure<const N: usize>(mut sides: [Side; N], size: Size) -> [Side; N] {
     for side in &mut sides {
         side.update(size.updates);
     }

@@ -12,14 +12,13 @@ use kilonova_proto::capability::v1::capability_service_server::{CapabilityServic
 use kilonova_proto::capability::v1::watch_capabilities_response::Event;
 use kilonova_proto::capability::v1::{SnapshotEnd, WatchCapabilitiesRequest, WatchCapabilitiesResponse};
 use kilonova_proto::types::v1::Capabilities;
-use kilonova_rpc::server::{Identity, Served, ServerBuilder};
+use kilonova_rpc::server::{Identity, Served, Server, ServerBuilder};
 use kilonova_runtime::agent::capability_server::{CAPABILITY_SERVICE, Source, capability_service};
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
-use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::usage::{Usage, now, orders};
@@ -59,13 +58,36 @@ async fn obey(put: impl Fn() + Send) {
 
 async fn ours(listener: TcpListener) {
     let publisher = CapabilityPublisher::new(value());
-    let host = HostName::parse("bench").expect("a host name");
+    let _server = serve(&publisher, "bench", listener);
+    obey(|| publisher.publish(|capabilities| capabilities.minor_change())).await;
+}
+
+/// So many members, all publishing the same.
+pub async fn members(count: usize) {
+    let publisher = CapabilityPublisher::new(value());
+    let (mut servers, mut addresses) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        addresses.push(listener.local_addr().expect("its address").to_string());
+        servers.push(serve(&publisher, &member(number), listener));
+    }
+    println!("{}", addresses.join(","));
+    obey(|| publisher.publish(|capabilities| capabilities.minor_change())).await;
+}
+
+/// The name of a member.
+pub fn member(number: usize) -> String {
+    format!("compute-{number}")
+}
+
+fn serve(publisher: &CapabilityPublisher, host: &str, listener: TcpListener) -> Server {
+    let host = HostName::parse(host).expect("a host name");
     let cell = CellName::parse("bench").expect("a cell name");
     let identity = Identity::unregistered(ServiceKind::Compute, host, cell);
     let service = capability_service(publisher.clone(), Arc::new(Nothing));
-    let server = ServerBuilder::new(identity).add(service, Served::all(CAPABILITY_SERVICE));
-    let _server = server.serve(listener).expect("a server");
-    obey(|| publisher.publish(|capabilities| capabilities.minor_change())).await;
+    let builder = ServerBuilder::new(identity).add(service, Served::all(CAPABILITY_SERVICE));
+    builder.health().set_serving(true);
+    builder.serve(listener).expect("a server")
 }
 
 trait Change {
@@ -92,7 +114,10 @@ impl Source for Nothing {
 async fn raw(listener: TcpListener) {
     let values = watch::Sender::new(Arc::new(value()));
     let service = CapabilityServiceServer::new(Raw { values: values.clone() });
-    let server = Server::builder().tcp_nodelay(true).max_concurrent_streams(STREAMS).add_service(service);
+    let server = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(STREAMS)
+        .add_service(service);
     let obey = obey(|| {
         values.send_modify(|current| {
             let mut next = Capabilities::clone(current);

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kilonova_model::time;
 use kilonova_proto::capability::v1::WatchCapabilitiesRequest;
 use kilonova_proto::capability::v1::capability_service_client::CapabilityServiceClient;
 use kilonova_proto::capability::v1::watch_capabilities_response::Event;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::StdError;
+use tonic::transport::Endpoint;
 
 use super::usage::{Usage, now, orders};
 
@@ -19,21 +23,23 @@ use super::usage::{Usage, now, orders};
 const AT_ONCE: usize = 32;
 
 /// What the subscribers have had together.
-struct Received {
+pub struct Received {
     opening: Semaphore,
     open: AtomicUsize,
     updates: AtomicUsize,
     all: usize,
 }
 
+impl Received {
+    pub fn of(all: usize) -> Arc<Self> {
+        let opening = Semaphore::new(AT_ONCE);
+        Arc::new(Self { opening, open: AtomicUsize::new(0), updates: AtomicUsize::new(0), all })
+    }
+}
+
 pub async fn run(address: String, connections: usize, streams: usize) {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address").tcp_nodelay(true);
-    let received = Arc::new(Received {
-        opening: Semaphore::new(AT_ONCE),
-        open: AtomicUsize::new(0),
-        updates: AtomicUsize::new(0),
-        all: connections * streams,
-    });
+    let received = Received::of(connections * streams);
     let mut subscribers = JoinSet::new();
     for _ in 0..connections {
         let channel = endpoint.connect_lazy();
@@ -41,13 +47,24 @@ pub async fn run(address: String, connections: usize, streams: usize) {
             subscribers.spawn(follow(channel.clone(), received.clone()));
         }
     }
+    answer().await;
+}
+
+/// Says what this process has used, as often as asked.
+pub async fn answer() {
     let mut questions = orders();
     while questions.recv().await.is_some() {
         println!("{}", Usage::of_this_process().line());
     }
 }
 
-async fn follow(channel: Channel, received: Arc<Received>) {
+/// One subscriber.
+pub async fn follow<C>(channel: C, received: Arc<Received>)
+where
+    C: GrpcService<Body>,
+    C::Error: Into<StdError>,
+    C::ResponseBody: http_body::Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+{
     let opening = received.opening.acquire().await.expect("never closed");
     let request = WatchCapabilitiesRequest {
         resume_token: String::new(),
