@@ -116,6 +116,8 @@ reasons! {
     DriverFailed = "DRIVER_FAILED" => Internal;
     /// The host did not finish the build in time.
     BuildTimeout = "BUILD_TIMEOUT" => DeadlineExceeded;
+    /// The host did not do in time what was asked of what it holds.
+    OperationTimeout = "OPERATION_TIMEOUT" => DeadlineExceeded;
     /// The host lost the build, as by a restart.
     BuildLost = "BUILD_LOST" => Internal;
     /// As many hosts were tried as the configuration allows.

@@ -65,6 +65,9 @@ requests! {
         request_id, project_id, instance_id, etag, instance, update_mask,
     }
     DeleteInstanceRequest => DeleteInstanceRequest { request_id, project_id, instance_id, etag, allow_missing }
+    StartInstanceRequest => StartInstanceRequest { request_id, project_id, instance_id, etag }
+    StopInstanceRequest => StopInstanceRequest { request_id, project_id, instance_id, etag }
+    RebootInstanceRequest => RebootInstanceRequest { request_id, project_id, instance_id, etag, hard }
     CreateVolumeRequest => CreateVolumeRequest { request_id, project_id, volume, validate_only }
     GetVolumeRequest => GetVolumeRequest { volume_id, project_id }
     ListVolumesRequest => ListVolumesRequest { page_size, page_token, project_id, states, host }
@@ -98,6 +101,9 @@ responses! {
     ListInstanceActionsResponse => ListInstanceActionsResponse { actions }
     UpdateInstanceResponse => UpdateInstanceResponse { instance }
     DeleteInstanceResponse => DeleteInstanceResponse { instance }
+    StartInstanceResponse => StartInstanceResponse { instance }
+    StopInstanceResponse => StopInstanceResponse { instance }
+    RebootInstanceResponse => RebootInstanceResponse { instance }
     CreateVolumeResponse => CreateVolumeResponse { volume }
     GetVolumeResponse => GetVolumeResponse { volume }
     ListVolumesResponse => ListVolumesResponse { volumes, next_page_token }

@@ -29,6 +29,9 @@ const INSTANCES: &[&str] = &[
     "ListInstanceActions",
     "UpdateInstance",
     "DeleteInstance",
+    "StartInstance",
+    "StopInstance",
+    "RebootInstance",
 ];
 
 /// What is served of the public volumes API.
@@ -101,6 +104,9 @@ forward! {
             = records.list_instance_actions;
         update_instance(UpdateInstanceRequest) -> UpdateInstanceResponse = tasks.update_instance;
         delete_instance(DeleteInstanceRequest) -> DeleteInstanceResponse = tasks.delete_instance;
+        start_instance(StartInstanceRequest) -> StartInstanceResponse = tasks.start_instance;
+        stop_instance(StopInstanceRequest) -> StopInstanceResponse = tasks.stop_instance;
+        reboot_instance(RebootInstanceRequest) -> RebootInstanceResponse = tasks.reboot_instance;
     } watch {
         watch_instances(WatchInstancesRequest) -> WatchInstancesResponse;
     }

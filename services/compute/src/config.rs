@@ -23,6 +23,8 @@ pub struct Config {
     pub build_timeout: Period,
     /// How long the driver may take to remove a guest before it is asked again.
     pub destroy_timeout: Period,
+    /// How long the driver may take to start, stop or reboot a guest.
+    pub power_timeout: Period,
     /// How often the driver is asked for its figures.
     pub refresh_interval: Period,
     /// How often the host registers with a conductor.
@@ -40,6 +42,7 @@ impl Default for Config {
             max_concurrent_builds: 10,
             build_timeout: Period::from_secs(600),
             destroy_timeout: Period::from_secs(60),
+            power_timeout: Period::from_secs(120),
             refresh_interval: Period::from_secs(60),
             register_interval: Period::from_secs(60),
             allocation: Allocation::default(),
@@ -105,6 +108,8 @@ pub struct DriverConfig {
     pub fail_rate: f64,
     /// What fails by its name.
     pub fail: Vec<FailRule>,
+    /// What cannot be started, stopped or rebooted, by its name.
+    pub power_fail: Vec<FailRule>,
 }
 
 impl Default for DriverConfig {
@@ -120,6 +125,7 @@ impl Default for DriverConfig {
             latency_jitter: Period::from_millis(10),
             fail_rate: 0.0,
             fail: Vec::new(),
+            power_fail: Vec::new(),
         }
     }
 }
@@ -139,6 +145,11 @@ impl DriverConfig {
     pub fn faults(&self) -> Faults {
         Faults { rate: self.fail_rate, rules: self.fail.clone() }
     }
+
+    /// Whose power state cannot be changed.
+    pub fn power_faults(&self) -> Faults {
+        Faults { rate: 0.0, rules: self.power_fail.clone() }
+    }
 }
 
 impl Config {
@@ -148,6 +159,7 @@ impl Config {
             max_concurrent: self.max_concurrent_builds,
             make_timeout: self.build_timeout.get(),
             unmake_timeout: self.destroy_timeout.get(),
+            act_timeout: self.power_timeout.get(),
         }
     }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use kilonova_model::check::Checker;
 use kilonova_model::{Attempt, Error, Generation, InstanceId, ProjectId};
 use kilonova_proto::compute::v1::compute_service_server::ComputeService;
+use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::compute::v1::{
     BuildInstanceRequest, BuildInstanceResponse, GetInstanceStateRequest, GetInstanceStateResponse,
-    InstanceCommand, SetHostEnabledRequest, SetHostEnabledResponse, TerminateInstanceRequest,
-    TerminateInstanceResponse,
+    InstanceCommand, RebootInstanceRequest, RebootInstanceResponse, SetHostEnabledRequest,
+    SetHostEnabledResponse, StartInstanceRequest, StartInstanceResponse, StopInstanceRequest,
+    StopInstanceResponse, TerminateInstanceRequest, TerminateInstanceResponse,
 };
 use kilonova_rpc::server::Served;
 use kilonova_rpc::status::to_status;
@@ -19,12 +21,20 @@ use kilonova_runtime::agent::life::Agent;
 use tonic::{Request, Response, Status};
 
 use crate::claims::Amount;
-use crate::driver::GuestSpec;
+use crate::driver::{GuestSpec, PowerAct};
 use crate::manager::Manager;
 
 /// The part of the contract that is served.
 pub fn served() -> Served {
-    let methods = ["BuildInstance", "TerminateInstance", "GetInstanceState", "SetHostEnabled"];
+    let methods = [
+        "BuildInstance",
+        "TerminateInstance",
+        "StartInstance",
+        "StopInstance",
+        "RebootInstance",
+        "GetInstanceState",
+        "SetHostEnabled",
+    ];
     Served::only("kilonova.compute.v1.ComputeService", &methods)
 }
 
@@ -53,6 +63,14 @@ impl ComputeServer {
     fn take_terminate(&self, command: &InstanceCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
         self.manager.terminate(instance_id(command)?, stamp(command))
+    }
+
+    fn take_power(&self, command: Option<InstanceCommand>, act: PowerAct) -> Result<(), Status> {
+        let command = command.unwrap_or_default();
+        let taken = self
+            .admit(&command.target_host, command.target_epoch)
+            .and_then(|()| self.manager.power(instance_id(&command)?, stamp(&command), act));
+        taken.map_err(refused)
     }
 
     async fn answer_state(&self, command: &InstanceCommand) -> Result<GetInstanceStateResponse, Error> {
@@ -122,6 +140,32 @@ impl ComputeService for ComputeServer {
         let command = request.into_inner().command.unwrap_or_default();
         self.take_terminate(&command).map_err(refused)?;
         Ok(Response::new(TerminateInstanceResponse {}))
+    }
+
+    async fn start_instance(
+        &self,
+        request: Request<StartInstanceRequest>,
+    ) -> Result<Response<StartInstanceResponse>, Status> {
+        self.take_power(request.into_inner().command, PowerAct::Start)?;
+        Ok(Response::new(StartInstanceResponse {}))
+    }
+
+    async fn stop_instance(
+        &self,
+        request: Request<StopInstanceRequest>,
+    ) -> Result<Response<StopInstanceResponse>, Status> {
+        self.take_power(request.into_inner().command, PowerAct::Stop)?;
+        Ok(Response::new(StopInstanceResponse {}))
+    }
+
+    async fn reboot_instance(
+        &self,
+        request: Request<RebootInstanceRequest>,
+    ) -> Result<Response<RebootInstanceResponse>, Status> {
+        let request = request.into_inner();
+        let hard = request.r#type() == RebootType::Hard;
+        self.take_power(request.command, PowerAct::Reboot { hard })?;
+        Ok(Response::new(RebootInstanceResponse {}))
     }
 
     async fn get_instance_state(

@@ -5,8 +5,12 @@
 mod support;
 
 use kilonova_model::{InstanceId, Reason};
-use kilonova_proto::compute::v1::{GetInstanceStateRequest, SetHostEnabledRequest};
+use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
+use kilonova_proto::compute::v1::{
+    GetInstanceStateRequest, RebootInstanceRequest, SetHostEnabledRequest, StopInstanceRequest,
+};
 use kilonova_proto::conductor::v1::ReportStatus;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_proto::types::v1::{Instance, ServiceKind, instance};
 use kilonova_rpc::status::reason_of;
@@ -145,8 +149,62 @@ async fn commands_for_others_are_refused() {
     assert_eq!(invalid.code(), Code::InvalidArgument);
     assert!(cell.done().is_empty());
     let unserved =
-        cell.client().start_instance(kilonova_proto::compute::v1::StartInstanceRequest::default()).await;
+        cell.client().attach_volume(kilonova_proto::compute::v1::AttachVolumeRequest::default()).await;
     assert_eq!(reason(unserved), Some(Reason::MethodNotImplemented));
+}
+
+async fn stop(cell: &Cell, id: InstanceId, generation: u64) -> Result<(), Status> {
+    let command = Some(cell.command(id, generation, 1));
+    cell.client().stop_instance(StopInstanceRequest { command }).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_guest_is_stopped_once_and_stays_so_over_a_restart() {
+    let mut cell = Cell::start(quick()).await;
+    let id = InstanceId::generate();
+    assert_eq!(reason(stop(&cell, id, 2).await), Some(Reason::InstanceNotFound));
+    cell.build(id, 1, "web").await.unwrap();
+    cell.report().await;
+    stop(&cell, id, 2).await.unwrap();
+    let report = cell.report().await;
+    assert_eq!((report.status(), report.power_state()), (ReportStatus::Ready, PowerState::Shutdown));
+    stop(&cell, id, 2).await.unwrap();
+    assert_eq!(cell.report().await, report);
+    assert_eq!((report.generation, report.operation()), (2, Kind::Stop));
+    assert_eq!(report.steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(), ["power_off"]);
+    assert_eq!(reason(stop(&cell, id, 1).await), Some(Reason::StaleGeneration));
+
+    *cell.conductor.records.lock() = vec![record(id, instance::State::Active, instance::Desired::Stopped)];
+    cell.stop_agent().await;
+    cell.start_agent().await;
+    stop(&cell, id, 2).await.unwrap();
+    let again = cell.report().await;
+    assert_eq!((again.power_state(), again.operation()), (PowerState::Shutdown, Kind::Stop));
+    assert_eq!(cell.done(), ["spawn web", "power web"]);
+
+    let command = Some(cell.command(id, 3, 1));
+    let reboot = RebootInstanceRequest { command, r#type: RebootType::Hard.into() };
+    cell.client().reboot_instance(reboot).await.unwrap();
+    let report = cell.report().await;
+    assert_eq!((report.power_state(), report.operation()), (PowerState::Running, Kind::Reboot));
+    cell.terminate(id, 4).await.unwrap();
+    assert_eq!(cell.report().await.status(), ReportStatus::Gone);
+    assert_eq!(cell.replay(), (1, 0));
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_stopped_runs_on() {
+    let mut config = quick();
+    config.driver.power_fail = failing("stuck*", 1).driver.fail;
+    let mut cell = Cell::start(config).await;
+    let id = InstanceId::generate();
+    cell.build(id, 1, "stuck-1").await.unwrap();
+    cell.report().await;
+    stop(&cell, id, 2).await.unwrap();
+    let report = cell.report().await;
+    assert_eq!((report.status(), report.power_state()), (ReportStatus::Ready, PowerState::Running));
+    assert_eq!(report.operation(), Kind::Stop);
+    assert_eq!(report.fault.unwrap().reason, "DRIVER_FAILED");
 }
 
 #[tokio::test]

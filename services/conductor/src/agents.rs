@@ -6,16 +6,19 @@ use async_trait::async_trait;
 use kilonova_model::{Epoch, HostName, InstanceId, ServiceKind, VolumeId};
 use kilonova_proto::compute::v1 as compute;
 use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
-use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Receipt, VolumeRecord};
+use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
+use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation, Receipt, VolumeRecord};
 use kilonova_proto::scheduler::v1 as scheduler;
 use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_rpc::peers::{Channel, Peers};
 use tonic::Request;
 
+use crate::history::step_name;
 use crate::placed::Placed;
 use crate::records::Records;
 
@@ -40,6 +43,14 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
     async fn select(&self, id: P::Id, record: &P, alternates: u32) -> Result<Selected, CallError>;
     /// Has the record's host build it.
     async fn build(&self, id: P::Id, record: &P, epoch: Epoch) -> Result<(), CallError>;
+    /// Has the record's host do an operation.
+    async fn operate(
+        &self,
+        id: P::Id,
+        record: &P,
+        operation: Operation,
+        epoch: Epoch,
+    ) -> Result<(), CallError>;
     /// Has a host remove what it may hold.
     async fn terminate(
         &self,
@@ -68,6 +79,13 @@ fn within<T>(message: T, deadline: Duration) -> Request<T> {
 /// Names one decision or command, the same for every repetition of it.
 fn step_id(id: impl std::fmt::Display, generation: u64, attempt: u32, step: &str) -> String {
     format!("{id}-{generation}-{attempt}-{step}")
+}
+
+/// A record written by a newer version, or a defect.
+fn no_such_operation(kind: Kind) -> CallError {
+    let message = format!("this version does not know the operation {}", kind.as_str_name());
+    let error = kilonova_model::Error::new(kilonova_model::Reason::MethodNotImplemented, message);
+    classify(kilonova_rpc::status::to_status(&error))
 }
 
 fn places(best: Option<scheduler::SelectedHost>, rest: Vec<scheduler::SelectedHost>) -> Vec<Alternate> {
@@ -174,6 +192,43 @@ impl Agents<InstanceRecord> for Callers {
         client.build_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 
+    async fn operate(
+        &self,
+        id: InstanceId,
+        record: &InstanceRecord,
+        operation: Operation,
+        epoch: Epoch,
+    ) -> Result<(), CallError> {
+        let instance = record.resource();
+        let kind = operation.kind();
+        let command = Some(compute::InstanceCommand {
+            instance_id: id.to_string(),
+            generation: instance.generation,
+            attempt: instance.attempt,
+            target_host: instance.host.clone(),
+            target_epoch: epoch.0,
+            request_id: step_id(id, instance.generation, instance.attempt, step_name(kind)),
+        });
+        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &instance.host, epoch)?);
+        let taken = match kind {
+            Kind::Start => {
+                let request = compute::StartInstanceRequest { command };
+                client.start_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
+            Kind::Stop => {
+                let request = compute::StopInstanceRequest { command };
+                client.stop_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
+            Kind::Reboot => {
+                let how = if operation.hard { RebootType::Hard } else { RebootType::Soft };
+                let request = compute::RebootInstanceRequest { command, r#type: how.into() };
+                client.reboot_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
+            _ => return Err(no_such_operation(kind)),
+        };
+        taken.map_err(classify)
+    }
+
     async fn terminate(
         &self,
         id: InstanceId,
@@ -242,6 +297,16 @@ impl Agents<VolumeRecord> for Callers {
         };
         let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &resource.host, epoch)?);
         client.create_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+
+    async fn operate(
+        &self,
+        _: VolumeId,
+        _: &VolumeRecord,
+        operation: Operation,
+        _: Epoch,
+    ) -> Result<(), CallError> {
+        Err(no_such_operation(operation.kind()))
     }
 
     async fn terminate(

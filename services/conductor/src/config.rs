@@ -17,6 +17,8 @@ pub struct Config {
     pub alternates: u32,
     /// How long a host may take over a build before it is tried elsewhere.
     pub build_timeout: Period,
+    /// How long a host may take to start, stop or reboot an instance; then it counts as not done.
+    pub operation_timeout: Period,
     /// How long the removal waits for a host that has left the registry; the host removes its copy when it is back.
     pub delete_timeout: Period,
     /// How long an unanswered command is left before it is sent again.
@@ -60,6 +62,7 @@ impl Default for Config {
             max_attempts: 3,
             alternates: 2,
             build_timeout: seconds(300),
+            operation_timeout: seconds(180),
             delete_timeout: seconds(60),
             resend_interval: seconds(10),
             retention: seconds(3600),
@@ -87,6 +90,7 @@ impl Config {
         check.ensure(self.concurrency > 0, "concurrency", "at least 1");
         let periods = [
             ("build_timeout", self.build_timeout),
+            ("operation_timeout", self.operation_timeout),
             ("resend_interval", self.resend_interval),
             ("scan_interval", self.scan_interval),
         ];

@@ -74,6 +74,22 @@ fn open(actions: &mut [pb::Action]) -> Option<&mut pb::Action> {
     actions.last_mut().filter(|action| action.outcome() == pb::Outcome::InProgress)
 }
 
+/// What the conductor's step of an operation is called.
+#[must_use]
+pub fn step_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Unspecified => "nothing",
+        Kind::Create => "build",
+        Kind::Delete => "delete",
+        Kind::Start => "start",
+        Kind::Stop => "stop",
+        Kind::Reboot => "reboot",
+        Kind::AttachVolume => "attach",
+        Kind::DetachVolume => "detach",
+        Kind::Extend => "extend",
+    }
+}
+
 /// Who does a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Actor<'a> {

@@ -1,6 +1,6 @@
 //! The conductor: the only service that reads or writes records.
 //!
-//! It accepts what users ask ([`accept`], [`requests`]), drives every record to what is wanted of it ([`plan`],
+//! It accepts what users ask ([`accept`], [`requests`], [`power`]), drives every record to what is wanted of it ([`plan`],
 //! [`engine`]), takes what agents report ([`reports`]), and answers reads from memory ([`cache`], [`watch`]). Several
 //! run side by side: any of them accepts and answers, and each drives the records of the shards it owns
 //! ([`shards`]).
@@ -17,6 +17,7 @@ pub mod history;
 pub mod hosts;
 pub mod placed;
 pub mod plan;
+pub mod power;
 pub mod quota;
 pub mod records;
 pub mod reports;

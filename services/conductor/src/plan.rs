@@ -7,6 +7,8 @@
 //!        │  └──────────► ERROR                   │ refused, FAILED reported, or too late
 //!        └───────────────────────────────────────┘ (the next attempt, elsewhere)
 //!
+//!   there, with an operation:  Operate ──► done or failed, reported; or too late ──► as it was
+//!
 //!   any, unwanted:  Terminate at every receipt ──► receipts gone ──► Finish ──► DELETED ──► Purge
 //! ```
 //!
@@ -34,6 +36,10 @@ pub enum Decision {
     LeaveHost(Leave),
     /// As many hosts were tried as may be.
     GiveUp,
+    /// Send the operation to the host.
+    Operate,
+    /// The host did not do it in time, or cannot: it is not done any more.
+    GiveUpOperation(Leave),
     /// Have this host remove what it may hold.
     Terminate(Receipt),
     /// Nothing of it is left anywhere: it is gone. `forced` when a host that left the registry may still hold a copy.
@@ -81,6 +87,8 @@ pub struct Sent {
 pub enum Verb {
     /// Build.
     Build,
+    /// The operation of that generation.
+    Operate,
     /// Terminate.
     Terminate,
 }
@@ -93,6 +101,8 @@ pub struct View<'a> {
     pub receipts: &'a [Receipt],
     /// How many places are left to try.
     pub alternates: usize,
+    /// Whether something is being done with it now that it is there.
+    pub operation: bool,
     /// When the present task is late.
     pub deadline: Option<SystemTime>,
     /// When the record may be removed.
@@ -136,6 +146,7 @@ pub fn plan(view: &View<'_>) -> Decision {
             }
         }
         Phase::Building => build(view),
+        Phase::Ready if view.operation => operate(view),
         Phase::Ready => clean_up(view, &status.host).unwrap_or(Decision::Done),
         Phase::Failed | Phase::Gone => clean_up(view, "").unwrap_or(Decision::Done),
     }
@@ -164,6 +175,31 @@ fn build(view: &View<'_>) -> Decision {
         Some(Decision::Wait(wait)) => Decision::Wait(wait.min(late)),
         Some(decision) => decision,
         None => Decision::Wait(late),
+    }
+}
+
+/// Unlike a build, an operation can only be done where the resource is: a host that has left may be back in time.
+fn operate(view: &View<'_>) -> Decision {
+    let host = &view.status.host;
+    let deadline = view.deadline.unwrap_or(view.now);
+    let late = until(deadline, view.now);
+    let Some(epoch) = (view.epoch_of)(host) else {
+        return if late.is_zero() {
+            Decision::GiveUpOperation(Leave::NotRegistered)
+        } else {
+            Decision::Wait(late)
+        };
+    };
+    match view.sent(Verb::Operate, host, epoch, view.status.attempt) {
+        Some(sent) if view.is_unanswered(sent) => match clean_up(view, host) {
+            _ if late.is_zero() && sent.at < deadline => Decision::Operate,
+            Some(Decision::Wait(wait)) => Decision::Wait(wait.min(view.until_resend(sent))),
+            Some(decision) => decision,
+            None => Decision::Wait(view.until_resend(sent)),
+        },
+        // The host may have done it long ago and not have been heard: it was asked once more.
+        Some(sent) if sent.at >= deadline => Decision::GiveUpOperation(Leave::Late),
+        _ => Decision::Operate,
     }
 }
 
@@ -236,6 +272,7 @@ mod tests {
         status: Status,
         receipts: Vec<Receipt>,
         alternates: usize,
+        operation: bool,
         deadline: Option<SystemTime>,
         expiry: Option<SystemTime>,
         sent: Vec<Sent>,
@@ -248,6 +285,7 @@ mod tests {
             status: Status { wanted, phase, host: host.into(), attempt, generation: 1 },
             receipts: Vec::new(),
             alternates: 0,
+            operation: false,
             deadline: None,
             expiry: None,
             sent: Vec::new(),
@@ -271,6 +309,7 @@ mod tests {
                 status: &self.status,
                 receipts: &self.receipts,
                 alternates: self.alternates,
+                operation: self.operation,
                 deadline: self.deadline,
                 expiry: self.expiry,
                 sent: &self.sent,
@@ -322,6 +361,37 @@ mod tests {
         assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h1"));
         w.up = vec!["h2"];
         assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn an_operation_is_sent_where_it_is_and_given_up_when_late() {
+        let mut w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1);
+        w.operation = true;
+        w.deadline = Some(w.now + Duration::from_secs(60));
+        assert_eq!(w.plan(), Decision::Operate);
+        let mut w = w.sent(Verb::Operate, "h1", 1, 4);
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)), "then it is sent again");
+        w.sent[0].at = w.now - Duration::from_secs(11);
+        assert_eq!(w.plan(), Decision::Operate);
+        w.deadline = Some(w.now);
+        assert_eq!(w.plan(), Decision::Operate, "it is asked once more");
+        w.sent[0].at = w.now;
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
+        w.deadline = Some(w.now - Duration::from_secs(20));
+        w.sent[0].at = w.now - Duration::from_secs(11);
+        assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::Late));
+    }
+
+    #[test]
+    fn an_operation_waits_for_a_host_that_left_until_it_is_late() {
+        let mut w = world(Wanted::Present, Phase::Ready, "h9", 1).receipt("h9", 1);
+        w.operation = true;
+        w.deadline = Some(w.now + Duration::from_secs(3));
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(3)));
+        w.deadline = Some(w.now);
+        assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
+        w.status.wanted = Wanted::Absent;
+        assert!(!matches!(w.plan(), Decision::GiveUpOperation(_)), "a delete overtakes it");
     }
 
     #[test]

@@ -74,6 +74,16 @@ impl<P: Placed> Records<P> {
     pub async fn modify(
         &self,
         id: P::Id,
+        change: impl FnMut(&Entry<P>) -> Result<Option<P>, Error> + Send,
+    ) -> Result<Option<Entry<P>>, Error> {
+        self.modify_with(id, &Txn::new(), change).await
+    }
+
+    /// Like [`modify`](Self::modify), in one transaction with `with`.
+    pub async fn modify_with(
+        &self,
+        id: P::Id,
+        with: &Txn,
         mut change: impl FnMut(&Entry<P>) -> Result<Option<P>, Error> + Send,
     ) -> Result<Option<Entry<P>>, Error> {
         let remembered = self.cache.get(&id);
@@ -83,7 +93,8 @@ impl<P: Placed> Records<P> {
             let Some(entry) = current else { return Ok(None) };
             match change(&entry) {
                 Ok(Some(record)) => {
-                    if let Written::Stored(entry) = self.write(id, &entry, record, None, Txn::new()).await? {
+                    if let Written::Stored(entry) = self.write(id, &entry, record, None, with.clone()).await?
+                    {
                         return Ok(Some(entry));
                     }
                 }

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use kilonova_model::{Error, Reason};
 use kilonova_proto::conductor::v1::ReportStatus;
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
 
-use crate::engine::leave_host;
+use crate::engine::{give_up_operation, leave_host};
 use crate::history;
 use crate::placed::{Phase, Placed, Wanted};
 use crate::records::Records;
@@ -31,6 +32,8 @@ pub struct Report<I> {
     pub fault: Option<pb::Fault>,
     /// What the agent did.
     pub steps: Vec<pb::Step>,
+    /// The operation it answers, if it answers one.
+    pub operation: Option<Kind>,
 }
 
 /// Enters a report. `details` adds what a ready resource's report says besides, and tells whether that was new.
@@ -72,6 +75,11 @@ fn apply<P: Placed>(
                 changed.set_ready(now);
                 history::end(changed.actions_mut(), pb::Outcome::Succeeded, now);
             }
+            Phase::Ready if current && answers_operation(record, report) => {
+                details(&mut changed);
+                add_steps(&mut changed, report);
+                end_operation(&mut changed, report, now);
+            }
             Phase::Ready if current && details(&mut changed) => {}
             _ => return None,
         },
@@ -92,6 +100,24 @@ fn apply<P: Placed>(
         }
     }
     Some(changed)
+}
+
+/// Whether it is the operation that goes on whose end is reported: a host that finds a resource at its start reports
+/// it with the generation of what is due, not of what was done.
+fn answers_operation<P: Placed>(record: &P, report: &Report<P::Id>) -> bool {
+    let due = record.operation().map(|operation| operation.kind());
+    due.is_some() && due == report.operation && report.generation == record.status().generation
+}
+
+fn end_operation<P: Placed>(record: &mut P, report: &Report<P::Id>, now: SystemTime) {
+    let Some(operation) = record.operation() else { return };
+    if report.fault.is_some() {
+        give_up_operation(record, &cause(report, now), now);
+    } else {
+        history::close(record.actions_mut(), history::step_name(operation.kind()), None, now);
+        record.set_operation_done(now);
+        history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
+    }
 }
 
 fn add_steps<P: Placed>(record: &mut P, report: &Report<P::Id>) {
@@ -115,8 +141,8 @@ fn cause<I>(report: &Report<I>, now: SystemTime) -> pb::Fault {
 #[cfg(test)]
 mod tests {
     use kilonova_model::InstanceId;
-    use kilonova_proto::conductor::v1::{Alternate, InstanceRecord};
-    use kilonova_proto::types::v1::instance::State;
+    use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation};
+    use kilonova_proto::types::v1::instance::{Desired, State, Task};
 
     use super::*;
 
@@ -131,8 +157,8 @@ mod tests {
     }
 
     fn report(host: &str, attempt: u32, status: ReportStatus) -> Report<InstanceId> {
-        let (id, fault, steps) = (InstanceId::generate(), None, Vec::new());
-        Report { id, host: host.into(), generation: 1, attempt, status, fault, steps }
+        let (id, fault, steps, operation) = (InstanceId::generate(), None, Vec::new(), None);
+        Report { id, host: host.into(), generation: 1, attempt, status, fault, steps, operation }
     }
 
     fn entered(record: &InstanceRecord, report: &Report<InstanceId>) -> Option<InstanceRecord> {
@@ -179,6 +205,51 @@ mod tests {
         let mut gone = report("h1", 1, ReportStatus::Gone);
         gone.generation = 2;
         assert!(entered(&record, &gone).unwrap().receipts().is_empty());
+    }
+
+    fn stopping_on(host: &str) -> InstanceRecord {
+        let mut record = entered(&built_on(host), &report(host, 1, ReportStatus::Ready)).unwrap();
+        let instance = record.instance.get_or_insert_default();
+        instance.generation = 2;
+        instance.set_desired(Desired::Stopped);
+        instance.set_task(Task::Stopping);
+        record.operation = Some(Operation { kind: Kind::Stop.into(), hard: false });
+        history::begin(&mut record.actions, Kind::Stop, "", NOW);
+        record
+    }
+
+    fn stopped(host: &str, generation: u64, operation: Option<Kind>) -> Report<InstanceId> {
+        Report { generation, operation, ..report(host, 1, ReportStatus::Ready) }
+    }
+
+    #[test]
+    fn an_operation_ends_with_the_report_that_answers_it_and_no_other() {
+        let record = stopping_on("h1");
+        for other in [
+            stopped("h1", 1, Some(Kind::Stop)),
+            stopped("h1", 2, None),
+            stopped("h1", 2, Some(Kind::Start)),
+            stopped("h2", 2, Some(Kind::Stop)),
+        ] {
+            assert_eq!(entered(&record, &other), None, "{other:?}");
+        }
+        let after = entered(&record, &stopped("h1", 2, Some(Kind::Stop))).unwrap();
+        let instance = after.resource();
+        assert_eq!((instance.state(), instance.task()), (State::Stopped, Task::Unspecified));
+        assert_eq!((after.operation, after.deadline_time), (None, None));
+        assert_eq!(after.actions.last().unwrap().outcome(), pb::Outcome::Succeeded);
+        assert_eq!(entered(&after, &stopped("h1", 2, Some(Kind::Stop))), None, "once");
+    }
+
+    #[test]
+    fn an_operation_that_failed_leaves_the_instance_as_it_was() {
+        let fault = pb::Fault { reason: "DRIVER_FAILED".into(), ..Default::default() };
+        let failed = Report { fault: Some(fault), ..stopped("h1", 2, Some(Kind::Stop)) };
+        let after = entered(&stopping_on("h1"), &failed).unwrap();
+        let instance = after.resource();
+        assert_eq!((instance.state(), instance.desired()), (State::Active, Desired::Running));
+        assert_eq!((instance.task(), after.operation), (Task::Unspecified, None));
+        assert_eq!(after.actions.last().unwrap().outcome(), pb::Outcome::Failed);
     }
 
     #[test]

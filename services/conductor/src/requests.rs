@@ -26,11 +26,17 @@ pub struct Acceptance<'a> {
 }
 
 impl Acceptance<'_> {
-    fn note(&self, actions: &mut Vec<pb::Action>, kind: Kind) {
+    /// Begins the action that was asked for.
+    pub fn note(&self, actions: &mut Vec<pb::Action>, kind: Kind) {
         history::begin(actions, kind, self.request_id, self.arrived);
-        let me = Actor { service: ServiceKind::Conductor, host: self.conductor };
         let took = self.arrived.elapsed().unwrap_or_default();
-        history::add(actions, history::done("accept", me, self.arrived, took, 0, ""));
+        history::add(actions, history::done("accept", self.actor(), self.arrived, took, 0, ""));
+    }
+
+    /// The conductor as the one who did a step.
+    #[must_use]
+    pub fn actor(&self) -> Actor<'_> {
+        Actor { service: ServiceKind::Conductor, host: self.conductor }
     }
 }
 
@@ -132,7 +138,14 @@ pub struct Named<'a, I> {
 }
 
 impl<I: Copy> Named<'_, I> {
-    fn check_project<P: Placed<Id = I>>(&self, entry: &Entry<P>) -> Result<(), Error> {
+    /// Refuses a record of another project, or that has changed.
+    pub fn check<P: Placed<Id = I>>(&self, entry: &Entry<P>) -> Result<(), Error> {
+        self.check_project(entry)?;
+        self.check_etag(entry)
+    }
+
+    /// Refuses a record of another project.
+    pub fn check_project<P: Placed<Id = I>>(&self, entry: &Entry<P>) -> Result<(), Error> {
         if self.project.is_empty() || self.project == entry.record.project_id() {
             Ok(())
         } else {

@@ -133,6 +133,7 @@ impl Config {
             max_concurrent: self.max_concurrent_creates,
             make_timeout: self.create_timeout.get(),
             unmake_timeout: self.delete_timeout.get(),
+            act_timeout: self.create_timeout.get(),
         }
     }
 

@@ -266,5 +266,5 @@ impl Agent for Manager {
 
 fn restore(book: &mut Book<Volumes>, volume: Stored) {
     book.claims.restore(volume.id, volume.share);
-    book.ledger.restore(volume.id, volume.stamp, ());
+    book.ledger.restore(volume.id, volume.stamp, (), None);
 }

@@ -1,10 +1,12 @@
 //! Volumes as the executor's work: made by create, unmade by delete.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kilonova_model::{Error, VolumeId};
+use kilonova_model::{Error, Reason, VolumeId};
 use kilonova_proto::conductor::v1::{ReportStatus, VolumeReport};
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_runtime::agent::ledger::{Conclusion, Outcome, Stamp};
 use kilonova_runtime::agent::work::{Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
@@ -30,11 +32,21 @@ impl Work for Volumes {
     type Id = VolumeId;
     type Order = VolumeOrder;
     type Made = ();
+    type Act = Infallible;
     type Claims = PoolClaims;
     type Report = VolumeReport;
 
     const VERBS: Verbs =
         Verbs { make: "create", driver_make: "create", unmake: "delete", driver_unmake: "delete" };
+    const NOT_FOUND: Reason = Reason::VolumeNotFound;
+
+    fn kind(act: &Infallible) -> Kind {
+        match *act {}
+    }
+
+    fn act_name(act: &Infallible) -> &'static str {
+        match *act {}
+    }
 
     async fn make(
         &self,
@@ -50,6 +62,10 @@ impl Work for Volumes {
     async fn unmake(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
         tracing::info!(%id, %stamp, host = %self.site.host, "deleting");
         self.driver.delete(id, stamp).await
+    }
+
+    async fn act(&self, _: VolumeId, _: Stamp, act: &Infallible, _: &CancellationToken) -> Result<(), Error> {
+        match *act {}
     }
 
     fn report(&self, id: VolumeId, conclusion: &Conclusion<()>) -> VolumeReport {

@@ -34,6 +34,9 @@ impl Reason {
             Self::HostDisabled => "enable the host, or let another take the work: `kilonova host enable`",
             Self::DriverFailed => "read that host's log: its hypervisor or storage refused the work",
             Self::BuildTimeout => "look whether that host is overloaded or hangs; another host is tried",
+            Self::OperationTimeout => {
+                "look whether that host is overloaded or hangs, then ask again; it may yet be done"
+            }
             Self::BuildLost => "nothing: another host is tried; look why that host's agent restarted",
             Self::MaxAttemptsExceeded => {
                 "read why each attempt failed, mend the cause, delete it and create it again"

@@ -11,6 +11,9 @@
 //!            error                                         until it has   ◄── unmake ──► ledger ──► task
 //!                                                                │
 //!                                                    room is free, Failed or Gone, reported
+//!
+//!  act ──► ledger ──► task: driver acts ─┬─ ok or failed ──► Ready, with the act's end, reported
+//!                                        └─ overtaken by an unmake ──► driver unmakes
 //! ```
 //!
 //! - Room is given back only when the driver has confirmed that nothing is left; until then it is asked again, with
@@ -33,7 +36,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Conclusion, Ledger, Make, Outcome, Stamp, Unmake};
+use super::ledger::{Act, Conclusion, Ledger, Make, Outcome, Stamp, Unmake};
 use super::meters::Meters;
 use super::reporter::Reporter;
 use super::work::{Claims, Site, Stopwatch, Work};
@@ -48,6 +51,8 @@ pub struct ExecutorOptions {
     pub make_timeout: Duration,
     /// How long the driver may take to remove one before it is asked again.
     pub unmake_timeout: Duration,
+    /// How long the driver may take over an act.
+    pub act_timeout: Duration,
 }
 
 /// What the host knows and has promised.
@@ -189,7 +194,58 @@ impl<W: Work> Executor<W> {
     }
 }
 
+impl<W: Work> Executor<W> {
+    /// Takes an act command: OK means that its end will be reported.
+    pub fn act(&self, id: W::Id, stamp: Stamp, act: W::Act) -> Result<(), Error> {
+        let kind = W::kind(&act);
+        let taken = self.shared.change(|book| {
+            let taken = book.ledger.act(id, stamp, kind, W::NOT_FOUND)?;
+            if let Act::Report(conclusion) = &taken {
+                self.shared.report(id, conclusion);
+            }
+            Ok::<_, Error>(taken)
+        })?;
+        match taken {
+            Act::Underway | Act::Report(_) => {}
+            Act::Start(cancel) => {
+                let run = self.shared.clone().run_act(id, stamp, act, cancel);
+                self.shared.tasks.spawn(format!("{} {id}", kind.as_str_name()), run);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<W: Work> Shared<W> {
+    async fn run_act(self: Arc<Self>, id: W::Id, stamp: Stamp, act: W::Act, cancel: CancellationToken) {
+        let name = W::act_name(&act);
+        let watch = Stopwatch::start(name, stamp.attempt);
+        let call = AssertUnwindSafe(self.work.act(id, stamp, &act, &cancel)).catch_unwind();
+        let result = match tokio::time::timeout(self.options.act_timeout, call).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(panicked(name)),
+            Err(_) => {
+                let limit = self.options.act_timeout;
+                let error =
+                    Error::new(Reason::OperationTimeout, format!("{name} was not done within {limit:?}"));
+                Err(error.with("limit_seconds", limit.as_secs_f64()))
+            }
+        };
+        let (result, step) = match result {
+            Ok(made) => (Ok(made), watch.step(&self.site, StepOutcome::Succeeded, "", None)),
+            Err(error) => {
+                tracing::warn!(%id, %stamp, %error, "{name} failed");
+                let fault = self.site.fault(&error, stamp.attempt);
+                let told = Some(Fault::clone(&fault));
+                (Err(fault), watch.step(&self.site, StepOutcome::Failed, error.message.as_str(), told))
+            }
+        };
+        let there = self.conclude(id, |book| book.ledger.acted(id, result, vec![step.clone()]));
+        if !there {
+            self.run_unmake(id, stamp, None, vec![step]).await;
+        }
+    }
+
     async fn run_make(
         self: Arc<Self>,
         id: W::Id,

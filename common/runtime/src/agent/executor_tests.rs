@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use kilonova_model::{Attempt, Generation, HostName, ServiceKind};
+use kilonova_proto::types::v1::action::Kind;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -18,6 +19,7 @@ type Answer = oneshot::Sender<Result<(), Error>>;
 enum Ask {
     Make(u32, Answer),
     Unmake(u32, Answer),
+    Act(u32, Answer),
 }
 
 struct Hand {
@@ -73,11 +75,21 @@ impl Work for Hand {
     type Id = u32;
     type Order = u32;
     type Made = ();
+    type Act = Kind;
     type Claims = Room;
     type Report = Told;
 
     const VERBS: Verbs =
         Verbs { make: "build", driver_make: "spawn", unmake: "terminate", driver_unmake: "destroy" };
+    const NOT_FOUND: Reason = Reason::InstanceNotFound;
+
+    fn kind(act: &Kind) -> Kind {
+        *act
+    }
+
+    fn act_name(_: &Kind) -> &'static str {
+        "power_off"
+    }
 
     async fn make(&self, id: u32, _: Stamp, _: &u32, cancel: &CancellationToken) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
@@ -94,11 +106,24 @@ impl Work for Hand {
         answered.await.expect("the test answers")
     }
 
+    async fn act(&self, id: u32, _: Stamp, _: &Kind, cancel: &CancellationToken) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Act(id, answer)).unwrap();
+        tokio::select! {
+            result = answered => result.expect("the test answers"),
+            () = cancel.cancelled(), if self.yields => Err(Error::new(Reason::DriverFailed, "cancelled")),
+        }
+    }
+
     fn report(&self, id: u32, end: &Conclusion<()>) -> Told {
         let executor = self.witness.executor.get().expect("set before any work");
         self.witness.locked.lock().push(executor.shared.book.is_locked());
         let outcome = match end.outcome {
-            Outcome::Ready(()) => "ready",
+            Outcome::Ready(()) => match &end.act {
+                None => "ready",
+                Some(act) if act.fault.is_none() => "acted",
+                Some(_) => "not acted",
+            },
             Outcome::Failed(_) => "failed",
             Outcome::Gone => "gone",
         };
@@ -135,6 +160,7 @@ fn bench(room: u32, yields: bool) -> Bench {
         max_concurrent: 2,
         make_timeout: Duration::from_secs(60),
         unmake_timeout: Duration::from_secs(5),
+        act_timeout: Duration::from_secs(5),
     };
     let claims = Room { left: room, held: BTreeMap::new() };
     let witness = Arc::new(Witness::default());
@@ -263,7 +289,7 @@ async fn removing_is_tried_until_it_is_done() {
     let mut bench = bench(1, true);
     bench.executor.change(|book| {
         book.claims.claim(7, &1).unwrap();
-        book.ledger.restore(7, at(1, 1), ());
+        book.ledger.restore(7, at(1, 1), (), None);
     });
     bench.executor.unmake(7, at(2, 1)).unwrap();
     let (_, refused) = bench.asked_to_unmake().await;
@@ -277,6 +303,61 @@ async fn removing_is_tried_until_it_is_done() {
     assert_eq!(bench.told().await, (7, at(2, 1), "gone"));
     assert_eq!(bench.held(), 0);
     bench.assert_quiet();
+}
+
+fn built(room: u32, yields: bool) -> Bench {
+    let bench = bench(room, yields);
+    bench.executor.change(|book| {
+        book.claims.claim(7, &1).unwrap();
+        book.ledger.restore(7, at(1, 1), (), None);
+    });
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_act_is_done_once_and_its_end_told_whatever_it_is() {
+    for (result, end) in [
+        (Some(Ok(())), "acted"),
+        (Some(Err(Error::new(Reason::DriverFailed, "broken"))), "not acted"),
+        (None, "not acted"),
+    ] {
+        let mut bench = built(1, true);
+        bench.executor.act(7, at(2, 1), Kind::Stop).unwrap();
+        bench.executor.act(7, at(2, 1), Kind::Stop).unwrap();
+        let Ask::Act(7, answer) = bench.asked().await else { panic!("an act is asked for") };
+        // Without an answer it runs out of time.
+        let _kept = match result {
+            Some(result) => {
+                answer.send(result).unwrap();
+                None
+            }
+            None => Some(answer),
+        };
+        assert_eq!(bench.reports.recv().await.unwrap(), Told(7, at(2, 1), end, vec!["power_off".into()]));
+        bench.executor.act(7, at(2, 1), Kind::Stop).unwrap();
+        assert_eq!(bench.told().await, (7, at(2, 1), end));
+        assert_eq!(bench.held(), 1);
+        bench.assert_quiet();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unmake_while_acting_waits_for_the_driver_and_unmakes_once() {
+    for yields in [true, false] {
+        let mut bench = built(1, yields);
+        bench.executor.act(7, at(2, 1), Kind::Stop).unwrap();
+        let Ask::Act(7, answer) = bench.asked().await else { panic!("an act is asked for") };
+        bench.executor.unmake(7, at(3, 1)).unwrap();
+        assert!(bench.asks.try_recv().is_err(), "not while the driver is at it");
+        if !yields {
+            answer.send(Ok(())).unwrap();
+        }
+        let (_, answer) = bench.asked_to_unmake().await;
+        answer.send(Ok(())).unwrap();
+        assert_eq!(bench.told().await, (7, at(3, 1), "gone"));
+        assert_eq!(bench.held(), 0);
+        bench.assert_quiet();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,9 @@
 //!       │ make, no room         │  └───────────► Failed      ▼
 //!       ├───────────► Refused   └── unmake: cancel ───► Unmaking ──── done ───► Gone
 //!       └── unmake ──────────────────────────────────────────────────────────────▲
+//!
+//!   Ready ── act ──► Acting ── done or failed ──► Ready
+//!                      └── unmake: cancel ──► Unmaking
 //! ```
 //!
 //! - The same command again changes nothing: it is under way, or its outcome is told again.
@@ -17,6 +20,7 @@
 //!   after the unmake that was to undo it must not leave anything behind.
 //! - A make that was refused stays refused: its sender went elsewhere on the strength of that answer.
 //! - A newer make for something that is there, or being made, adopts it; there is never a second one.
+//! - An act is something done with what is there: it stays there, whether that succeeds or not.
 //!
 //! Pure: decides and remembers, does nothing. What ended (Failed, Refused, Gone) is forgotten when
 //! [`REMEMBERED`] others ended after it; by then its commands are long past their deadlines.
@@ -25,6 +29,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use kilonova_model::{Attempt, Error, Generation, Reason};
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::{Fault, Step};
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +71,28 @@ pub struct Conclusion<M> {
     pub outcome: Outcome<M>,
     /// What was done, in order.
     pub steps: Vec<Step>,
+    /// The act it answers; none when that is a make or an unmake.
+    pub act: Option<Acted>,
+}
+
+/// An act that ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Acted {
+    /// What was asked.
+    pub kind: Kind,
+    /// Why it was not done.
+    pub fault: Option<Box<Fault>>,
+}
+
+/// What becomes of an act command that was taken.
+#[derive(Debug)]
+pub enum Act<M> {
+    /// Begin; the token says that it is no longer wanted.
+    Start(CancellationToken),
+    /// It is under way; its end will be reported.
+    Underway,
+    /// It ended before; report this again.
+    Report(Conclusion<M>),
 }
 
 /// What becomes of a make command that was taken.
@@ -110,6 +137,8 @@ enum Verb {
 #[derive(Debug)]
 enum Phase<M> {
     Making(CancellationToken),
+    /// With what is there.
+    Acting(Kind, M, CancellationToken),
     Unmaking,
     Settled(Outcome<M>, Vec<Step>),
     Refused(Error),
@@ -117,7 +146,7 @@ enum Phase<M> {
 
 impl<M> Phase<M> {
     fn busy(&self) -> bool {
-        matches!(self, Self::Making(_) | Self::Unmaking)
+        matches!(self, Self::Making(_) | Self::Acting(..) | Self::Unmaking)
     }
 
     fn ended(&self) -> bool {
@@ -130,6 +159,8 @@ struct Entry<M> {
     stamp: Stamp,
     verb: Verb,
     phase: Phase<M>,
+    /// The newest act that ended, by its stamp.
+    acted: Option<(Stamp, Acted)>,
     /// Its place among those that ended.
     ended: Option<u64>,
 }
@@ -151,9 +182,12 @@ impl<K, M> Default for Ledger<K, M> {
 }
 
 impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
-    /// Enters what was there when the host started.
-    pub fn restore(&mut self, id: K, stamp: Stamp, made: M) {
+    /// Enters what was there when the host started, with the newest command that was done, and the act if it was one.
+    pub fn restore(&mut self, id: K, stamp: Stamp, made: M, act: Option<Kind>) {
         self.set(id, stamp, Verb::Make, Phase::Settled(Outcome::Ready(made), Vec::new()));
+        if let (Some(kind), Some(entry)) = (act, self.entries.get_mut(&id)) {
+            entry.acted = Some((stamp, Acted { kind, fault: None }));
+        }
     }
 
     /// Takes a make command. `claim` is asked for room when it is to be begun, and at no other time.
@@ -173,6 +207,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
                     entry.stamp = stamp;
                     return Ok(Make::Underway);
                 }
+                Phase::Acting(..) => return Ok(Make::Underway),
                 Phase::Settled(outcome @ Outcome::Ready(_), steps) => {
                     (entry.stamp, entry.verb) = (stamp, Verb::Make);
                     return Ok(Make::Report(conclusion(stamp, outcome, steps)));
@@ -215,7 +250,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
         }
         (entry.stamp, entry.verb) = (stamp, Verb::Unmake);
         match &entry.phase {
-            Phase::Making(cancel) => {
+            Phase::Making(cancel) | Phase::Acting(_, _, cancel) => {
                 cancel.cancel();
                 entry.phase = Phase::Unmaking;
                 Ok(Unmake::Underway)
@@ -242,6 +277,47 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
             Phase::Making(_) => Some(self.settle(id, stamp, verb, Outcome::Ready(made), steps.to_vec())),
             _ => None,
         }
+    }
+
+    /// Takes an act command; `not_found` is why there is nothing to act on.
+    pub fn act(&mut self, id: K, stamp: Stamp, kind: Kind, not_found: Reason) -> Result<Act<M>, Error> {
+        let not_here = || Error::new(not_found, format!("{id} is not here")).with("id", id);
+        let Some(entry) = self.entries.get_mut(&id) else { return Err(not_here()) };
+        if stamp < entry.stamp {
+            return Err(stale(id, stamp, entry.stamp));
+        }
+        match &entry.phase {
+            Phase::Acting(..) if stamp == entry.stamp => Ok(Act::Underway),
+            Phase::Making(_) | Phase::Acting(..) => Err(still_busy(id)),
+            Phase::Settled(outcome @ Outcome::Ready(made), steps) => {
+                if let Some((_, acted)) = entry.acted.as_ref().filter(|(done, _)| *done == stamp) {
+                    let act = Some(acted.clone());
+                    return Ok(Act::Report(Conclusion { act, ..conclusion(stamp, outcome, steps) }));
+                }
+                let cancel = CancellationToken::new();
+                let phase = Phase::Acting(kind, made.clone(), cancel.clone());
+                self.set(id, stamp, Verb::Make, phase);
+                Ok(Act::Start(cancel))
+            }
+            Phase::Unmaking | Phase::Settled(..) | Phase::Refused(_) => Err(not_here()),
+        }
+    }
+
+    /// An act ended: with what is there now, or with why it was not done. `None`: it was overtaken by an unmake.
+    pub fn acted(&mut self, id: K, result: Result<M, Box<Fault>>, steps: Vec<Step>) -> Option<Conclusion<M>> {
+        let entry = self.entries.get(&id)?;
+        let Phase::Acting(kind, before, _) = &entry.phase else { return None };
+        let (stamp, kind) = (entry.stamp, *kind);
+        let (made, fault) = match result {
+            Ok(made) => (made, None),
+            Err(fault) => (before.clone(), Some(fault)),
+        };
+        let acted = Acted { kind, fault };
+        let told = self.settle(id, stamp, Verb::Make, Outcome::Ready(made), steps);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.acted = Some((stamp, acted.clone()));
+        }
+        Some(Conclusion { act: Some(acted), ..told })
     }
 
     /// Nothing of the resource is left. With `fault`, because making it failed; when an unmake overtook that, it is
@@ -326,7 +402,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
             self.next_end
         });
         self.busy += usize::from(phase.busy());
-        if let Some(old) = self.entries.insert(id, Entry { stamp, verb, phase, ended }) {
+        if let Some(old) = self.entries.insert(id, Entry { stamp, verb, phase, acted: None, ended }) {
             self.busy -= usize::from(old.phase.busy());
             if let Some(place) = old.ended {
                 self.ended.remove(&place);
@@ -341,7 +417,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
 }
 
 fn conclusion<M: Clone>(stamp: Stamp, outcome: &Outcome<M>, steps: &[Step]) -> Conclusion<M> {
-    Conclusion { stamp, outcome: outcome.clone(), steps: steps.to_vec() }
+    Conclusion { stamp, outcome: outcome.clone(), steps: steps.to_vec(), act: None }
 }
 
 fn stale(id: impl fmt::Display, asked: Stamp, seen: Stamp) -> Error {
@@ -350,6 +426,11 @@ fn stale(id: impl fmt::Display, asked: Stamp, seen: Stamp) -> Error {
         .with("id", id)
         .with("generation", seen.generation)
         .with("attempt", seen.attempt)
+}
+
+fn still_busy(id: impl fmt::Display) -> Error {
+    let message = format!("{id}: what was asked of it before still goes on");
+    Error::new(Reason::InvalidState, message).with("id", id)
 }
 
 fn still_unmaking(id: impl fmt::Display) -> Error {

@@ -181,13 +181,85 @@ fn a_newer_make_while_unmaking_is_refused_for_good() {
 #[test]
 fn after_a_restart_what_is_there_is_adopted_and_what_is_not_is_lost() {
     let mut book = Book::default();
-    book.restore(ID, at(1, 1), "guest");
+    book.restore(ID, at(1, 1), "guest", None);
     assert_eq!(book.adopt(ID, at(1, 2)).unwrap().stamp, at(1, 2));
     assert_eq!(book.adopt(ID, at(1, 1)), None);
     assert_eq!(book.lost(ID, at(1, 2), fault()), None);
     let lost = book.lost(8, at(1, 1), fault()).unwrap();
     assert_eq!(lost.outcome, Outcome::Failed(fault()));
     assert!(matches!(book.make(8, at(1, 1), no_claim), Ok(Make::Report(_))));
+}
+
+fn act(book: &mut Book, stamp: Stamp) -> Result<Act<&'static str>, Error> {
+    book.act(ID, stamp, Kind::Stop, Reason::InstanceNotFound)
+}
+
+fn told_again(taken: Result<Act<&'static str>, Error>) -> Conclusion<&'static str> {
+    match taken.unwrap() {
+        Act::Report(end) => end,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_same_act_is_done_once_and_told_again() {
+    let mut book = ready(at(1, 1));
+    assert!(matches!(act(&mut book, at(2, 1)), Ok(Act::Start(_))));
+    assert!(matches!(act(&mut book, at(2, 1)), Ok(Act::Underway)));
+    assert_eq!((book.busy(), book.live()), (1, 1));
+    let end = book.acted(ID, Ok("stopped"), vec![Step::default()]).unwrap();
+    assert_eq!((end.stamp, &end.outcome), (at(2, 1), &Outcome::Ready("stopped")));
+    assert_eq!(end.act, Some(Acted { kind: Kind::Stop, fault: None }));
+    assert_eq!(told_again(act(&mut book, at(2, 1))), end);
+    assert!(matches!(act(&mut book, at(3, 1)), Ok(Act::Start(_))), "a newer one is another");
+}
+
+#[test]
+fn an_act_that_fails_leaves_what_was_there() {
+    let mut book = ready(at(1, 1));
+    assert!(matches!(act(&mut book, at(2, 1)), Ok(Act::Start(_))));
+    let end = book.acted(ID, Err(fault()), Vec::new()).unwrap();
+    assert_eq!(end.outcome, Outcome::Ready("guest"));
+    assert_eq!(end.act.as_ref().unwrap().fault, Some(fault()));
+    assert_eq!(told_again(act(&mut book, at(2, 1))), end, "its repetition does not try again");
+}
+
+#[test]
+fn an_act_needs_something_there_that_is_idle_and_no_newer_command() {
+    let mut book = Book::default();
+    assert_eq!(refusal(act(&mut book, at(2, 1))), Reason::InstanceNotFound);
+    begun(&mut book, at(1, 1));
+    assert_eq!(refusal(act(&mut book, at(2, 1))), Reason::InvalidState);
+    book.made(ID, "guest", &[]).unwrap();
+    assert!(matches!(act(&mut book, at(2, 1)), Ok(Act::Start(_))));
+    assert_eq!(refusal(act(&mut book, at(3, 1))), Reason::InvalidState);
+    assert_eq!(refusal(act(&mut book, at(1, 1))), Reason::StaleGeneration);
+    book.acted(ID, Ok("stopped"), Vec::new()).unwrap();
+    assert_eq!(refusal(book.make(ID, at(1, 1), no_claim)), Reason::StaleGeneration);
+    assert!(book.unmake(ID, at(3, 1)).is_ok());
+    assert_eq!(refusal(act(&mut book, at(3, 1))), Reason::InstanceNotFound);
+}
+
+#[test]
+fn an_unmake_overtakes_an_act() {
+    let mut book = ready(at(1, 1));
+    let Ok(Act::Start(cancel)) = act(&mut book, at(2, 1)) else { panic!("it begins") };
+    assert_eq!(book.unmake(ID, at(3, 1)), Ok(Unmake::Underway));
+    assert!(cancel.is_cancelled());
+    assert_eq!(book.acted(ID, Ok("stopped"), Vec::new()), None);
+    let end = book.unmade(ID, None, Vec::new());
+    assert_eq!((end.stamp, end.outcome), (at(3, 1), Outcome::Gone));
+}
+
+#[test]
+fn an_act_that_was_done_before_a_restart_is_not_done_again() {
+    let mut book = Book::default();
+    book.restore(ID, at(2, 1), "stopped", Some(Kind::Stop));
+    let end = told_again(act(&mut book, at(2, 1)));
+    assert_eq!(end.act, Some(Acted { kind: Kind::Stop, fault: None }));
+    let mut book = Book::default();
+    book.restore(ID, at(2, 1), "guest", None);
+    assert!(matches!(act(&mut book, at(2, 1)), Ok(Act::Start(_))), "only the build was done");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use kilonova_model::{Attempt, Error, HostName, Reason, ServiceKind, time};
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::{Fault, Outcome as StepOutcome, ServiceKind as ProtoServiceKind, Step};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ pub trait Work: Send + Sync + 'static {
     type Order: Send + Sync + 'static;
     /// What is to be known of a resource that is there.
     type Made: Clone + Send + Sync + 'static;
+    /// What can be done with a resource that is there.
+    type Act: Send + Sync + 'static;
     /// The room it takes.
     type Claims: Claims<Id = Self::Id, Order = Self::Order>;
     /// How its end is told.
@@ -45,6 +48,14 @@ pub trait Work: Send + Sync + 'static {
 
     /// What the commands and the driver's part in them are called.
     const VERBS: Verbs;
+    /// Why there is nothing to act on.
+    const NOT_FOUND: Reason;
+
+    /// As which operation an act is known.
+    fn kind(act: &Self::Act) -> Kind;
+
+    /// What the driver's part in an act is called.
+    fn act_name(act: &Self::Act) -> &'static str;
 
     /// Makes the resource. Soon after `cancel` it ends, either way; it may also be dropped at any `.await`. What a
     /// failed, cancelled or dropped call leaves behind, [`Work::unmake`] removes.
@@ -58,6 +69,16 @@ pub trait Work: Send + Sync + 'static {
 
     /// Removes whatever there is of the resource. There being nothing is a success.
     async fn unmake(&self, id: Self::Id, stamp: Stamp) -> Result<(), Error>;
+
+    /// Acts on what is there, and says what is there then. Soon after `cancel` it ends, either way; it may also be
+    /// dropped at any `.await`.
+    async fn act(
+        &self,
+        id: Self::Id,
+        stamp: Stamp,
+        act: &Self::Act,
+        cancel: &CancellationToken,
+    ) -> Result<Self::Made, Error>;
 
     /// The report of an end.
     fn report(&self, id: Self::Id, conclusion: &Conclusion<Self::Made>) -> Self::Report;

@@ -4,7 +4,8 @@ use kilonova_model::check::{Checker, MAX_COUNT, instance_spec, metadata, name, r
 use kilonova_model::{Error, InstanceId, ProjectId};
 use kilonova_proto::api::v1::{
     CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, ListInstanceActionsRequest,
-    ListInstancesRequest, UpdateInstanceRequest, WatchInstancesRequest,
+    ListInstancesRequest, RebootInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+    UpdateInstanceRequest, WatchInstancesRequest,
 };
 use kilonova_proto::types::v1::instance::State;
 
@@ -94,16 +95,23 @@ impl Checked for UpdateInstanceRequest {
     }
 }
 
-impl Checked for DeleteInstanceRequest {
-    fn check(&mut self) -> Result<(), Error> {
-        let mut check = Checker::new();
-        request(&mut check, &self.request_id, &self.project_id);
-        check.id::<InstanceId>("instance_id", &self.instance_id);
-        check.finish()?;
-        fill_request_id(&mut self.request_id);
-        Ok(())
-    }
+/// What only names an instance.
+macro_rules! changes {
+    ($($request:ident),*) => {$(
+        impl Checked for $request {
+            fn check(&mut self) -> Result<(), Error> {
+                let mut check = Checker::new();
+                request(&mut check, &self.request_id, &self.project_id);
+                check.id::<InstanceId>("instance_id", &self.instance_id);
+                check.finish()?;
+                fill_request_id(&mut self.request_id);
+                Ok(())
+            }
+        }
+    )*};
 }
+
+changes!(DeleteInstanceRequest, StartInstanceRequest, StopInstanceRequest, RebootInstanceRequest);
 
 #[cfg(test)]
 mod tests {

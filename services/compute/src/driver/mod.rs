@@ -7,6 +7,7 @@ use kilonova_model::{Error, InstanceId, ProjectId};
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_proto::types::v1::{Flavor, Image, InstanceAddress};
 use kilonova_runtime::agent::ledger::Stamp;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::Amount;
@@ -31,8 +32,10 @@ pub struct GuestSpec {
 pub struct Guest {
     /// The instance it belongs to.
     pub id: InstanceId,
-    /// The command that made it.
+    /// The newest command that was done.
     pub stamp: Stamp,
+    /// Which one, unless it was the one that made it.
+    pub act: Option<PowerAct>,
     /// What it takes.
     pub amount: Amount,
     /// What is to be known of it.
@@ -46,6 +49,21 @@ pub struct GuestFacts {
     pub power_state: PowerState,
     /// Its network addresses.
     pub addresses: Vec<InstanceAddress>,
+}
+
+/// What can be done with a guest's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerAct {
+    /// Start it; nothing if it runs.
+    Start,
+    /// Shut it down, by force if it does not do so itself; nothing if it is.
+    Stop,
+    /// Restart it, without asking it if `hard`. One that is shut down is started.
+    Reboot {
+        /// Do not ask the guest.
+        hard: bool,
+    },
 }
 
 /// A hypervisor's own figures.
@@ -66,7 +84,7 @@ pub struct HostFigures {
 /// One hypervisor.
 #[async_trait]
 pub trait Driver: Send + Sync + 'static {
-    /// Every guest that Kilonova made here, with the command that made it.
+    /// Every guest that Kilonova made here, with the newest command that was done.
     async fn list(&self) -> Result<Vec<Guest>, Error>;
 
     /// Makes and starts a guest. Soon after `cancel` it ends, either way; it may also be dropped at any `.await`.
@@ -81,6 +99,15 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Removes a guest with all that belongs to it. There being none is a success.
     async fn destroy(&self, id: InstanceId, stamp: Stamp) -> Result<(), Error>;
+
+    /// Changes a guest's power state, and notes with it which command that was.
+    async fn power(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        act: PowerAct,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error>;
 
     /// What the hypervisor says of a guest; `None` if it has none.
     async fn power_state(&self, id: InstanceId) -> Result<Option<PowerState>, Error>;

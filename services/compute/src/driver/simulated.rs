@@ -1,9 +1,9 @@
-//! A hypervisor that is a journal: what was spawned and not destroyed runs.
+//! A hypervisor that is a journal: what was spawned and not destroyed is there, as its last power line left it.
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, HostName, InstanceId};
+use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason};
 use kilonova_proto::types::v1::InstanceAddress;
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_runtime::agent::ledger::Stamp;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Guest, GuestFacts, GuestSpec, HostFigures};
+use super::{Driver, Guest, GuestFacts, GuestSpec, HostFigures, PowerAct};
 use crate::claims::Amount;
 use crate::config::Config;
 
@@ -25,13 +25,28 @@ pub struct Simulated {
     figures: HostFigures,
     latency: Latency,
     faults: Faults,
+    power_faults: Faults,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Known {
     name: String,
     stamp: Stamp,
+    act: Option<PowerAct>,
     amount: Amount,
+}
+
+impl Known {
+    fn power_state(&self) -> PowerState {
+        match self.act {
+            Some(PowerAct::Stop) => PowerState::Shutdown,
+            None | Some(PowerAct::Start | PowerAct::Reboot { .. }) => PowerState::Running,
+        }
+    }
+
+    fn facts(&self, id: InstanceId) -> GuestFacts {
+        GuestFacts { power_state: self.power_state(), addresses: vec![address(id)] }
+    }
 }
 
 impl Simulated {
@@ -55,6 +70,7 @@ impl Simulated {
             },
             latency: driver.latency(),
             faults: driver.faults(),
+            power_faults: driver.power_faults(),
         })
     }
 
@@ -82,7 +98,7 @@ impl Simulated {
     }
 }
 
-/// What runs at the end of a journal.
+/// What is there at the end of a journal.
 fn replay(entries: &[Entry]) -> BTreeMap<InstanceId, Known> {
     let mut guests = BTreeMap::new();
     for entry in entries {
@@ -90,7 +106,15 @@ fn replay(entries: &[Entry]) -> BTreeMap<InstanceId, Known> {
         match entry.op.as_str() {
             "spawn" => {
                 let amount = serde_json::from_value(entry.detail.clone()).unwrap_or_default();
-                guests.insert(id, Known { name: entry.name.clone(), stamp: entry.stamp(), amount });
+                guests
+                    .insert(id, Known { name: entry.name.clone(), stamp: entry.stamp(), act: None, amount });
+            }
+            "power" => {
+                if let (Some(known), Ok(act)) =
+                    (guests.get_mut(&id), serde_json::from_value(entry.detail.clone()))
+                {
+                    (known.stamp, known.act) = (entry.stamp(), Some(act));
+                }
             }
             "destroy" => {
                 guests.remove(&id);
@@ -112,10 +136,6 @@ fn address(id: InstanceId) -> InstanceAddress {
     }
 }
 
-fn facts(id: InstanceId) -> GuestFacts {
-    GuestFacts { power_state: PowerState::Running, addresses: vec![address(id)] }
-}
-
 #[async_trait]
 impl Driver for Simulated {
     async fn list(&self) -> Result<Vec<Guest>, Error> {
@@ -123,8 +143,9 @@ impl Driver for Simulated {
         let guest = |(&id, known): (&InstanceId, &Known)| Guest {
             id,
             stamp: known.stamp,
+            act: known.act,
             amount: known.amount,
-            facts: facts(id),
+            facts: known.facts(id),
         };
         Ok(guests.iter().map(guest).collect())
     }
@@ -144,8 +165,31 @@ impl Driver for Simulated {
         }
         let mut guests = self.guests.lock();
         self.write("spawn", id, &spec.name, stamp, json!(spec.amount))?;
-        guests.insert(id, Known { name: spec.name.clone(), stamp, amount: spec.amount });
-        Ok(facts(id))
+        let known = Known { name: spec.name.clone(), stamp, act: None, amount: spec.amount };
+        let facts = known.facts(id);
+        guests.insert(id, known);
+        Ok(facts)
+    }
+
+    async fn power(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        act: PowerAct,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error> {
+        self.latency.pass(cancel).await?;
+        let mut guests = self.guests.lock();
+        let Some(known) = guests.get_mut(&id) else {
+            return Err(Error::new(Reason::InstanceNotFound, format!("no guest {id}")).with("id", id));
+        };
+        if let Err(error) = self.power_faults.check(&known.name, stamp.attempt, rand::random()) {
+            self.write("power_failed", id, &known.name, stamp, json!({ "error": error.message }))?;
+            return Err(error);
+        }
+        self.write("power", id, &known.name, stamp, json!(act))?;
+        (known.stamp, known.act) = (stamp, Some(act));
+        Ok(known.facts(id))
     }
 
     async fn destroy(&self, id: InstanceId, stamp: Stamp) -> Result<(), Error> {
@@ -157,7 +201,7 @@ impl Driver for Simulated {
     }
 
     async fn power_state(&self, id: InstanceId) -> Result<Option<PowerState>, Error> {
-        Ok(self.guests.lock().contains_key(&id).then_some(PowerState::Running))
+        Ok(self.guests.lock().get(&id).map(Known::power_state))
     }
 
     async fn figures(&self) -> Result<HostFigures, Error> {

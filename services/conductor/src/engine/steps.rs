@@ -49,6 +49,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             status: &record.status(),
             receipts: record.receipts(),
             alternates: record.alternates(),
+            operation: record.operation().is_some(),
             deadline: record.deadline(),
             expiry: record.expiry(),
             sent: &sent,
@@ -80,6 +81,11 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 let error = self.too_many(&entry.record);
                 self.fail(id, entry, fence, history::fault(&error, "", entry.record.status().attempt, now))
                     .await
+            }
+            Decision::Operate => self.operate(id, entry, fence).await,
+            Decision::GiveUpOperation(why) => {
+                let error = self.not_done(&entry.record.status().host, why);
+                self.operation_failed(id, entry, fence, &error).await
             }
             Decision::Terminate(receipt) => {
                 let Some(epoch) = self.epoch_of(&receipt.host) else {
@@ -198,6 +204,52 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             }
             _ => Stepped::Stop(Next::Retry),
         }
+    }
+
+    async fn operate(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
+        let status = entry.record.status();
+        let (Some(epoch), Some(operation)) = (self.epoch_of(&status.host), entry.record.operation()) else {
+            return Stepped::Stop(Next::Again);
+        };
+        let error = match self.agents.operate(id, &entry.record, operation, epoch).await {
+            Ok(()) => {
+                let (host, generation, attempt) = (status.host, status.generation, status.attempt);
+                let at = SystemTime::now();
+                self.note_sent(id, Sent { verb: Verb::Operate, host, epoch, generation, attempt, at });
+                return Stepped::On(entry.clone());
+            }
+            Err(error) => error,
+        };
+        tracing::info!(%id, host = status.host, kind = operation.kind().as_str_name(), %error,
+            "the host did not take the operation");
+        let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
+        match (&error, cause.reason) {
+            // The registry or the record is about to say something newer, or the host to finish an older one.
+            (
+                CallError::Refused(_),
+                Reason::StaleEpoch | Reason::WrongHost | Reason::StaleGeneration | Reason::InvalidState,
+            ) if !is_past(entry.record.deadline(), Duration::ZERO) => Stepped::Stop(Next::Retry),
+            (CallError::Refused(_), _) => self.operation_failed(id, entry, fence, &cause).await,
+            _ if is_past(entry.record.deadline(), UNREACHABLE_AFTER) => {
+                self.operation_failed(id, entry, fence, &cause).await
+            }
+            _ => Stepped::Stop(Next::Retry),
+        }
+    }
+
+    /// The operation is not done any more; the resource is as it was.
+    async fn operation_failed(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        cause: &Error,
+    ) -> Stepped<P> {
+        let now = SystemTime::now();
+        let mut record = P::clone(&entry.record);
+        let status = record.status();
+        give_up_operation(&mut record, &history::fault(cause, &status.host, status.attempt, now), now);
+        self.store(id, entry, record, fence).await
     }
 
     /// For how long the host of this attempt could not be reached, from the first time that was found on.
@@ -352,6 +404,20 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         .with("host", host)
     }
 
+    fn not_done(&self, host: &str, why: Leave) -> Error {
+        let limit = self.config.operation_timeout;
+        match why {
+            Leave::Late => {
+                let message = format!("{host} did not do it within {limit}");
+                Error::new(Reason::OperationTimeout, message).with("timeout", limit)
+            }
+            Leave::NotRegistered => {
+                Error::new(Reason::NoSuchHost, format!("{host} was not registered for {limit}"))
+            }
+        }
+        .with("host", host)
+    }
+
     fn too_many(&self, record: &P) -> Error {
         let tried = record.tried().join(", ");
         let message = format!(
@@ -368,6 +434,15 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 /// Whether a deadline has been over for so long.
 fn is_past(deadline: Option<SystemTime>, by: Duration) -> bool {
     deadline.is_some_and(|deadline| deadline + by <= SystemTime::now())
+}
+
+/// The operation was not done, and why.
+pub fn give_up_operation<P: Placed>(record: &mut P, fault: &pb::Fault, now: SystemTime) {
+    if let Some(name) = record.operation().map(|operation| history::step_name(operation.kind())) {
+        history::close(record.actions_mut(), name, Some(fault), now);
+    }
+    record.set_operation_failed(now);
+    history::end(record.actions_mut(), pb::Outcome::Failed, now);
 }
 
 /// The attempt at the present host came to nothing.

@@ -134,6 +134,7 @@ impl ReportService for Conductor {
         check_count(message.reports.len())?;
         for report in request.into_inner().reports {
             let details = guest_details(report.power_state(), report.addresses.clone());
+            let operation = report.operation();
             let read = Report {
                 id: read_id("reports.instance_id", &report.instance_id).map_err(|e| to_status(&e))?,
                 host: host.to_string(),
@@ -142,6 +143,7 @@ impl ReportService for Conductor {
                 status: report.status(),
                 fault: report.fault,
                 steps: report.steps,
+                operation: (operation != pb::action::Kind::Unspecified).then_some(operation),
             };
             reports::enter(&self.instances, read, details).await.map_err(|error| to_status(&error))?;
         }
@@ -164,6 +166,7 @@ impl ReportService for Conductor {
                 status: report.status(),
                 fault: report.fault,
                 steps: report.steps,
+                operation: None,
             };
             let nothing = |_: &mut VolumeRecord| false;
             reports::enter(&self.volumes, read, nothing).await.map_err(|error| to_status(&error))?;
@@ -210,6 +213,7 @@ impl ReportService for Conductor {
             status: ReportStatus::Failed,
             fault: message.fault,
             steps: Vec::new(),
+            operation: None,
         };
         reports::enter(&self.instances, report, |_| false).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(proto::RescheduleInstanceResponse {}))

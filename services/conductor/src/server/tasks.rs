@@ -6,9 +6,11 @@ use kilonova_model::check::{self, Checker, MAX_COUNT};
 use kilonova_model::{Error, FlavorId, HostName, ImageId, Reason, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::task_service_server::TaskService;
-use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
+use kilonova_proto::conductor::v1::{InstanceRecord, Operation, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_rpc::status::to_status;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::Conductor;
@@ -17,6 +19,7 @@ use crate::cache::Entry;
 use crate::catalogue;
 use crate::hosts::HostId;
 use crate::placed::Placed;
+use crate::power;
 use crate::requests::{self, Acceptance, Description, Named, read_id};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -148,6 +151,27 @@ impl Conductor {
         Ok(proto::DeleteInstanceResponse { instance: entry.as_ref().map(shown) })
     }
 
+    /// `message` is the request without its id.
+    async fn operate(
+        &self,
+        method: &'static str,
+        request: Asked<'_>,
+        operation: Operation,
+        message: &impl Message,
+    ) -> Result<pb::Instance, Error> {
+        let arrived = SystemTime::now();
+        checked(request.request_id, request.project_id, |_| {})?;
+        let id = read_id("instance_id", request.instance_id)?;
+        let accepted = Accepted::new(method, request.project_id, request.request_id, message)?;
+        let named = Named { id, project: request.project_id, etag: request.etag };
+        let timeout = self.config.operation_timeout.get();
+        let acceptance = self.acceptance(request.request_id, arrived);
+        let entry =
+            power::operate(&self.acceptor, &accepted, &self.instances, named, operation, timeout, acceptance)
+                .await?;
+        Ok(shown(&entry))
+    }
+
     async fn delete_volume(
         &self,
         request: proto::DeleteVolumeRequest,
@@ -223,6 +247,33 @@ impl Conductor {
     }
 }
 
+/// What all operations on an instance are asked with.
+struct Asked<'a> {
+    request_id: &'a str,
+    project_id: &'a str,
+    instance_id: &'a str,
+    etag: &'a str,
+}
+
+macro_rules! operate {
+    ($conductor:expr, $request:expr, $method:literal, $response:ident, $operation:expr) => {{
+        let mut request = $request.into_inner();
+        let request_id = std::mem::take(&mut request.request_id);
+        let asked = Asked {
+            request_id: &request_id,
+            project_id: &request.project_id,
+            instance_id: &request.instance_id,
+            etag: &request.etag,
+        };
+        let done = $conductor.operate($method, asked, $operation(&request), &request).await;
+        answer(done.map(|instance| proto::$response { instance: Some(instance) }))
+    }};
+}
+
+fn soft(kind: Kind) -> Operation {
+    Operation { kind: kind.into(), hard: false }
+}
+
 fn not_in_use(record: &VolumeRecord) -> Result<(), Error> {
     use pb::volume::State;
     match record.resource().state() {
@@ -269,6 +320,36 @@ impl TaskService for Conductor {
         request: Request<proto::DeleteInstanceRequest>,
     ) -> Answer<proto::DeleteInstanceResponse> {
         answer(self.delete_instance(request.into_inner()).await)
+    }
+
+    async fn start_instance(
+        &self,
+        request: Request<proto::StartInstanceRequest>,
+    ) -> Answer<proto::StartInstanceResponse> {
+        operate!(self, request, "StartInstance", StartInstanceResponse, |_| soft(Kind::Start))
+    }
+
+    async fn stop_instance(
+        &self,
+        request: Request<proto::StopInstanceRequest>,
+    ) -> Answer<proto::StopInstanceResponse> {
+        operate!(self, request, "StopInstance", StopInstanceResponse, |_| soft(Kind::Stop))
+    }
+
+    async fn reboot_instance(
+        &self,
+        request: Request<proto::RebootInstanceRequest>,
+    ) -> Answer<proto::RebootInstanceResponse> {
+        operate!(
+            self,
+            request,
+            "RebootInstance",
+            RebootInstanceResponse,
+            |request: &proto::RebootInstanceRequest| Operation {
+                kind: Kind::Reboot.into(),
+                hard: request.hard
+            }
+        )
     }
 
     async fn create_volume(

@@ -1,6 +1,7 @@
 //! `kilonova instance …`.
 
 mod create;
+mod power;
 mod resource;
 mod show;
 mod watch;
@@ -17,6 +18,7 @@ use super::options::{GlobalOptions, Removal, new_request_id, state_numbers};
 use super::output::Output;
 use super::resolve::{self, unique};
 use super::wait::{Goal, wait};
+use power::Act;
 
 /// What can be done with instances.
 #[derive(Debug, Clone, Subcommand)]
@@ -30,6 +32,18 @@ pub enum InstanceCommand {
         /// Its id, or its name if no other has it.
         #[arg(value_name = "ID|NAME")]
         instance: String,
+    },
+    /// Start instances that are stopped.
+    Start(power::Targets),
+    /// Shut instances down; they keep their place.
+    Stop(power::Targets),
+    /// Restart instances.
+    Reboot {
+        #[command(flatten)]
+        targets: power::Targets,
+        /// Without asking the guest; one that is stopped is started.
+        #[arg(long)]
+        hard: bool,
     },
     /// Delete instances, at any moment, also while they are built.
     Delete(Removal),
@@ -54,6 +68,11 @@ pub(super) async fn run(command: InstanceCommand, options: &GlobalOptions) -> Re
         InstanceCommand::Create(create) => create::run(create, options, output).await,
         InstanceCommand::List(list) => run_list(list, options, output).await,
         InstanceCommand::Show { instance } => show::run(&instance, options, output).await,
+        InstanceCommand::Start(targets) => power::run(targets, Act::Start, options, output).await,
+        InstanceCommand::Stop(targets) => power::run(targets, Act::Stop, options, output).await,
+        InstanceCommand::Reboot { targets, hard } => {
+            power::run(targets, Act::Reboot { hard }, options, output).await
+        }
         InstanceCommand::Delete(removal) => delete(removal, options, output).await,
         InstanceCommand::Watch(watch) => watch::run(watch, options, output).await,
     }

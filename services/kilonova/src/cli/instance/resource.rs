@@ -103,9 +103,10 @@ impl Waited for Instance {
 
     fn standing(&self) -> Standing {
         match self.state() {
+            State::Deleted => Standing::Gone,
+            _ if self.task() != Task::Unspecified => Standing::Going,
             State::Active | State::Stopped => Standing::Ready,
             State::Error => Standing::Failed,
-            State::Deleted => Standing::Gone,
             State::Building | State::Unspecified => Standing::Going,
         }
     }

@@ -1,0 +1,229 @@
+//! What instances and volumes have in common: something wanted, a place, attempts, receipts and a history.
+//!
+//! [`Placed`] lets one plan and one engine drive both.
+
+mod instance;
+mod volume;
+
+use std::fmt::{Debug, Display};
+use std::hash::Hash;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use kilonova_model::{InvalidId, Reason, ServiceKind};
+use kilonova_proto::conductor::v1::{Alternate, Operation, Receipt};
+use kilonova_proto::types::v1 as pb;
+use kilonova_store::keys::{Key, Keys};
+
+/// What the user wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// It should be there.
+    Present,
+    /// It should be gone.
+    Absent,
+}
+
+/// Where a resource stands, as far as the plan cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// On its way to be there.
+    Building,
+    /// There.
+    Ready,
+    /// Failed for good.
+    Failed,
+    /// Gone.
+    Gone,
+}
+
+/// The figures a plan is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// What the user wants.
+    pub wanted: Wanted,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Its host; empty for none.
+    pub host: String,
+    /// How many hosts were tried.
+    pub attempt: u32,
+    /// How often what is wanted changed.
+    pub generation: u64,
+}
+
+/// A record that is placed on a host or backend and driven there.
+pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + 'static {
+    /// Its id.
+    type Id: Copy + Ord + Hash + Debug + Display + FromStr<Err = InvalidId> + Send + Sync + 'static;
+    /// What users see.
+    type Resource: prost::Message + Default + Clone + PartialEq + Send + Sync + 'static;
+
+    /// `instance` or `volume`.
+    const NOUN: &'static str;
+    /// The agents that hold it.
+    const AGENT: ServiceKind;
+    /// Why there is none of that id.
+    const NOT_FOUND: Reason;
+    /// Why there is no place for it.
+    const NO_PLACE: Reason;
+
+    /// Its key in the store.
+    fn key(keys: &Keys, id: Self::Id) -> String;
+    /// The prefix of all keys.
+    fn prefix(keys: &Keys) -> String;
+    /// The id in a parsed key.
+    fn id_of(key: &Key) -> Option<Self::Id>;
+
+    /// What users see, as stored.
+    fn resource(&self) -> &Self::Resource;
+    /// What users see, with its etag.
+    fn shown(&self, etag: String) -> Self::Resource;
+    /// The figures for the plan.
+    fn status(&self) -> Status;
+    /// The project that owns it.
+    fn project_id(&self) -> &str;
+    /// What it takes of the project's quota.
+    fn usage(&self) -> pb::QuotaUsage;
+
+    /// The history.
+    fn actions(&self) -> &[pb::Action];
+    /// The history, to add to.
+    fn actions_mut(&mut self) -> &mut Vec<pb::Action>;
+    /// The hosts tried.
+    fn tried(&self) -> &[String];
+    /// Where to try next.
+    fn alternates_mut(&mut self) -> &mut Vec<Alternate>;
+    /// How many places are left to try.
+    fn alternates(&self) -> usize;
+    /// Where something of it may be.
+    fn receipts(&self) -> &[Receipt];
+    /// What is being done with it now that it is there.
+    fn operation(&self) -> Option<Operation>;
+    /// When the present task is late.
+    fn deadline(&self) -> Option<SystemTime>;
+    /// When the record may be removed.
+    fn expiry(&self) -> Option<SystemTime>;
+
+    /// It is accepted: present is wanted.
+    fn set_counted(&mut self, counted: bool);
+    /// A host is being looked for, on the next attempt.
+    fn set_place(&mut self, place: &Alternate, deadline: SystemTime, now: SystemTime);
+    /// The attempt at its present host came to nothing; it has no host now.
+    fn set_attempt_failed(&mut self, fault: pb::Fault, now: SystemTime);
+    /// It is there.
+    fn set_ready(&mut self, now: SystemTime);
+    /// The operation was done.
+    fn set_operation_done(&mut self, now: SystemTime);
+    /// The operation was not done; the resource is as it was.
+    fn set_operation_failed(&mut self, now: SystemTime);
+    /// It failed for good.
+    fn set_failed(&mut self, fault: pb::Fault, now: SystemTime);
+    /// The user wants it gone.
+    fn set_absent(&mut self, deadline: SystemTime, now: SystemTime);
+    /// It is gone.
+    fn set_gone(&mut self, expiry: SystemTime, now: SystemTime);
+    /// The host holds nothing of it any more, up to that attempt.
+    fn drop_receipt(&mut self, host: &str, attempt: u32);
+}
+
+macro_rules! shared {
+    () => {
+        fn actions(&self) -> &[pb::Action] {
+            &self.actions
+        }
+        fn actions_mut(&mut self) -> &mut Vec<pb::Action> {
+            &mut self.actions
+        }
+        fn tried(&self) -> &[String] {
+            &self.tried_hosts
+        }
+        fn alternates_mut(&mut self) -> &mut Vec<Alternate> {
+            &mut self.alternates
+        }
+        fn alternates(&self) -> usize {
+            self.alternates.len()
+        }
+        fn receipts(&self) -> &[Receipt] {
+            &self.receipts
+        }
+        fn deadline(&self) -> Option<SystemTime> {
+            self.deadline_time.as_ref().and_then(system_time)
+        }
+        fn expiry(&self) -> Option<SystemTime> {
+            self.expire_time.as_ref().and_then(system_time)
+        }
+        fn set_counted(&mut self, counted: bool) {
+            self.counted = counted;
+        }
+        fn set_place(&mut self, place: &Alternate, deadline: SystemTime, now: SystemTime) {
+            let attempt = self.put_at(place, now);
+            self.tried_hosts.push(place.host.clone());
+            self.receipts.push(Receipt {
+                host: place.host.clone(),
+                attempt,
+                create_time: Some(timestamp(now)),
+            });
+            self.deadline_time = Some(timestamp(deadline));
+        }
+        fn set_attempt_failed(&mut self, fault: pb::Fault, now: SystemTime) {
+            self.deadline_time = None;
+            self.leave(fault, now);
+        }
+        fn set_ready(&mut self, now: SystemTime) {
+            self.deadline_time = None;
+            self.alternates.clear();
+            self.arrive(now);
+        }
+        fn set_operation_done(&mut self, now: SystemTime) {
+            self.deadline_time = None;
+            self.end_operation(true, now);
+        }
+        fn set_operation_failed(&mut self, now: SystemTime) {
+            self.deadline_time = None;
+            self.end_operation(false, now);
+        }
+        fn set_failed(&mut self, fault: pb::Fault, now: SystemTime) {
+            self.deadline_time = None;
+            self.drop_operation();
+            self.give_up(fault, now);
+        }
+        fn set_absent(&mut self, deadline: SystemTime, now: SystemTime) {
+            self.deadline_time = Some(timestamp(deadline));
+            self.alternates.clear();
+            self.drop_operation();
+            self.unwant(now);
+        }
+        fn set_gone(&mut self, expiry: SystemTime, now: SystemTime) {
+            self.deadline_time = None;
+            self.expire_time = Some(timestamp(expiry));
+            self.bury(now);
+        }
+        fn drop_receipt(&mut self, host: &str, attempt: u32) {
+            self.receipts.retain(|receipt| receipt.host != host || receipt.attempt > attempt);
+        }
+        fn project_id(&self) -> &str {
+            &self.resource().project_id
+        }
+    };
+}
+
+use shared;
+
+/// The parts of [`Placed`] that differ, one implementation a record type.
+trait Own {
+    fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32;
+    fn leave(&mut self, fault: pb::Fault, now: SystemTime);
+    fn arrive(&mut self, now: SystemTime);
+    fn end_operation(&mut self, done: bool, now: SystemTime);
+    fn drop_operation(&mut self);
+    fn give_up(&mut self, fault: pb::Fault, now: SystemTime);
+    fn unwant(&mut self, now: SystemTime);
+    fn bury(&mut self, now: SystemTime);
+}
+
+/// How long until `at`; nothing when it is past.
+#[must_use]
+pub fn until(at: SystemTime, now: SystemTime) -> Duration {
+    at.duration_since(now).unwrap_or_default()
+}

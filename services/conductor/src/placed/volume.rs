@@ -1,0 +1,112 @@
+//! A volume as a record that is placed on a backend.
+
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use kilonova_model::time::{system_time, timestamp};
+use kilonova_model::{Reason, ServiceKind, VolumeId};
+use kilonova_proto::conductor::v1::{Alternate, Operation, Receipt, VolumeRecord};
+use kilonova_proto::types::v1 as pb;
+use kilonova_store::keys::{Key, Keys};
+
+use super::{Own, Phase, Placed, Status, Wanted, shared};
+
+static EMPTY_VOLUME: LazyLock<pb::Volume> = LazyLock::new(pb::Volume::default);
+
+impl Placed for VolumeRecord {
+    type Id = VolumeId;
+    type Resource = pb::Volume;
+    const NOUN: &'static str = "volume";
+    const AGENT: ServiceKind = ServiceKind::Volume;
+    const NOT_FOUND: Reason = Reason::VolumeNotFound;
+    const NO_PLACE: Reason = Reason::NoValidBackend;
+
+    fn key(keys: &Keys, id: VolumeId) -> String {
+        keys.volume(id)
+    }
+    fn prefix(keys: &Keys) -> String {
+        keys.volumes()
+    }
+    fn id_of(key: &Key) -> Option<VolumeId> {
+        if let Key::Volume(id) = key { Some(*id) } else { None }
+    }
+    fn resource(&self) -> &pb::Volume {
+        self.volume.as_ref().unwrap_or(&EMPTY_VOLUME)
+    }
+    fn shown(&self, etag: String) -> pb::Volume {
+        pb::Volume { etag, ..self.resource().clone() }
+    }
+    fn status(&self) -> Status {
+        use pb::volume::{Desired, State};
+        let volume = self.resource();
+        Status {
+            wanted: if volume.desired() == Desired::Absent { Wanted::Absent } else { Wanted::Present },
+            // While it is being deleted, what it was before no longer matters.
+            phase: match volume.state() {
+                State::Unspecified | State::Creating => Phase::Building,
+                State::Error => Phase::Failed,
+                State::Deleted => Phase::Gone,
+                _ => Phase::Ready,
+            },
+            host: volume.host.clone(),
+            attempt: volume.attempt,
+            generation: volume.generation,
+        }
+    }
+    fn usage(&self) -> pb::QuotaUsage {
+        let size = self.resource().spec.as_ref().map_or(0, |spec| spec.size_gib);
+        pb::QuotaUsage { volumes: 1, gigabytes: size, ..Default::default() }
+    }
+    fn operation(&self) -> Option<Operation> {
+        None
+    }
+    shared!();
+}
+
+impl Own for VolumeRecord {
+    fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32 {
+        let volume = self.volume.get_or_insert_default();
+        volume.host = place.host.clone();
+        volume.pool = place.pool.clone();
+        volume.availability_zone = place.availability_zone.clone();
+        volume.attempt += 1;
+        volume.update_time = Some(timestamp(now));
+        volume.attempt
+    }
+    fn leave(&mut self, fault: pb::Fault, now: SystemTime) {
+        let volume = self.volume.get_or_insert_default();
+        volume.host.clear();
+        volume.pool.clear();
+        volume.availability_zone.clear();
+        volume.failed_attempts.push(fault);
+        volume.update_time = Some(timestamp(now));
+    }
+    fn arrive(&mut self, now: SystemTime) {
+        let volume = self.volume.get_or_insert_default();
+        volume.set_state(pb::volume::State::Available);
+        volume.launch_time.get_or_insert(timestamp(now));
+        volume.update_time = Some(timestamp(now));
+    }
+    fn end_operation(&mut self, _: bool, _: SystemTime) {}
+    fn drop_operation(&mut self) {}
+    fn give_up(&mut self, fault: pb::Fault, now: SystemTime) {
+        let volume = self.volume.get_or_insert_default();
+        volume.set_state(pb::volume::State::Error);
+        volume.fault = Some(fault);
+        volume.update_time = Some(timestamp(now));
+    }
+    fn unwant(&mut self, now: SystemTime) {
+        let volume = self.volume.get_or_insert_default();
+        volume.set_desired(pb::volume::Desired::Absent);
+        volume.set_state(pb::volume::State::Deleting);
+        volume.generation += 1;
+        volume.update_time = Some(timestamp(now));
+    }
+    fn bury(&mut self, now: SystemTime) {
+        let volume = self.volume.get_or_insert_default();
+        volume.set_state(pb::volume::State::Deleted);
+        volume.host.clear();
+        volume.delete_time = Some(timestamp(now));
+        volume.update_time = Some(timestamp(now));
+    }
+}

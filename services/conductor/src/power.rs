@@ -1,0 +1,170 @@
+//! Start, stop and reboot, as a user asks for them.
+//!
+//! What is asked becomes the record's one operation, with a generation of its own; the engine has the host do it, and
+//! the host's report ends it. Until then nothing else can be asked of the instance but its deletion.
+
+use std::time::{Duration, SystemTime};
+
+use kilonova_model::time::timestamp;
+use kilonova_model::{Error, InstanceId, Reason};
+use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
+use kilonova_proto::types::v1::action::Kind;
+use kilonova_proto::types::v1::instance::{Desired, State, Task};
+use kilonova_store::Txn;
+
+use crate::accept::{Acceptor, Request};
+use crate::cache::Entry;
+use crate::history;
+use crate::placed::Placed;
+use crate::records::Records;
+use crate::requests::{Acceptance, Named};
+
+/// Accepts an operation, once for each request id.
+pub async fn operate(
+    acceptor: &Acceptor,
+    request: &Request,
+    records: &Records<InstanceRecord>,
+    named: Named<'_, InstanceId>,
+    operation: Operation,
+    timeout: Duration,
+    acceptance: Acceptance<'_>,
+) -> Result<Entry<InstanceRecord>, Error> {
+    if acceptor.replay(request).await?.is_some() {
+        return stored(records, named).await;
+    }
+    let with = acceptor.remember(request, vec![named.id.to_string()], Txn::new());
+    let accepted = records
+        .modify_with(named.id, &with, |entry| {
+            named.check(entry)?;
+            let now = SystemTime::now();
+            let mut record = InstanceRecord::clone(&entry.record);
+            begin(&mut record, operation, now + timeout, now)?;
+            acceptance.note(&mut record.actions, operation.kind());
+            let step = history::begun(
+                history::step_name(operation.kind()),
+                acceptance.actor(),
+                now,
+                record.status().attempt,
+                format!("on {}", record.status().host),
+            );
+            history::add(&mut record.actions, step);
+            Ok(Some(record))
+        })
+        .await;
+    match accepted {
+        Ok(Some(entry)) => Ok(entry),
+        Ok(None) => Err(Records::<InstanceRecord>::not_found(named.id)),
+        // Its twin may have been faster, and is what it ran into.
+        Err(_) if request.id.is_some() && acceptor.replay(request).await?.is_some() => {
+            stored(records, named).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// From the store: this conductor's memory may be older than what another accepted.
+async fn stored(
+    records: &Records<InstanceRecord>,
+    named: Named<'_, InstanceId>,
+) -> Result<Entry<InstanceRecord>, Error> {
+    let not_found = || Records::<InstanceRecord>::not_found(named.id);
+    let entry = records.read(named.id).await?.ok_or_else(not_found)?;
+    named.check_project(&entry)?;
+    Ok(entry)
+}
+
+/// Enters an operation in a record that is in a state for it.
+fn begin(
+    record: &mut InstanceRecord,
+    operation: Operation,
+    deadline: SystemTime,
+    now: SystemTime,
+) -> Result<(), Error> {
+    let instance = record.instance.get_or_insert_default();
+    let (states, desired, task): (&[State], _, _) = match operation.kind() {
+        Kind::Start => (&[State::Stopped], Desired::Running, Task::Starting),
+        Kind::Stop => (&[State::Active], Desired::Stopped, Task::Stopping),
+        // As in Nova: asking the guest needs one that runs.
+        Kind::Reboot if operation.hard => {
+            (&[State::Active, State::Stopped], Desired::Running, Task::Rebooting)
+        }
+        Kind::Reboot => (&[State::Active], Desired::Running, Task::Rebooting),
+        other => {
+            return Err(Error::new(Reason::Internal, format!("{} is no operation", other.as_str_name())));
+        }
+    };
+    let (state, busy) = (instance.state(), instance.task());
+    if instance.desired() == Desired::Absent || busy != Task::Unspecified || !states.contains(&state) {
+        let needed: Vec<&str> = states.iter().map(State::as_str_name).collect();
+        let message = format!(
+            "the instance is {}, {}; this needs {} with nothing being done",
+            state.as_str_name(),
+            busy.as_str_name(),
+            needed.join(" or ")
+        );
+        return Err(Error::new(Reason::InvalidState, message)
+            .with("state", state.as_str_name())
+            .with("task", busy.as_str_name()));
+    }
+    instance.set_desired(desired);
+    instance.set_task(task);
+    instance.generation += 1;
+    instance.update_time = Some(timestamp(now));
+    record.operation = Some(operation);
+    record.deadline_time = Some(timestamp(deadline));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn instance(state: State, task: Task) -> InstanceRecord {
+        let mut record = InstanceRecord::default();
+        let instance = record.instance.get_or_insert_default();
+        instance.generation = 1;
+        instance.set_state(state);
+        instance.set_task(task);
+        record
+    }
+
+    fn begun(state: State, task: Task, kind: Kind, hard: bool) -> Result<InstanceRecord, Reason> {
+        let mut record = instance(state, task);
+        let operation = Operation { kind: kind.into(), hard };
+        begin(&mut record, operation, NOW, NOW).map(|()| record).map_err(|error| error.reason)
+    }
+
+    #[test]
+    fn each_operation_needs_its_state_and_nothing_else_going_on() {
+        let allowed = [
+            (State::Stopped, Kind::Start, false),
+            (State::Active, Kind::Stop, false),
+            (State::Active, Kind::Reboot, false),
+            (State::Active, Kind::Reboot, true),
+            (State::Stopped, Kind::Reboot, true),
+        ];
+        for state in [State::Building, State::Active, State::Stopped, State::Error, State::Deleted] {
+            for kind in [Kind::Start, Kind::Stop, Kind::Reboot] {
+                for hard in [false, true] {
+                    let asked = (state, kind, hard && kind == Kind::Reboot);
+                    let result = begun(asked.0, Task::Unspecified, asked.1, asked.2);
+                    assert_eq!(result.is_ok(), allowed.contains(&asked), "{asked:?}");
+                }
+            }
+        }
+        for task in [Task::Stopping, Task::Deleting, Task::Rebooting] {
+            assert_eq!(begun(State::Active, task, Kind::Stop, false), Err(Reason::InvalidState));
+        }
+    }
+
+    #[test]
+    fn an_operation_has_a_generation_of_its_own() {
+        let record = begun(State::Active, Task::Unspecified, Kind::Stop, false).unwrap();
+        let instance = record.instance.unwrap();
+        assert_eq!((instance.generation, instance.task()), (2, Task::Stopping));
+        assert_eq!(instance.desired(), Desired::Stopped);
+        assert!(record.operation.is_some() && record.deadline_time.is_some());
+    }
+}

@@ -1,0 +1,64 @@
+//! Several conductors over one store.
+
+use kilonova_conductor::records::Written;
+use kilonova_model::InstanceId;
+use kilonova_proto::conductor::v1::InstanceRecord;
+use kilonova_proto::types::v1::instance::State;
+use kilonova_store::Txn;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_conductors_work_is_finished_by_the_other() {
+    let cell = Cell::new(&["h1", "h2"]).await;
+    let one = cell.conductor("c1").await;
+    cell.hosts.world.lock().silent = ["h1", "h2"].map(str::to_owned).into();
+    let ids = one.create("", 8).await.unwrap();
+    for id in &ids {
+        one.until(*id, |i| !i.host.is_empty()).await;
+    }
+    one.die().await;
+    cell.hosts.world.lock().silent.clear();
+    let two = cell.conductor("c2").await;
+    for id in &ids {
+        two.until(*id, |i| i.state() == State::Active).await;
+    }
+    let mut hosts_of: BTreeMap<InstanceId, BTreeSet<String>> = BTreeMap::new();
+    for (id, host, _) in &cell.hosts.world.lock().builds {
+        hosts_of.entry(*id).or_default().insert(host.clone());
+    }
+    assert!(hosts_of.values().all(|hosts| hosts.len() == 1), "{hosts_of:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_are_shared_and_an_old_owners_write_is_refused() {
+    let cell = Cell::new(&["h1"]).await;
+    let one = cell.conductor("c1").await;
+    let id = one.create("", 1).await.unwrap()[0];
+    let record = one.until(id, |i| i.state() == State::Active).await;
+    let fence = one.shards.fence(&id).expect("a lone conductor owns every shard");
+    // The key is taken away and taken again, as after an expired lease.
+    cell.store.txn(Txn::new().delete(fence.key.clone())).await.unwrap();
+    cell.store.txn(Txn::new().put(fence.key.clone(), "")).await.unwrap();
+    let entry = one.records.read(id).await.unwrap().unwrap();
+    let written = one
+        .records
+        .write(id, &entry, InstanceRecord::clone(&record), Some(&fence), Txn::new())
+        .await
+        .unwrap();
+    assert!(matches!(written, Written::Fenced));
+    // Once the foreign key is gone the shard is taken again, and the record is driven under a new right.
+    cell.store.txn(Txn::new().delete(fence.key.clone())).await.unwrap();
+    let again = eventually("the shard is taken again", || one.shards.fence(&id)).await;
+    assert!(again.revision > fence.revision);
+    one.delete(id).await.unwrap();
+    one.until(id, |i| i.state() == State::Deleted).await;
+
+    let two = cell.conductor("c2").await;
+    eventually("all shards are shared", || {
+        let (one, two) = (one.shards.owned(), two.shards.owned());
+        (one + two == 256 && one > 64 && two > 64).then_some(())
+    })
+    .await;
+}

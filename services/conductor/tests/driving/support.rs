@@ -1,0 +1,311 @@
+//! One conductor without its face, over the embedded store, and the agents it calls.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use kilonova_conductor::Config;
+use kilonova_conductor::accept::{Acceptor, Lanes, Request};
+use kilonova_conductor::agents::{Agents, Selected};
+use kilonova_conductor::db::Db;
+use kilonova_conductor::engine::Engine;
+use kilonova_conductor::placed::Placed;
+use kilonova_conductor::power;
+use kilonova_conductor::records::Records;
+use kilonova_conductor::reports::{self, Report};
+use kilonova_conductor::requests::{self, Acceptance, Named};
+use kilonova_conductor::shards::Shards;
+use kilonova_model::{CellName, Epoch, Error, HostName, InstanceId, Reason, ServiceKind, ZoneName};
+use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation, Receipt, ReportStatus};
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
+use kilonova_rpc::outcome::{CallError, classify};
+use kilonova_rpc::registry::{Endpoint, Registration, Registry, RegistryOptions};
+use kilonova_rpc::status::to_status;
+use kilonova_runtime::config::Period;
+use kilonova_runtime::tasks::Tasks;
+use kilonova_store::SharedStore;
+use kilonova_store::embedded::EmbeddedStore;
+use kilonova_store::keys::Keys;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+/// The scheduler and the hosts: what they were asked, and how they answer.
+#[derive(Clone, Default)]
+pub struct Hosts {
+    pub world: Arc<Mutex<World>>,
+}
+
+#[derive(Default)]
+pub struct World {
+    pub names: Vec<String>,
+    /// Every build taken, by instance and host.
+    pub builds: Vec<(InstanceId, String, u32)>,
+    pub terminated: Vec<(InstanceId, String)>,
+    /// Hosts that refuse a build.
+    pub refusing: BTreeSet<String>,
+    /// Every operation taken, by instance, host and generation.
+    pub operations: Vec<(InstanceId, String, u64)>,
+    /// Why hosts do not do what they take.
+    pub failing: Option<pb::Fault>,
+    /// Hosts that never report.
+    pub silent: BTreeSet<String>,
+    /// Hosts that do not take a removal.
+    pub deaf: BTreeSet<String>,
+    /// Conductors' memories to report to.
+    pub records: Option<Records<InstanceRecord>>,
+}
+
+impl Hosts {
+    fn report(&self, report: Report<InstanceId>) {
+        let world = self.world.lock();
+        let (Some(records), false) = (world.records.clone(), world.silent.contains(&report.host)) else {
+            return;
+        };
+        TASKS.with(|tasks| {
+            tasks.spawn("report", async move {
+                reports::enter(&records, report, |_| false).await.unwrap();
+            })
+        });
+    }
+}
+
+/// What a host reports of a command it did.
+pub fn report(
+    id: InstanceId,
+    host: &str,
+    generation: u64,
+    attempt: u32,
+    status: ReportStatus,
+) -> Report<InstanceId> {
+    let (host, fault, steps, operation) = (host.to_owned(), None, Vec::new(), None);
+    Report { id, host, generation, attempt, status, fault, steps, operation }
+}
+
+thread_local! {
+    static TASKS: Tasks = Tasks::new("test agents");
+}
+
+#[async_trait]
+impl Agents<InstanceRecord> for Hosts {
+    async fn select(
+        &self,
+        _: InstanceId,
+        record: &InstanceRecord,
+        alternates: u32,
+    ) -> Result<Selected, CallError> {
+        let names = self.world.lock().names.clone();
+        let free = names.into_iter().filter(|name| !record.tried().contains(name));
+        let place = |host| Alternate { host, ..Default::default() };
+        let places: Vec<Alternate> = free.take(alternates as usize + 1).map(place).collect();
+        let summary = if places.is_empty() { "no valid host: none left".to_owned() } else { String::new() };
+        Ok(Selected { places, explanation: pb::PlacementExplanation { summary, ..Default::default() } })
+    }
+
+    async fn build(&self, id: InstanceId, record: &InstanceRecord, _: Epoch) -> Result<(), CallError> {
+        let status = record.status();
+        {
+            let mut world = self.world.lock();
+            if world.refusing.contains(&status.host) {
+                let refusal = Error::new(Reason::ClaimRefused, "no room");
+                return Err(classify(to_status(&refusal)));
+            }
+            world.builds.push((id, status.host.clone(), status.attempt));
+        }
+        self.report(report(id, &status.host, status.generation, status.attempt, ReportStatus::Ready));
+        Ok(())
+    }
+
+    async fn operate(
+        &self,
+        id: InstanceId,
+        record: &InstanceRecord,
+        operation: Operation,
+        _: Epoch,
+    ) -> Result<(), CallError> {
+        let status = record.status();
+        let fault = {
+            let mut world = self.world.lock();
+            if world.deaf.contains(&status.host) {
+                return Err(classify(to_status(&Error::new(Reason::ConnectFailed, "not reached"))));
+            }
+            world.operations.push((id, status.host.clone(), status.generation));
+            world.failing.clone()
+        };
+        let done = report(id, &status.host, status.generation, status.attempt, ReportStatus::Ready);
+        self.report(Report { fault, operation: Some(operation.kind()), ..done });
+        Ok(())
+    }
+
+    async fn terminate(
+        &self,
+        id: InstanceId,
+        record: &InstanceRecord,
+        receipt: &Receipt,
+        _: Epoch,
+    ) -> Result<(), CallError> {
+        if self.world.lock().deaf.contains(&receipt.host) {
+            return Err(classify(to_status(&Error::new(Reason::ConnectFailed, "not reached"))));
+        }
+        self.world.lock().terminated.push((id, receipt.host.clone()));
+        let generation = record.status().generation;
+        self.report(report(id, &receipt.host, generation, receipt.attempt, ReportStatus::Gone));
+        Ok(())
+    }
+}
+
+/// One conductor without its gRPC face.
+pub struct Conductor {
+    pub name: HostName,
+    pub tasks: Tasks,
+    pub records: Records<InstanceRecord>,
+    pub acceptor: Acceptor,
+    pub shards: Shards,
+    pub config: Arc<Config>,
+}
+
+pub struct Cell {
+    pub store: SharedStore,
+    pub registry: Registry,
+    pub hosts: Hosts,
+    pub registrations: Vec<Registration>,
+}
+
+pub const CELL: &str = "test";
+
+impl Cell {
+    pub async fn new(hosts: &[&str]) -> Self {
+        let store: SharedStore = Arc::new(EmbeddedStore::open_temporary().unwrap());
+        let registry = Registry::new(store.clone(), CellName::parse(CELL).unwrap());
+        let played = Hosts::default();
+        played.world.lock().names = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut cell = Self { store, registry, hosts: played, registrations: Vec::new() };
+        for host in hosts {
+            cell.register(host).await;
+        }
+        cell.registry.members(ServiceKind::Compute).known().await;
+        cell
+    }
+
+    pub async fn register(&mut self, host: &str) {
+        let endpoint = Endpoint {
+            service: ServiceKind::Compute,
+            host: HostName::parse(host).unwrap(),
+            addr: "127.0.0.1:1".into(),
+            zone: ZoneName::parse("z").unwrap(),
+            minor: 0,
+            authority: None,
+        };
+        let registered = self.registry.register(endpoint, RegistryOptions::default()).await;
+        self.registrations.push(registered.unwrap());
+    }
+
+    pub async fn conductor(&self, name: &str) -> Conductor {
+        let config = Config {
+            shard_ttl: Period::from_secs(1),
+            resend_interval: Period::from_millis(200),
+            ..Default::default()
+        };
+        self.conductor_with(name, config).await
+    }
+
+    pub async fn conductor_with(&self, name: &str, config: Config) -> Conductor {
+        let tasks = Tasks::new(name.to_owned());
+        let name = HostName::parse(name).unwrap();
+        let config = Arc::new(config);
+        let db = Db { store: self.store.clone(), keys: Keys::new(&CellName::parse(CELL).unwrap()) };
+        let records = Records::<InstanceRecord>::follow("instances", &db, &tasks);
+        self.hosts.world.lock().records = Some(records.clone());
+        let (gained, mut gained_rx) = mpsc::channel(1);
+        let (_, epochs) = watch::channel(Epoch(1));
+        let ttl = config.shard_ttl.get();
+        let shards = Shards::join(db.clone(), name.clone(), epochs, ttl, gained, &tasks);
+        let lanes = Arc::new(Lanes::default());
+        let engine = Engine::new(
+            records.clone(),
+            self.hosts.clone(),
+            self.registry.members(ServiceKind::Compute),
+            shards.clone(),
+            config.clone(),
+            name.clone(),
+            lanes.clone(),
+        );
+        let queue = engine.run(&tasks);
+        tasks.spawn("gained", async move {
+            while gained_rx.recv().await.is_some() {
+                engine.nudge_all(&queue, |_| true);
+            }
+        });
+        records.cache.filled().await;
+        shards.settled().await;
+        let acceptor = Acceptor::new(db, config.clone(), lanes);
+        Conductor { name, tasks, records, acceptor, shards, config }
+    }
+}
+
+impl Conductor {
+    pub async fn create(&self, request_id: &str, count: u32) -> Result<Vec<InstanceId>, Error> {
+        let spec = pb::InstanceSpec { name: "vm".into(), ..Default::default() };
+        let request = Request::new("BuildInstances", "demo", request_id, &spec)?;
+        let flavor = pb::Flavor { vcpus: 1, ram_mib: 512, ..Default::default() };
+        let acceptance = Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id };
+        let new = requests::new_instances(&spec, count, "demo", &flavor, &pb::Image::default(), acceptance);
+        let entries = self.acceptor.create(&request, &self.records, new, false).await?;
+        Ok(entries.iter().map(|entry| entry.record.resource().id.parse().unwrap()).collect())
+    }
+
+    pub async fn delete(&self, id: InstanceId) -> Result<(), Error> {
+        let named = Named { id, project: "demo", etag: "" };
+        let acceptance =
+            Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id: "" };
+        let timeout = self.config.delete_timeout.get();
+        requests::delete(&self.records, named, false, timeout, acceptance, |_| Ok(())).await.map(drop)
+    }
+
+    pub async fn operate(&self, id: InstanceId, kind: Kind, request_id: &str) -> Result<pb::Instance, Error> {
+        let request = Request::new("Operate", "demo", request_id, &pb::Instance::default())?;
+        let named = Named { id, project: "demo", etag: "" };
+        let acceptance = Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id };
+        let operation = Operation { kind: kind.into(), hard: false };
+        let timeout = self.config.operation_timeout.get();
+        let (acceptor, records) = (&self.acceptor, &self.records);
+        let entry =
+            power::operate(acceptor, &request, records, named, operation, timeout, acceptance).await?;
+        Ok(entry.record.resource().clone())
+    }
+
+    /// Cut at once, as by a crash: nothing is released, the lease runs out.
+    pub async fn die(&self) {
+        let _ = tokio::time::timeout(Duration::ZERO, self.tasks.shutdown(Duration::ZERO)).await;
+    }
+
+    /// Waits until the record, as this conductor has it, is as wished.
+    pub async fn until(&self, id: InstanceId, wished: impl Fn(&pb::Instance) -> bool) -> Arc<InstanceRecord> {
+        for _ in 0..2_000 {
+            if let Some(entry) = self.records.cache.get(&id)
+                && wished(entry.record.resource())
+            {
+                return entry.record;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{id} never became as wished: {:?}", self.records.cache.get(&id));
+    }
+
+    pub async fn used(&self) -> pb::QuotaUsage {
+        let project = "demo".parse().unwrap();
+        self.acceptor.usage(&project).await.unwrap().record.usage.unwrap_or_default()
+    }
+}
+
+/// Looks until there is a value.
+pub async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    for _ in 0..2_000 {
+        if let Some(value) = look() {
+            return value;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}

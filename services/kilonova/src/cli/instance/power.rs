@@ -1,0 +1,112 @@
+//! `kilonova instance start|stop|reboot`.
+
+use clap::Args;
+use kilonova_proto::api::v1::{
+    ListInstanceActionsRequest, RebootInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+};
+use kilonova_proto::types::v1::{Action, Instance, Outcome};
+
+use crate::cli::client::Client;
+use crate::cli::explain::fault_line;
+use crate::cli::failure::Failure;
+use crate::cli::options::{GlobalOptions, new_request_id};
+use crate::cli::output::Output;
+use crate::cli::resolve;
+use crate::cli::wait::{Goal, Waited, wait};
+
+/// Which instances.
+#[derive(Debug, Clone, Args)]
+pub struct Targets {
+    /// Their ids, or their names where no other has them.
+    #[arg(required = true, value_name = "ID|NAME")]
+    targets: Vec<String>,
+    /// Wait until it is done, and fail if it was not.
+    #[arg(long)]
+    wait: bool,
+}
+
+/// What to do with them.
+#[derive(Debug, Clone, Copy)]
+pub enum Act {
+    /// Start.
+    Start,
+    /// Stop.
+    Stop,
+    /// Reboot.
+    Reboot {
+        /// Without asking the guest.
+        hard: bool,
+    },
+}
+
+pub(super) async fn run(
+    targets: Targets,
+    act: Act,
+    options: &GlobalOptions,
+    output: Output,
+) -> Result<(), Failure> {
+    let client = Client::connect(options, Some(options.limit(targets.wait))).await?;
+    let find = async |text: &str| super::existing(&client, options, text).await;
+    let mut accepted = Vec::new();
+    for instance_id in resolve::all(&targets.targets, false, find).await? {
+        accepted.extend(ask(&client, options, instance_id, act).await?);
+    }
+    if !targets.wait {
+        return output.list(&accepted);
+    }
+    let ended = wait(&client, Goal::Ready, accepted).await;
+    output.list(&ended.resources)?;
+    ended.verdict?;
+    let mut failed = Vec::new();
+    for instance in &ended.resources {
+        failed.extend(failure(&client, options, instance).await?);
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Failure::Ended(failed.join("; "))) }
+}
+
+async fn ask(
+    client: &Client,
+    options: &GlobalOptions,
+    instance_id: String,
+    act: Act,
+) -> Result<Option<Instance>, Failure> {
+    let (request_id, project_id, etag) = (new_request_id(), options.project(), String::new());
+    Ok(match act {
+        Act::Start => {
+            let request = StartInstanceRequest { request_id, project_id, instance_id, etag };
+            let call = async |request| client.instances().start_instance(request).await;
+            client.call(request, None, call).await?.instance
+        }
+        Act::Stop => {
+            let request = StopInstanceRequest { request_id, project_id, instance_id, etag };
+            let call = async |request| client.instances().stop_instance(request).await;
+            client.call(request, None, call).await?.instance
+        }
+        Act::Reboot { hard } => {
+            let request = RebootInstanceRequest { request_id, project_id, instance_id, etag, hard };
+            let call = async |request| client.instances().reboot_instance(request).await;
+            client.call(request, None, call).await?.instance
+        }
+    })
+}
+
+/// Why the newest action on an instance was not done, if it was not.
+async fn failure(
+    client: &Client,
+    options: &GlobalOptions,
+    instance: &Instance,
+) -> Result<Option<String>, Failure> {
+    let request =
+        ListInstanceActionsRequest { instance_id: instance.id.clone(), project_id: options.project() };
+    let call = async |request| client.instances().list_instance_actions(request).await;
+    let actions = client.call(request, None, call).await?.actions;
+    Ok(actions.last().and_then(why).map(|why| format!("{}: {why}", instance.title())))
+}
+
+fn why(action: &Action) -> Option<String> {
+    if action.outcome() != Outcome::Failed {
+        return None;
+    }
+    let fault = action.steps.iter().rev().find_map(|step| step.fault.as_ref());
+    Some(fault.map_or_else(|| "it was not done".to_owned(), fault_line))
+}
