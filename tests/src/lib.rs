@@ -7,4 +7,4 @@ pub mod journal;
 pub mod process;
 pub mod waiting;
 
-pub use cluster::{Backing, Cluster, Plan};
+pub use cluster::{Api, Backing, Cluster, Plan};

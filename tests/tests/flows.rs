@@ -44,7 +44,6 @@ over_both_stores!(
     volumes_come_and_go,
     a_disabled_host_takes_nothing_new,
     a_compute_that_restarts_keeps_its_guests_and_finishes_its_builds,
-    instances_are_stopped_started_and_rebooted,
 );
 
 async fn fifty_instances_come_and_go_each_on_one_host(backing: Backing) {
@@ -364,62 +363,5 @@ async fn a_compute_that_restarts_keeps_its_guests_and_finishes_its_builds(backin
     let lines = cluster.journals();
     let spawned = journal::count(&lines, "spawn");
     assert!(ids.iter().all(|id| spawned[id].len() == 1));
-    cluster.shutdown().await;
-}
-
-async fn instances_are_stopped_started_and_rebooted(backing: Backing) {
-    let mut plan = Plan::new(backing);
-    plan.compute.driver.power_fail = vec![FailRule { name: "stuck".into(), attempts: 99 }];
-    let Some(cluster) = Cluster::start(plan).await else { return };
-    let api = cluster.api();
-    api.seed().await;
-    let ids = api.create("vm", "small", 5).await.unwrap();
-    join_all(ids.iter().map(|id| api.until(id, State::Active))).await;
-    let stop = |id: &String| {
-        let request = api::StopInstanceRequest {
-            instance_id: id.clone(),
-            request_id: id.clone(),
-            ..Default::default()
-        };
-        let mut instances = api.instances();
-        async move { instances.stop_instance(request).await.map(|answer| answer.into_inner().instance.unwrap()) }
-    };
-    let twice = ids.iter().chain(&ids);
-    let accepted = join_all(twice.map(stop)).await;
-    assert!(accepted.iter().all(|answer| answer.as_ref().unwrap().generation == 2));
-    for instance in join_all(ids.iter().map(|id| api.until(id, State::Stopped))).await {
-        assert_eq!(instance.power_state(), pb::instance::PowerState::Shutdown);
-    }
-    let start = api::StartInstanceRequest { instance_id: ids[0].clone(), ..Default::default() };
-    api.instances().start_instance(start.clone()).await.unwrap();
-    api.until(&ids[0], State::Active).await;
-    let refused = api.instances().start_instance(start).await.unwrap_err();
-    assert_eq!(from_status(&refused).unwrap().reason, kilonova_model::Reason::InvalidState);
-    let reboot = api::RebootInstanceRequest { instance_id: ids[1].clone(), hard: true, ..Default::default() };
-    api.instances().reboot_instance(reboot).await.unwrap();
-    api.until(&ids[1], State::Active).await;
-
-    let stuck = api.create("stuck", "small", 1).await.unwrap().remove(0);
-    api.until(&stuck, State::Active).await;
-    stop(&stuck).await.unwrap();
-    let instance = until("the stop was given up", || async {
-        api.get(&stuck).await.ok().filter(|instance| instance.task() == pb::instance::Task::Unspecified)
-    })
-    .await;
-    assert_eq!((instance.state(), instance.desired()), (State::Active, pb::instance::Desired::Running));
-    let request = api::ListInstanceActionsRequest { instance_id: stuck.clone(), ..Default::default() };
-    let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
-    assert_eq!(actions[1].outcome(), pb::Outcome::Failed);
-    let steps: Vec<&str> = actions[1].steps.iter().map(|step| step.name.as_str()).collect();
-    assert_eq!(steps, ["accept", "stop", "power_off"]);
-
-    for id in ids.iter().chain([&stuck]) {
-        api.delete(id).await.unwrap();
-        api.until(id, State::Deleted).await;
-    }
-    let powered = journal::count(&cluster.journals(), "power");
-    let times = |id: &String| powered.get(id).map_or(0, Vec::len);
-    assert_eq!(ids.iter().map(times).collect::<Vec<_>>(), [2, 2, 1, 1, 1]);
-    assert_eq!(times(&stuck), 0);
     cluster.shutdown().await;
 }

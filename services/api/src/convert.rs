@@ -68,6 +68,8 @@ requests! {
     StartInstanceRequest => StartInstanceRequest { request_id, project_id, instance_id, etag }
     StopInstanceRequest => StopInstanceRequest { request_id, project_id, instance_id, etag }
     RebootInstanceRequest => RebootInstanceRequest { request_id, project_id, instance_id, etag, hard }
+    AttachVolumeRequest => AttachVolumeRequest { request_id, project_id, instance_id, etag, volume_id }
+    DetachVolumeRequest => DetachVolumeRequest { request_id, project_id, instance_id, etag, volume_id }
     CreateVolumeRequest => CreateVolumeRequest { request_id, project_id, volume, validate_only }
     GetVolumeRequest => GetVolumeRequest { volume_id, project_id }
     ListVolumesRequest => ListVolumesRequest { page_size, page_token, project_id, states, host }
@@ -104,6 +106,8 @@ responses! {
     StartInstanceResponse => StartInstanceResponse { instance }
     StopInstanceResponse => StopInstanceResponse { instance }
     RebootInstanceResponse => RebootInstanceResponse { instance }
+    AttachVolumeResponse => AttachVolumeResponse { instance }
+    DetachVolumeResponse => DetachVolumeResponse { instance }
     CreateVolumeResponse => CreateVolumeResponse { volume }
     GetVolumeResponse => GetVolumeResponse { volume }
     ListVolumesResponse => ListVolumesResponse { volumes, next_page_token }

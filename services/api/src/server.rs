@@ -32,6 +32,8 @@ const INSTANCES: &[&str] = &[
     "StartInstance",
     "StopInstance",
     "RebootInstance",
+    "AttachVolume",
+    "DetachVolume",
 ];
 
 /// What is served of the public volumes API.
@@ -107,6 +109,8 @@ forward! {
         start_instance(StartInstanceRequest) -> StartInstanceResponse = tasks.start_instance;
         stop_instance(StopInstanceRequest) -> StopInstanceResponse = tasks.stop_instance;
         reboot_instance(RebootInstanceRequest) -> RebootInstanceResponse = tasks.reboot_instance;
+        attach_volume(AttachVolumeRequest) -> AttachVolumeResponse = tasks.attach_volume;
+        detach_volume(DetachVolumeRequest) -> DetachVolumeResponse = tasks.detach_volume;
     } watch {
         watch_instances(WatchInstancesRequest) -> WatchInstancesResponse;
     }

@@ -110,6 +110,8 @@ pub struct DriverConfig {
     pub fail: Vec<FailRule>,
     /// What cannot be started, stopped or rebooted, by its name.
     pub power_fail: Vec<FailRule>,
+    /// What takes no volume, by its name.
+    pub attach_fail: Vec<FailRule>,
 }
 
 impl Default for DriverConfig {
@@ -126,6 +128,7 @@ impl Default for DriverConfig {
             fail_rate: 0.0,
             fail: Vec::new(),
             power_fail: Vec::new(),
+            attach_fail: Vec::new(),
         }
     }
 }
@@ -144,6 +147,11 @@ impl DriverConfig {
     /// What fails.
     pub fn faults(&self) -> Faults {
         Faults { rate: self.fail_rate, rules: self.fail.clone() }
+    }
+
+    /// What takes no volume.
+    pub fn attach_faults(&self) -> Faults {
+        Faults { rate: 0.0, rules: self.attach_fail.clone() }
     }
 
     /// Whose power state cannot be changed.

@@ -1,4 +1,4 @@
-//! Guests as the executor's work: made by spawn, started, stopped and rebooted, unmade by destroy, reported as
+//! Guests as the executor's work: made by spawn, changed by what is asked of them, unmade by destroy, reported as
 //! instances.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use kilonova_runtime::agent::work::{Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::HostClaims;
-use crate::driver::{Driver, GuestFacts, GuestSpec, PowerAct};
+use crate::driver::{Driver, GuestAct, GuestFacts, GuestSpec, PowerAct};
 
 /// The guests of one hypervisor.
 pub struct Guests {
@@ -32,7 +32,7 @@ impl Work for Guests {
     type Id = InstanceId;
     type Order = GuestSpec;
     type Made = GuestFacts;
-    type Act = PowerAct;
+    type Act = GuestAct;
     type Claims = HostClaims;
     type Report = InstanceReport;
 
@@ -40,19 +40,23 @@ impl Work for Guests {
         Verbs { make: "build", driver_make: "spawn", unmake: "terminate", driver_unmake: "destroy" };
     const NOT_FOUND: Reason = Reason::InstanceNotFound;
 
-    fn kind(act: &PowerAct) -> Kind {
+    fn kind(act: &GuestAct) -> Kind {
         match act {
-            PowerAct::Start => Kind::Start,
-            PowerAct::Stop => Kind::Stop,
-            PowerAct::Reboot { .. } => Kind::Reboot,
+            GuestAct::Power(PowerAct::Start) => Kind::Start,
+            GuestAct::Power(PowerAct::Stop) => Kind::Stop,
+            GuestAct::Power(PowerAct::Reboot { .. }) => Kind::Reboot,
+            GuestAct::Attach(_) => Kind::AttachVolume,
+            GuestAct::Detach(_) => Kind::DetachVolume,
         }
     }
 
-    fn act_name(act: &PowerAct) -> &'static str {
+    fn act_name(act: &GuestAct) -> &'static str {
         match act {
-            PowerAct::Start => "power_on",
-            PowerAct::Stop => "power_off",
-            PowerAct::Reboot { .. } => "reboot",
+            GuestAct::Power(PowerAct::Start) => "power_on",
+            GuestAct::Power(PowerAct::Stop) => "power_off",
+            GuestAct::Power(PowerAct::Reboot { .. }) => "reboot",
+            GuestAct::Attach(_) => "attach_volume",
+            GuestAct::Detach(_) => "detach_volume",
         }
     }
 
@@ -76,11 +80,15 @@ impl Work for Guests {
         &self,
         id: InstanceId,
         stamp: Stamp,
-        act: &PowerAct,
+        act: &GuestAct,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
-        tracing::info!(%id, %stamp, ?act, host = %self.site.host, "changing the power state");
-        self.driver.power(id, stamp, *act, cancel).await
+        tracing::info!(%id, %stamp, what = Self::act_name(act), host = %self.site.host, "changing the guest");
+        match act {
+            GuestAct::Power(power) => self.driver.power(id, stamp, *power, cancel).await,
+            GuestAct::Attach(device) => self.driver.attach(id, stamp, device, cancel).await,
+            GuestAct::Detach(volume) => self.driver.detach(id, stamp, *volume, cancel).await,
+        }
     }
 
     fn report(&self, id: InstanceId, conclusion: &Conclusion<GuestFacts>) -> InstanceReport {

@@ -43,7 +43,7 @@ use kilonova_runtime::agent::life::Agent;
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
 use kilonova_runtime::agent::reconcile::plan;
 use kilonova_runtime::agent::reporter::Reporter;
-use kilonova_runtime::agent::work::{Site, Work, answered};
+use kilonova_runtime::agent::work::{Site, answered};
 use kilonova_runtime::readiness::Readiness;
 use kilonova_runtime::tasks::Tasks;
 use parking_lot::Mutex;
@@ -52,7 +52,7 @@ use tonic::Status;
 
 use crate::claims::{Amount, HostClaims};
 use crate::config::Config;
-use crate::driver::{Driver, Guest, GuestSpec, HostFigures, PowerAct};
+use crate::driver::{Driver, Guest, GuestAct, GuestSpec, HostFigures};
 use crate::guests::Guests;
 use crate::meters::Meters;
 use crate::reconcile::record;
@@ -157,8 +157,8 @@ impl Manager {
         self.executor.unmake(id, stamp)
     }
 
-    /// Takes a change of power state.
-    pub fn power(&self, id: InstanceId, stamp: Stamp, act: PowerAct) -> Result<(), Error> {
+    /// Takes a change of a guest that is there.
+    pub fn act(&self, id: InstanceId, stamp: Stamp, act: GuestAct) -> Result<(), Error> {
         self.executor.act(id, stamp, act)
     }
 
@@ -263,7 +263,7 @@ impl Agent for Manager {
 
 fn restore(book: &mut Book<Guests>, guest: Guest) {
     book.claims.restore(guest.id, guest.amount);
-    book.ledger.restore(guest.id, guest.stamp, guest.facts, guest.act.as_ref().map(Guests::kind));
+    book.ledger.restore(guest.id, guest.stamp, guest.facts, guest.act);
 }
 
 fn resources(book: &Book<Guests>, figures: &HostFigures) -> ComputeResources {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use kilonova_model::check::Checker;
-use kilonova_model::{Attempt, Error, Generation, InstanceId, ProjectId};
+use kilonova_model::{Attempt, Error, Generation, InstanceId, ProjectId, VolumeId};
 use kilonova_proto::compute::v1::compute_service_server::ComputeService;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::compute::v1::{
-    BuildInstanceRequest, BuildInstanceResponse, GetInstanceStateRequest, GetInstanceStateResponse,
+    AttachVolumeRequest, AttachVolumeResponse, BuildInstanceRequest, BuildInstanceResponse,
+    DetachVolumeRequest, DetachVolumeResponse, GetInstanceStateRequest, GetInstanceStateResponse,
     InstanceCommand, RebootInstanceRequest, RebootInstanceResponse, SetHostEnabledRequest,
     SetHostEnabledResponse, StartInstanceRequest, StartInstanceResponse, StopInstanceRequest,
     StopInstanceResponse, TerminateInstanceRequest, TerminateInstanceResponse,
@@ -21,7 +22,7 @@ use kilonova_runtime::agent::life::Agent;
 use tonic::{Request, Response, Status};
 
 use crate::claims::Amount;
-use crate::driver::{GuestSpec, PowerAct};
+use crate::driver::{Device, GuestAct, GuestSpec, PowerAct};
 use crate::manager::Manager;
 
 /// The part of the contract that is served.
@@ -32,6 +33,8 @@ pub fn served() -> Served {
         "StartInstance",
         "StopInstance",
         "RebootInstance",
+        "AttachVolume",
+        "DetachVolume",
         "GetInstanceState",
         "SetHostEnabled",
     ];
@@ -65,11 +68,15 @@ impl ComputeServer {
         self.manager.terminate(instance_id(command)?, stamp(command))
     }
 
-    fn take_power(&self, command: Option<InstanceCommand>, act: PowerAct) -> Result<(), Status> {
+    fn take_act(
+        &self,
+        command: Option<InstanceCommand>,
+        act: impl FnOnce() -> Result<GuestAct, Error>,
+    ) -> Result<(), Status> {
         let command = command.unwrap_or_default();
         let taken = self
             .admit(&command.target_host, command.target_epoch)
-            .and_then(|()| self.manager.power(instance_id(&command)?, stamp(&command), act));
+            .and_then(|()| self.manager.act(instance_id(&command)?, stamp(&command), act()?));
         taken.map_err(refused)
     }
 
@@ -146,7 +153,7 @@ impl ComputeService for ComputeServer {
         &self,
         request: Request<StartInstanceRequest>,
     ) -> Result<Response<StartInstanceResponse>, Status> {
-        self.take_power(request.into_inner().command, PowerAct::Start)?;
+        self.take_act(request.into_inner().command, || Ok(GuestAct::Power(PowerAct::Start)))?;
         Ok(Response::new(StartInstanceResponse {}))
     }
 
@@ -154,7 +161,7 @@ impl ComputeService for ComputeServer {
         &self,
         request: Request<StopInstanceRequest>,
     ) -> Result<Response<StopInstanceResponse>, Status> {
-        self.take_power(request.into_inner().command, PowerAct::Stop)?;
+        self.take_act(request.into_inner().command, || Ok(GuestAct::Power(PowerAct::Stop)))?;
         Ok(Response::new(StopInstanceResponse {}))
     }
 
@@ -164,8 +171,38 @@ impl ComputeService for ComputeServer {
     ) -> Result<Response<RebootInstanceResponse>, Status> {
         let request = request.into_inner();
         let hard = request.r#type() == RebootType::Hard;
-        self.take_power(request.command, PowerAct::Reboot { hard })?;
+        self.take_act(request.command, || Ok(GuestAct::Power(PowerAct::Reboot { hard })))?;
         Ok(Response::new(RebootInstanceResponse {}))
+    }
+
+    async fn attach_volume(
+        &self,
+        request: Request<AttachVolumeRequest>,
+    ) -> Result<Response<AttachVolumeResponse>, Status> {
+        let AttachVolumeRequest { command, volume_id, device, connection } = request.into_inner();
+        self.take_act(command, || {
+            let mut check = Checker::new();
+            let volume = check.id::<VolumeId>("volume_id", &volume_id);
+            check.ensure(!device.is_empty(), "device", "is required");
+            check.finish()?;
+            let volume = volume.expect("checked above");
+            Ok(GuestAct::Attach(Device { volume, name: device.clone(), connection }))
+        })?;
+        Ok(Response::new(AttachVolumeResponse { device }))
+    }
+
+    async fn detach_volume(
+        &self,
+        request: Request<DetachVolumeRequest>,
+    ) -> Result<Response<DetachVolumeResponse>, Status> {
+        let DetachVolumeRequest { command, volume_id } = request.into_inner();
+        self.take_act(command, || {
+            let mut check = Checker::new();
+            let volume = check.id::<VolumeId>("volume_id", &volume_id);
+            check.finish()?;
+            Ok(GuestAct::Detach(volume.expect("checked above")))
+        })?;
+        Ok(Response::new(DetachVolumeResponse {}))
     }
 
     async fn get_instance_state(

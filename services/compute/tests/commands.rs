@@ -7,7 +7,8 @@ mod support;
 use kilonova_model::{InstanceId, Reason};
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::compute::v1::{
-    GetInstanceStateRequest, RebootInstanceRequest, SetHostEnabledRequest, StopInstanceRequest,
+    GetConsoleOutputRequest, GetInstanceStateRequest, RebootInstanceRequest, SetHostEnabledRequest,
+    StopInstanceRequest,
 };
 use kilonova_proto::conductor::v1::ReportStatus;
 use kilonova_proto::types::v1::action::Kind;
@@ -148,8 +149,7 @@ async fn commands_for_others_are_refused() {
     let invalid = send(|c| c.instance_id = "x".into()).await.unwrap_err();
     assert_eq!(invalid.code(), Code::InvalidArgument);
     assert!(cell.done().is_empty());
-    let unserved =
-        cell.client().attach_volume(kilonova_proto::compute::v1::AttachVolumeRequest::default()).await;
+    let unserved = cell.client().get_console_output(GetConsoleOutputRequest::default()).await;
     assert_eq!(reason(unserved), Some(Reason::MethodNotImplemented));
 }
 

@@ -16,16 +16,18 @@ use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_rpc::peers::{Channel, Peers};
+use kilonova_store::Txn;
 use tonic::Request;
 
 use crate::history::step_name;
+use crate::operations::hosts_part;
 use crate::placed::Placed;
 use crate::records::Records;
 
 /// The longest a scheduler may think.
 const SELECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The longest an agent may take to accept a command.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What a scheduler answered.
 #[derive(Debug)]
@@ -43,14 +45,18 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
     async fn select(&self, id: P::Id, record: &P, alternates: u32) -> Result<Selected, CallError>;
     /// Has the record's host build it.
     async fn build(&self, id: P::Id, record: &P, epoch: Epoch) -> Result<(), CallError>;
-    /// Has the record's host do an operation.
+    /// Has the record's host do its part of an operation.
     async fn operate(
         &self,
         id: P::Id,
         record: &P,
-        operation: Operation,
+        operation: &Operation,
         epoch: Epoch,
     ) -> Result<(), CallError>;
+    /// Does what others have to do once the host did its part, and gives what has to be stored with its end.
+    async fn conclude(&self, id: P::Id, record: &P, operation: &Operation) -> Result<Txn, CallError>;
+    /// Has others let go of what a record holds that is about to be gone, and gives what has to be stored with that.
+    async fn let_go(&self, id: P::Id, record: &P) -> Result<Txn, CallError>;
     /// Has a host remove what it may hold.
     async fn terminate(
         &self,
@@ -68,16 +74,18 @@ pub struct Callers {
     pub peers: Peers,
     /// Where the instances are that a wish names.
     pub instances: Records<InstanceRecord>,
+    /// Where the volumes are that instances have.
+    pub volumes: Records<VolumeRecord>,
 }
 
-fn within<T>(message: T, deadline: Duration) -> Request<T> {
+pub(crate) fn within<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
     request
 }
 
 /// Names one decision or command, the same for every repetition of it.
-fn step_id(id: impl std::fmt::Display, generation: u64, attempt: u32, step: &str) -> String {
+pub(crate) fn step_id(id: impl std::fmt::Display, generation: u64, attempt: u32, step: &str) -> String {
     format!("{id}-{generation}-{attempt}-{step}")
 }
 
@@ -128,7 +136,7 @@ impl Callers {
     }
 
     /// The channel for work to one incarnation of a host. A name that is none belongs to no host.
-    fn host(&self, service: ServiceKind, host: &str, epoch: Epoch) -> Result<Channel, CallError> {
+    pub(crate) fn host(&self, service: ServiceKind, host: &str, epoch: Epoch) -> Result<Channel, CallError> {
         let host = HostName::parse(host).map_err(|error| {
             let error = kilonova_model::Error::new(kilonova_model::Reason::NoSuchHost, error.to_string());
             classify(kilonova_rpc::status::to_status(&error))
@@ -196,18 +204,18 @@ impl Agents<InstanceRecord> for Callers {
         &self,
         id: InstanceId,
         record: &InstanceRecord,
-        operation: Operation,
+        operation: &Operation,
         epoch: Epoch,
     ) -> Result<(), CallError> {
         let instance = record.resource();
-        let kind = operation.kind();
+        let kind = hosts_part(operation);
         let command = Some(compute::InstanceCommand {
             instance_id: id.to_string(),
-            generation: instance.generation,
+            generation: operation.generation,
             attempt: instance.attempt,
             target_host: instance.host.clone(),
             target_epoch: epoch.0,
-            request_id: step_id(id, instance.generation, instance.attempt, step_name(kind)),
+            request_id: step_id(id, operation.generation, instance.attempt, step_name(kind)),
         });
         let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &instance.host, epoch)?);
         let taken = match kind {
@@ -224,9 +232,46 @@ impl Agents<InstanceRecord> for Callers {
                 let request = compute::RebootInstanceRequest { command, r#type: how.into() };
                 client.reboot_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
             }
+            Kind::AttachVolume => {
+                let volume_id = operation.volume_id.clone();
+                let of_it = |one: &&pb::Attachment| one.volume_id == volume_id;
+                let device = instance.attachments.iter().find(of_it).map(|one| one.device.clone());
+                let connection = self.connect(&volume_id, &instance.host).await?;
+                let device = device.unwrap_or_default();
+                let request = compute::AttachVolumeRequest { command, volume_id, device, connection };
+                client.attach_volume(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
+            Kind::DetachVolume => {
+                let request =
+                    compute::DetachVolumeRequest { command, volume_id: operation.volume_id.clone() };
+                client.detach_volume(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
             _ => return Err(no_such_operation(kind)),
         };
         taken.map_err(classify)
+    }
+
+    async fn conclude(
+        &self,
+        id: InstanceId,
+        record: &InstanceRecord,
+        operation: &Operation,
+    ) -> Result<Txn, CallError> {
+        let attached = hosts_part(operation) == Kind::AttachVolume;
+        if !attached {
+            self.disconnect(&operation.volume_id, &record.resource().host).await?;
+        }
+        self.settle_volume(Txn::new(), id, &operation.volume_id, attached).await
+    }
+
+    async fn let_go(&self, id: InstanceId, record: &InstanceRecord) -> Result<Txn, CallError> {
+        let instance = record.resource();
+        let mut txn = Txn::new();
+        for attachment in &instance.attachments {
+            self.disconnect(&attachment.volume_id, &instance.host).await?;
+            txn = self.settle_volume(txn, id, &attachment.volume_id, false).await?;
+        }
+        Ok(txn)
     }
 
     async fn terminate(
@@ -303,10 +348,18 @@ impl Agents<VolumeRecord> for Callers {
         &self,
         _: VolumeId,
         _: &VolumeRecord,
-        operation: Operation,
+        operation: &Operation,
         _: Epoch,
     ) -> Result<(), CallError> {
         Err(no_such_operation(operation.kind()))
+    }
+
+    async fn conclude(&self, _: VolumeId, _: &VolumeRecord, operation: &Operation) -> Result<Txn, CallError> {
+        Err(no_such_operation(operation.kind()))
+    }
+
+    async fn let_go(&self, _: VolumeId, _: &VolumeRecord) -> Result<Txn, CallError> {
+        Ok(Txn::new())
     }
 
     async fn terminate(

@@ -12,9 +12,11 @@ pub const MAX_ACTIONS: usize = 16;
 /// Most steps kept of one action.
 pub const MAX_STEPS: usize = 64;
 
-/// Notes that something was asked.
+/// Notes that something was asked. A delete ends all that goes on; anything else waits for it.
 pub fn begin(actions: &mut Vec<pb::Action>, kind: Kind, request_id: &str, now: SystemTime) {
-    supersede(actions, now);
+    if kind == Kind::Delete {
+        supersede(actions, now);
+    }
     actions.push(pb::Action {
         kind: kind.into(),
         request_id: request_id.to_owned(),
@@ -26,9 +28,8 @@ pub fn begin(actions: &mut Vec<pb::Action>, kind: Kind, request_id: &str, now: S
     actions.drain(..excess);
 }
 
-/// Ends what goes on because something else was asked.
 fn supersede(actions: &mut [pb::Action], now: SystemTime) {
-    if let Some(action) = open(actions) {
+    while let Some(action) = open(actions) {
         for step in &mut action.steps {
             if step.outcome() == pb::Outcome::InProgress {
                 step.outcome = pb::Outcome::Superseded.into();
@@ -42,11 +43,22 @@ fn supersede(actions: &mut [pb::Action], now: SystemTime) {
 /// Adds a step to the action that goes on; without one it is dropped.
 pub fn add(actions: &mut [pb::Action], step: pb::Step) {
     if let Some(action) = open(actions) {
-        action.steps.push(step);
-        if action.steps.len() > MAX_STEPS {
-            action.steps.remove(MAX_STEPS / 2);
-            action.dropped_steps += 1;
-        }
+        push(action, step);
+    }
+}
+
+/// Adds a step to the newest action, which may have to wait for others.
+pub fn add_to_newest(actions: &mut [pb::Action], step: pb::Step) {
+    if let Some(action) = actions.last_mut() {
+        push(action, step);
+    }
+}
+
+fn push(action: &mut pb::Action, step: pb::Step) {
+    action.steps.push(step);
+    if action.steps.len() > MAX_STEPS {
+        action.steps.remove(MAX_STEPS / 2);
+        action.dropped_steps += 1;
     }
 }
 
@@ -70,8 +82,9 @@ pub fn end(actions: &mut [pb::Action], outcome: pb::Outcome, now: SystemTime) {
     }
 }
 
+/// The action that goes on: what was asked later waits for it.
 fn open(actions: &mut [pb::Action]) -> Option<&mut pb::Action> {
-    actions.last_mut().filter(|action| action.outcome() == pb::Outcome::InProgress)
+    actions.iter_mut().find(|action| action.outcome() == pb::Outcome::InProgress)
 }
 
 /// What the conductor's step of an operation is called.

@@ -1,20 +1,23 @@
 //! The conductor: the only service that reads or writes records.
 //!
-//! It accepts what users ask ([`accept`], [`requests`], [`power`]), drives every record to what is wanted of it ([`plan`],
+//! It accepts what users ask ([`accept`], [`requests`], [`power`], [`attach`]), drives every record to what is wanted of it ([`plan`],
 //! [`engine`]), takes what agents report ([`reports`]), and answers reads from memory ([`cache`], [`watch`]). Several
 //! run side by side: any of them accepts and answers, and each drives the records of the shards it owns
 //! ([`shards`]).
 
 pub mod accept;
 pub mod agents;
+pub mod attach;
 pub mod cache;
 pub mod catalogue;
 pub mod config;
+mod connections;
 pub mod db;
 pub mod engine;
 pub mod expiry;
 pub mod history;
 pub mod hosts;
+pub mod operations;
 pub mod placed;
 pub mod plan;
 pub mod power;
@@ -55,8 +58,9 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     let tasks = &context.tasks;
 
     let instances = Records::<InstanceRecord>::follow("instances", &db, tasks);
-    let callers = Callers { peers: context.peers.clone(), instances: instances.clone() };
     let volumes = Records::<VolumeRecord>::follow("volumes", &db, tasks);
+    let callers =
+        Callers { peers: context.peers.clone(), instances: instances.clone(), volumes: volumes.clone() };
     let flavors = Shelf::flavors(&db, tasks);
     let images = Shelf::images(&db, tasks);
     let hosts = Hosts::follow(&db, callers.clone(), tasks);

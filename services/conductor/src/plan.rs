@@ -7,7 +7,8 @@
 //!        │  └──────────► ERROR                   │ refused, FAILED reported, or too late
 //!        └───────────────────────────────────────┘ (the next attempt, elsewhere)
 //!
-//!   there, with an operation:  Operate ──► done or failed, reported; or too late ──► as it was
+//!   there, with operations:  Operate the first ──► the host did or did not, reported, or was too late
+//!                                                      └──► Conclude, where others have a part in it
 //!
 //!   any, unwanted:  Terminate at every receipt ──► receipts gone ──► Finish ──► DELETED ──► Purge
 //! ```
@@ -19,7 +20,8 @@
 use std::time::{Duration, SystemTime};
 
 use kilonova_model::Epoch;
-use kilonova_proto::conductor::v1::Receipt;
+use kilonova_model::time::system_time;
+use kilonova_proto::conductor::v1::{Operation, Receipt};
 
 use crate::placed::{Phase, Status, Wanted, until};
 
@@ -36,10 +38,12 @@ pub enum Decision {
     LeaveHost(Leave),
     /// As many hosts were tried as may be.
     GiveUp,
-    /// Send the operation to the host.
+    /// Send the first operation to the host.
     Operate,
-    /// The host did not do it in time, or cannot: it is not done any more.
+    /// The host did not do its part in time, or cannot.
     GiveUpOperation(Leave),
+    /// The host did its part of the first operation: do what is left of it.
+    Conclude,
     /// Have this host remove what it may hold.
     Terminate(Receipt),
     /// Nothing of it is left anywhere: it is gone. `forced` when a host that left the registry may still hold a copy.
@@ -101,8 +105,8 @@ pub struct View<'a> {
     pub receipts: &'a [Receipt],
     /// How many places are left to try.
     pub alternates: usize,
-    /// Whether something is being done with it now that it is there.
-    pub operation: bool,
+    /// What is being done with it now that it is there.
+    pub operation: Option<&'a Operation>,
     /// When the present task is late.
     pub deadline: Option<SystemTime>,
     /// When the record may be removed.
@@ -146,8 +150,11 @@ pub fn plan(view: &View<'_>) -> Decision {
             }
         }
         Phase::Building => build(view),
-        Phase::Ready if view.operation => operate(view),
-        Phase::Ready => clean_up(view, &status.host).unwrap_or(Decision::Done),
+        Phase::Ready => match view.operation {
+            Some(operation) if operation.host_done => Decision::Conclude,
+            Some(operation) => operate(view, operation),
+            None => clean_up(view, &status.host).unwrap_or(Decision::Done),
+        },
         Phase::Failed | Phase::Gone => clean_up(view, "").unwrap_or(Decision::Done),
     }
 }
@@ -157,7 +164,7 @@ fn build(view: &View<'_>) -> Decision {
     let Some(epoch) = (view.epoch_of)(&status.host) else {
         return Decision::LeaveHost(Leave::NotRegistered);
     };
-    let sent = view.sent(Verb::Build, &status.host, epoch, status.attempt);
+    let sent = view.sent(Verb::Build, &status.host, epoch, status.generation, status.attempt);
     let deadline = view.deadline.unwrap_or(view.now + view.resend);
     let late = until(deadline, view.now);
     if late.is_zero() {
@@ -179,9 +186,9 @@ fn build(view: &View<'_>) -> Decision {
 }
 
 /// Unlike a build, an operation can only be done where the resource is: a host that has left may be back in time.
-fn operate(view: &View<'_>) -> Decision {
+fn operate(view: &View<'_>, operation: &Operation) -> Decision {
     let host = &view.status.host;
-    let deadline = view.deadline.unwrap_or(view.now);
+    let deadline = operation.deadline_time.as_ref().and_then(system_time).unwrap_or(view.now);
     let late = until(deadline, view.now);
     let Some(epoch) = (view.epoch_of)(host) else {
         return if late.is_zero() {
@@ -190,7 +197,7 @@ fn operate(view: &View<'_>) -> Decision {
             Decision::Wait(late)
         };
     };
-    match view.sent(Verb::Operate, host, epoch, view.status.attempt) {
+    match view.sent(Verb::Operate, host, epoch, operation.generation, view.status.attempt) {
         Some(sent) if view.is_unanswered(sent) => match clean_up(view, host) {
             _ if late.is_zero() && sent.at < deadline => Decision::Operate,
             Some(Decision::Wait(wait)) => Decision::Wait(wait.min(view.until_resend(sent))),
@@ -227,7 +234,7 @@ fn clean_up(view: &View<'_>, keep: &str) -> Option<Decision> {
     let mut wait = view.resend;
     for receipt in &left {
         let Some(epoch) = (view.epoch_of)(&receipt.host) else { continue };
-        match view.sent(Verb::Terminate, &receipt.host, epoch, receipt.attempt) {
+        match view.sent(Verb::Terminate, &receipt.host, epoch, view.status.generation, receipt.attempt) {
             Some(sent) if view.is_unanswered(sent) => wait = wait.min(view.until_resend(sent)),
             _ => return Some(Decision::Terminate((*receipt).clone())),
         }
@@ -236,13 +243,13 @@ fn clean_up(view: &View<'_>, keep: &str) -> Option<Decision> {
 }
 
 impl View<'_> {
-    /// What was sent to that incarnation, for what is wanted now.
-    fn sent(&self, verb: Verb, host: &str, epoch: Epoch, attempt: u32) -> Option<&Sent> {
+    /// What was sent to that incarnation.
+    fn sent(&self, verb: Verb, host: &str, epoch: Epoch, generation: u64, attempt: u32) -> Option<&Sent> {
         self.sent.iter().find(|sent| {
             sent.verb == verb
                 && sent.host == host
                 && sent.epoch == epoch
-                && sent.generation == self.status.generation
+                && sent.generation == generation
                 && sent.attempt == attempt
         })
     }
@@ -272,7 +279,7 @@ mod tests {
         status: Status,
         receipts: Vec<Receipt>,
         alternates: usize,
-        operation: bool,
+        operation: Option<Operation>,
         deadline: Option<SystemTime>,
         expiry: Option<SystemTime>,
         sent: Vec<Sent>,
@@ -285,7 +292,7 @@ mod tests {
             status: Status { wanted, phase, host: host.into(), attempt, generation: 1 },
             receipts: Vec::new(),
             alternates: 0,
-            operation: false,
+            operation: None,
             deadline: None,
             expiry: None,
             sent: Vec::new(),
@@ -309,7 +316,7 @@ mod tests {
                 status: &self.status,
                 receipts: &self.receipts,
                 alternates: self.alternates,
-                operation: self.operation,
+                operation: self.operation.as_ref(),
                 deadline: self.deadline,
                 expiry: self.expiry,
                 sent: &self.sent,
@@ -363,32 +370,44 @@ mod tests {
         assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
     }
 
+    impl World {
+        fn operated_until(mut self, deadline: SystemTime) -> Self {
+            let deadline_time = Some(kilonova_model::time::timestamp(deadline));
+            self.operation = Some(Operation { generation: 1, deadline_time, ..Default::default() });
+            self
+        }
+    }
+
     #[test]
     fn an_operation_is_sent_where_it_is_and_given_up_when_late() {
-        let mut w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1);
-        w.operation = true;
-        w.deadline = Some(w.now + Duration::from_secs(60));
+        let w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1);
+        let now = w.now;
+        let w = w.operated_until(now + Duration::from_secs(60));
         assert_eq!(w.plan(), Decision::Operate);
         let mut w = w.sent(Verb::Operate, "h1", 1, 4);
         assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)), "then it is sent again");
-        w.sent[0].at = w.now - Duration::from_secs(11);
+        w.sent[0].at = now - Duration::from_secs(11);
         assert_eq!(w.plan(), Decision::Operate);
-        w.deadline = Some(w.now);
+        let mut w = w.operated_until(now);
         assert_eq!(w.plan(), Decision::Operate, "it is asked once more");
-        w.sent[0].at = w.now;
+        w.sent[0].at = now;
         assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
-        w.deadline = Some(w.now - Duration::from_secs(20));
-        w.sent[0].at = w.now - Duration::from_secs(11);
+        w.sent[0].at = now - Duration::from_secs(11);
+        let mut w = w.operated_until(now - Duration::from_secs(20));
         assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::Late));
+        w.operation.as_mut().unwrap().generation = 2;
+        assert_eq!(w.plan(), Decision::Operate, "the next one was never sent");
+        w.operation.as_mut().unwrap().host_done = true;
+        assert_eq!(w.plan(), Decision::Conclude);
     }
 
     #[test]
     fn an_operation_waits_for_a_host_that_left_until_it_is_late() {
-        let mut w = world(Wanted::Present, Phase::Ready, "h9", 1).receipt("h9", 1);
-        w.operation = true;
-        w.deadline = Some(w.now + Duration::from_secs(3));
+        let w = world(Wanted::Present, Phase::Ready, "h9", 1).receipt("h9", 1);
+        let now = w.now;
+        let w = w.operated_until(now + Duration::from_secs(3));
         assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(3)));
-        w.deadline = Some(w.now);
+        let mut w = w.operated_until(now);
         assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
         w.status.wanted = Wanted::Absent;
         assert!(!matches!(w.plan(), Decision::GiveUpOperation(_)), "a delete overtakes it");

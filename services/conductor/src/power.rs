@@ -1,6 +1,6 @@
 //! Start, stop and reboot, as a user asks for them.
 //!
-//! What is asked becomes the record's one operation, with a generation of its own; the engine has the host do it, and
+//! What is asked becomes an operation of the record, with a generation of its own; the engine has the host do it, and
 //! the host's report ends it. Until then nothing else can be asked of the instance but its deletion.
 
 use std::time::{Duration, SystemTime};
@@ -17,7 +17,7 @@ use crate::cache::Entry;
 use crate::history;
 use crate::placed::Placed;
 use crate::records::Records;
-use crate::requests::{Acceptance, Named};
+use crate::requests::{Acceptance, Named, stored};
 
 /// Accepts an operation, once for each request id.
 pub async fn operate(
@@ -38,7 +38,7 @@ pub async fn operate(
             named.check(entry)?;
             let now = SystemTime::now();
             let mut record = InstanceRecord::clone(&entry.record);
-            begin(&mut record, operation, now + timeout, now)?;
+            begin(&mut record, operation.clone(), now + timeout, now)?;
             acceptance.note(&mut record.actions, operation.kind());
             let step = history::begun(
                 history::step_name(operation.kind()),
@@ -47,7 +47,7 @@ pub async fn operate(
                 record.status().attempt,
                 format!("on {}", record.status().host),
             );
-            history::add(&mut record.actions, step);
+            history::add_to_newest(&mut record.actions, step);
             Ok(Some(record))
         })
         .await;
@@ -60,17 +60,6 @@ pub async fn operate(
         }
         Err(error) => Err(error),
     }
-}
-
-/// From the store: this conductor's memory may be older than what another accepted.
-async fn stored(
-    records: &Records<InstanceRecord>,
-    named: Named<'_, InstanceId>,
-) -> Result<Entry<InstanceRecord>, Error> {
-    let not_found = || Records::<InstanceRecord>::not_found(named.id);
-    let entry = records.read(named.id).await?.ok_or_else(not_found)?;
-    named.check_project(&entry)?;
-    Ok(entry)
 }
 
 /// Enters an operation in a record that is in a state for it.
@@ -94,6 +83,11 @@ fn begin(
         }
     };
     let (state, busy) = (instance.state(), instance.task());
+    let volumes = record.operations.len();
+    if volumes > 0 {
+        let message = format!("{volumes} volumes are being attached to the instance or detached from it");
+        return Err(Error::new(Reason::InvalidState, message).with("state", state.as_str_name()));
+    }
     if instance.desired() == Desired::Absent || busy != Task::Unspecified || !states.contains(&state) {
         let needed: Vec<&str> = states.iter().map(State::as_str_name).collect();
         let message = format!(
@@ -110,8 +104,8 @@ fn begin(
     instance.set_task(task);
     instance.generation += 1;
     instance.update_time = Some(timestamp(now));
-    record.operation = Some(operation);
-    record.deadline_time = Some(timestamp(deadline));
+    let (generation, deadline_time) = (instance.generation, Some(timestamp(deadline)));
+    record.operations.push(Operation { generation, deadline_time, ..operation });
     Ok(())
 }
 
@@ -132,7 +126,7 @@ mod tests {
 
     fn begun(state: State, task: Task, kind: Kind, hard: bool) -> Result<InstanceRecord, Reason> {
         let mut record = instance(state, task);
-        let operation = Operation { kind: kind.into(), hard };
+        let operation = Operation { kind: kind.into(), hard, ..Default::default() };
         begin(&mut record, operation, NOW, NOW).map(|()| record).map_err(|error| error.reason)
     }
 
@@ -165,6 +159,7 @@ mod tests {
         let instance = record.instance.unwrap();
         assert_eq!((instance.generation, instance.task()), (2, Task::Stopping));
         assert_eq!(instance.desired(), Desired::Stopped);
-        assert!(record.operation.is_some() && record.deadline_time.is_some());
+        let [operation] = record.operations.as_slice() else { panic!("one operation") };
+        assert!(operation.generation == 2 && operation.deadline_time.is_some());
     }
 }

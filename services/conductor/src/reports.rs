@@ -3,15 +3,16 @@
 //! A report is believed only about the agent's own host, and only as far as it is not older than the record: one
 //! about an attempt that was left behind changes nothing but that attempt's receipt.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kilonova_model::{Error, Reason};
 use kilonova_proto::conductor::v1::ReportStatus;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
 
-use crate::engine::{give_up_operation, leave_host};
+use crate::engine::leave_host;
 use crate::history;
+use crate::operations::hosts_part;
 use crate::placed::{Phase, Placed, Wanted};
 use crate::records::Records;
 
@@ -36,14 +37,16 @@ pub struct Report<I> {
     pub operation: Option<Kind>,
 }
 
-/// Enters a report. `details` adds what a ready resource's report says besides, and tells whether that was new.
+/// Enters a report. `details` adds what a ready resource's report says besides, and tells whether that was new;
+/// `again` is how long what has to be done about an operation that failed may take.
 pub async fn enter<P: Placed>(
     records: &Records<P>,
     report: Report<P::Id>,
+    again: Duration,
     details: impl Fn(&mut P) -> bool + Send + Sync,
 ) -> Result<(), Error> {
     let entered = records
-        .modify(report.id, |entry| Ok(apply(&entry.record, &report, &details, SystemTime::now())))
+        .modify(report.id, |entry| Ok(apply(&entry.record, &report, again, &details, SystemTime::now())))
         .await?;
     if entered.is_none() {
         tracing::info!(id = %report.id, host = report.host, "a report about an unknown {} is passed over", P::NOUN);
@@ -55,6 +58,7 @@ pub async fn enter<P: Placed>(
 fn apply<P: Placed>(
     record: &P,
     report: &Report<P::Id>,
+    again: Duration,
     details: &impl Fn(&mut P) -> bool,
     now: SystemTime,
 ) -> Option<P> {
@@ -78,7 +82,10 @@ fn apply<P: Placed>(
             Phase::Ready if current && answers_operation(record, report) => {
                 details(&mut changed);
                 add_steps(&mut changed, report);
-                end_operation(&mut changed, report, now);
+                match &report.fault {
+                    Some(_) => changed.host_did_not(&cause(report, now), now + again, now),
+                    None => changed.host_did(now),
+                }
             }
             Phase::Ready if current && details(&mut changed) => {}
             _ => return None,
@@ -105,19 +112,9 @@ fn apply<P: Placed>(
 /// Whether it is the operation that goes on whose end is reported: a host that finds a resource at its start reports
 /// it with the generation of what is due, not of what was done.
 fn answers_operation<P: Placed>(record: &P, report: &Report<P::Id>) -> bool {
-    let due = record.operation().map(|operation| operation.kind());
-    due.is_some() && due == report.operation && report.generation == record.status().generation
-}
-
-fn end_operation<P: Placed>(record: &mut P, report: &Report<P::Id>, now: SystemTime) {
-    let Some(operation) = record.operation() else { return };
-    if report.fault.is_some() {
-        give_up_operation(record, &cause(report, now), now);
-    } else {
-        history::close(record.actions_mut(), history::step_name(operation.kind()), None, now);
-        record.set_operation_done(now);
-        history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
-    }
+    record.operation().is_some_and(|operation| {
+        report.operation == Some(hosts_part(operation)) && report.generation == operation.generation
+    })
 }
 
 fn add_steps<P: Placed>(record: &mut P, report: &Report<P::Id>) {
@@ -162,7 +159,7 @@ mod tests {
     }
 
     fn entered(record: &InstanceRecord, report: &Report<InstanceId>) -> Option<InstanceRecord> {
-        apply(record, report, &|_| false, NOW)
+        apply(record, report, Duration::from_secs(10), &|_| false, NOW)
     }
 
     #[test]
@@ -213,7 +210,7 @@ mod tests {
         instance.generation = 2;
         instance.set_desired(Desired::Stopped);
         instance.set_task(Task::Stopping);
-        record.operation = Some(Operation { kind: Kind::Stop.into(), hard: false });
+        record.operations = vec![Operation { kind: Kind::Stop.into(), generation: 2, ..Default::default() }];
         history::begin(&mut record.actions, Kind::Stop, "", NOW);
         record
     }
@@ -236,7 +233,7 @@ mod tests {
         let after = entered(&record, &stopped("h1", 2, Some(Kind::Stop))).unwrap();
         let instance = after.resource();
         assert_eq!((instance.state(), instance.task()), (State::Stopped, Task::Unspecified));
-        assert_eq!((after.operation, after.deadline_time), (None, None));
+        assert!(after.operations.is_empty());
         assert_eq!(after.actions.last().unwrap().outcome(), pb::Outcome::Succeeded);
         assert_eq!(entered(&after, &stopped("h1", 2, Some(Kind::Stop))), None, "once");
     }
@@ -248,7 +245,7 @@ mod tests {
         let after = entered(&stopping_on("h1"), &failed).unwrap();
         let instance = after.resource();
         assert_eq!((instance.state(), instance.desired()), (State::Active, Desired::Running));
-        assert_eq!((instance.task(), after.operation), (Task::Unspecified, None));
+        assert_eq!((instance.task(), after.operations.len()), (Task::Unspecified, 0));
         assert_eq!(after.actions.last().unwrap().outcome(), pb::Outcome::Failed);
     }
 

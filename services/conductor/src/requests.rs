@@ -30,7 +30,7 @@ impl Acceptance<'_> {
     pub fn note(&self, actions: &mut Vec<pb::Action>, kind: Kind) {
         history::begin(actions, kind, self.request_id, self.arrived);
         let took = self.arrived.elapsed().unwrap_or_default();
-        history::add(actions, history::done("accept", self.actor(), self.arrived, took, 0, ""));
+        history::add_to_newest(actions, history::done("accept", self.actor(), self.arrived, took, 0, ""));
     }
 
     /// The conductor as the one who did a step.
@@ -144,8 +144,7 @@ impl<I: Copy> Named<'_, I> {
         self.check_etag(entry)
     }
 
-    /// Refuses a record of another project.
-    pub fn check_project<P: Placed<Id = I>>(&self, entry: &Entry<P>) -> Result<(), Error> {
+    fn check_project<P: Placed<Id = I>>(&self, entry: &Entry<P>) -> Result<(), Error> {
         if self.project.is_empty() || self.project == entry.record.project_id() {
             Ok(())
         } else {
@@ -165,6 +164,13 @@ impl<I: Copy> Named<'_, I> {
 /// Reads a record as a user names it.
 pub async fn get<P: Placed>(records: &Records<P>, named: Named<'_, P::Id>) -> Result<Entry<P>, Error> {
     let entry = records.get(named.id).await?.ok_or_else(|| Records::<P>::not_found(named.id))?;
+    named.check_project(&entry)?;
+    Ok(entry)
+}
+
+/// Reads a record as a user names it from the store: memory may be older than what another conductor accepted.
+pub async fn stored<P: Placed>(records: &Records<P>, named: Named<'_, P::Id>) -> Result<Entry<P>, Error> {
+    let entry = records.read(named.id).await?.ok_or_else(|| Records::<P>::not_found(named.id))?;
     named.check_project(&entry)?;
     Ok(entry)
 }

@@ -152,6 +152,23 @@ impl Manager {
         self.executor.unmake(id, stamp)
     }
 
+    /// Lets a host reach a volume that is there, and says how.
+    pub async fn connect(&self, id: VolumeId, host: &str) -> Result<BTreeMap<String, String>, Error> {
+        let there = self.executor.read(|book| {
+            book.ledger.view(id).is_some_and(|view| matches!(view.outcome, Some(Outcome::Ready(()))))
+        });
+        if !there {
+            let message = format!("{} has no volume {id}", self.site.host);
+            return Err(Error::new(Reason::VolumeNotFound, message).with("id", id));
+        }
+        answered(self.driver.export(id, host)).await
+    }
+
+    /// Keeps a host from reaching a volume any longer.
+    pub async fn disconnect(&self, id: VolumeId, host: &str) -> Result<(), Error> {
+        answered(self.driver.unexport(id, host)).await
+    }
+
     /// What is known of a volume.
     pub async fn state(&self, id: VolumeId) -> Result<GetVolumeStateResponse, Error> {
         let known = self.executor.read(|book| {

@@ -1,5 +1,6 @@
 //! `kilonova.volume.v1.VolumeService`: checks what comes over the wire and hands it to the manager.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kilonova_model::check::Checker;
@@ -7,7 +8,8 @@ use kilonova_model::{Attempt, Error, Generation, ProjectId, VolumeId};
 use kilonova_proto::volume::v1::volume_service_server::VolumeService;
 use kilonova_proto::volume::v1::{
     CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
-    GetVolumeStateRequest, GetVolumeStateResponse, SetHostEnabledRequest, SetHostEnabledResponse,
+    GetVolumeStateRequest, GetVolumeStateResponse, InitializeConnectionRequest, InitializeConnectionResponse,
+    SetHostEnabledRequest, SetHostEnabledResponse, TerminateConnectionRequest, TerminateConnectionResponse,
     VolumeCommand,
 };
 use kilonova_rpc::server::Served;
@@ -24,7 +26,14 @@ use crate::pools::Share;
 
 /// The part of the contract that is served.
 pub fn served() -> Served {
-    let methods = ["CreateVolume", "DeleteVolume", "GetVolumeState", "SetHostEnabled"];
+    let methods = [
+        "CreateVolume",
+        "DeleteVolume",
+        "InitializeConnection",
+        "TerminateConnection",
+        "GetVolumeState",
+        "SetHostEnabled",
+    ];
     Served::only("kilonova.volume.v1.VolumeService", &methods)
 }
 
@@ -53,6 +62,21 @@ impl VolumeServer {
     fn take_delete(&self, command: &VolumeCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
         self.manager.delete(volume_id(command)?, stamp(command))
+    }
+
+    /// The volume and the connector's host, checked.
+    fn connection(
+        &self,
+        command: &VolumeCommand,
+        connector: &BTreeMap<String, String>,
+    ) -> Result<(VolumeId, String), Error> {
+        self.admit(&command.target_host, command.target_epoch)?;
+        let mut check = Checker::new();
+        let id = check.id::<VolumeId>("command.volume_id", &command.volume_id);
+        let host = connector.get("host").cloned().unwrap_or_default();
+        check.ensure(!host.is_empty(), "connector", "needs `host`");
+        check.finish()?;
+        Ok((id.expect("checked above"), host))
     }
 
     async fn answer_state(&self, command: &VolumeCommand) -> Result<GetVolumeStateResponse, Error> {
@@ -112,6 +136,26 @@ impl VolumeService for VolumeServer {
         let command = request.into_inner().command.unwrap_or_default();
         self.take_delete(&command).map_err(refused)?;
         Ok(Response::new(DeleteVolumeResponse {}))
+    }
+
+    async fn initialize_connection(
+        &self,
+        request: Request<InitializeConnectionRequest>,
+    ) -> Result<Response<InitializeConnectionResponse>, Status> {
+        let InitializeConnectionRequest { command, connector } = request.into_inner();
+        let (id, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
+        let connection = self.manager.connect(id, &host).await.map_err(refused)?;
+        Ok(Response::new(InitializeConnectionResponse { connection }))
+    }
+
+    async fn terminate_connection(
+        &self,
+        request: Request<TerminateConnectionRequest>,
+    ) -> Result<Response<TerminateConnectionResponse>, Status> {
+        let TerminateConnectionRequest { command, connector } = request.into_inner();
+        let (id, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
+        self.manager.disconnect(id, &host).await.map_err(refused)?;
+        Ok(Response::new(TerminateConnectionResponse {}))
     }
 
     async fn get_volume_state(

@@ -1,11 +1,11 @@
 //! Requests about instances.
 
 use kilonova_model::check::{Checker, MAX_COUNT, instance_spec, metadata, name, request};
-use kilonova_model::{Error, InstanceId, ProjectId};
+use kilonova_model::{Error, InstanceId, ProjectId, VolumeId};
 use kilonova_proto::api::v1::{
-    CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, ListInstanceActionsRequest,
-    ListInstancesRequest, RebootInstanceRequest, StartInstanceRequest, StopInstanceRequest,
-    UpdateInstanceRequest, WatchInstancesRequest,
+    AttachVolumeRequest, CreateInstanceRequest, DeleteInstanceRequest, DetachVolumeRequest,
+    GetInstanceRequest, ListInstanceActionsRequest, ListInstancesRequest, RebootInstanceRequest,
+    StartInstanceRequest, StopInstanceRequest, UpdateInstanceRequest, WatchInstancesRequest,
 };
 use kilonova_proto::types::v1::instance::State;
 
@@ -95,14 +95,15 @@ impl Checked for UpdateInstanceRequest {
     }
 }
 
-/// What only names an instance.
+/// What only names an instance, and perhaps a volume.
 macro_rules! changes {
-    ($($request:ident),*) => {$(
+    ($($request:ident $($volume_id:ident)?),*) => {$(
         impl Checked for $request {
             fn check(&mut self) -> Result<(), Error> {
                 let mut check = Checker::new();
                 request(&mut check, &self.request_id, &self.project_id);
                 check.id::<InstanceId>("instance_id", &self.instance_id);
+                $(check.id::<VolumeId>("volume_id", &self.$volume_id);)?
                 check.finish()?;
                 fill_request_id(&mut self.request_id);
                 Ok(())
@@ -111,7 +112,14 @@ macro_rules! changes {
     )*};
 }
 
-changes!(DeleteInstanceRequest, StartInstanceRequest, StopInstanceRequest, RebootInstanceRequest);
+changes!(
+    DeleteInstanceRequest,
+    StartInstanceRequest,
+    StopInstanceRequest,
+    RebootInstanceRequest,
+    AttachVolumeRequest volume_id,
+    DetachVolumeRequest volume_id
+);
 
 #[cfg(test)]
 mod tests {

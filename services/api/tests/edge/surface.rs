@@ -2,7 +2,7 @@
 
 use kilonova_model::Reason;
 use kilonova_proto::api::v1::snapshot_service_client::SnapshotServiceClient;
-use kilonova_proto::api::v1::{AttachVolumeRequest, GetSnapshotRequest};
+use kilonova_proto::api::v1::{GetConsoleOutputRequest, GetSnapshotRequest};
 use kilonova_rpc::status::reason_of;
 use tonic::Code;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -15,7 +15,7 @@ use crate::setup::Edge;
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let (edge, _conductors) = Edge::start(&["c1"]).await;
-    let method = edge.instances().attach_volume(AttachVolumeRequest::default()).await.unwrap_err();
+    let method = edge.instances().get_console_output(GetConsoleOutputRequest::default()).await.unwrap_err();
     let mut snapshots = SnapshotServiceClient::new(edge.channel());
     let service = snapshots.get_snapshot(GetSnapshotRequest::default()).await.unwrap_err();
     for status in [method, service] {

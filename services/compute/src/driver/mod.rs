@@ -2,8 +2,11 @@
 
 pub mod simulated;
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
-use kilonova_model::{Error, InstanceId, ProjectId};
+use kilonova_model::{Error, InstanceId, ProjectId, VolumeId};
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_proto::types::v1::{Flavor, Image, InstanceAddress};
 use kilonova_runtime::agent::ledger::Stamp;
@@ -34,8 +37,8 @@ pub struct Guest {
     pub id: InstanceId,
     /// The newest command that was done.
     pub stamp: Stamp,
-    /// Which one, unless it was the one that made it.
-    pub act: Option<PowerAct>,
+    /// Which operation that was; none if it made the guest.
+    pub act: Option<Kind>,
     /// What it takes.
     pub amount: Amount,
     /// What is to be known of it.
@@ -64,6 +67,28 @@ pub enum PowerAct {
         /// Do not ask the guest.
         hard: bool,
     },
+}
+
+/// A volume as a guest is to have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its device inside the guest.
+    pub name: String,
+    /// How the host reaches it, as its backend said.
+    pub connection: BTreeMap<String, String>,
+}
+
+/// What can be done with a guest that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestAct {
+    /// Change its power state.
+    Power(PowerAct),
+    /// Give it a volume.
+    Attach(Device),
+    /// Take a volume from it.
+    Detach(VolumeId),
 }
 
 /// A hypervisor's own figures.
@@ -106,6 +131,24 @@ pub trait Driver: Send + Sync + 'static {
         id: InstanceId,
         stamp: Stamp,
         act: PowerAct,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error>;
+
+    /// Gives a guest a volume, and notes with it which command that was. One that it has already is a success.
+    async fn attach(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        device: &Device,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error>;
+
+    /// Takes a volume from a guest, and notes with it which command that was. One that it does not have is a success.
+    async fn detach(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        volume: VolumeId,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error>;
 

@@ -1,19 +1,21 @@
-//! A hypervisor that is a journal: what was spawned and not destroyed is there, as its last power line left it.
+//! A hypervisor that is a journal: what was spawned and not destroyed is there, as the lines since then left it.
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason};
+use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, VolumeId};
 use kilonova_proto::types::v1::InstanceAddress;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Guest, GuestFacts, GuestSpec, HostFigures, PowerAct};
+use super::{Device, Driver, Guest, GuestFacts, GuestSpec, HostFigures, PowerAct};
 use crate::claims::Amount;
 use crate::config::Config;
 
@@ -26,26 +28,71 @@ pub struct Simulated {
     latency: Latency,
     faults: Faults,
     power_faults: Faults,
+    attach_faults: Faults,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Known {
     name: String,
     stamp: Stamp,
-    act: Option<PowerAct>,
+    act: Option<Kind>,
     amount: Amount,
+    power_state: PowerState,
+    /// Its volumes, by id, and their devices.
+    volumes: BTreeMap<String, String>,
 }
 
-impl Known {
-    fn power_state(&self) -> PowerState {
-        match self.act {
-            Some(PowerAct::Stop) => PowerState::Shutdown,
-            None | Some(PowerAct::Start | PowerAct::Reboot { .. }) => PowerState::Running,
+/// What a line about a guest that is there says of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Change {
+    Power(PowerAct),
+    Attach { volume: String, device: String },
+    Detach { volume: String },
+}
+
+impl Change {
+    fn op(&self) -> &'static str {
+        match self {
+            Self::Power(_) => "power",
+            Self::Attach { .. } => "attach",
+            Self::Detach { .. } => "detach",
         }
     }
 
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Power(PowerAct::Start) => Kind::Start,
+            Self::Power(PowerAct::Stop) => Kind::Stop,
+            Self::Power(PowerAct::Reboot { .. }) => Kind::Reboot,
+            Self::Attach { .. } => Kind::AttachVolume,
+            Self::Detach { .. } => Kind::DetachVolume,
+        }
+    }
+}
+
+impl Known {
+    fn new(name: String, stamp: Stamp, amount: Amount) -> Self {
+        let (power_state, volumes) = (PowerState::Running, BTreeMap::new());
+        Self { name, stamp, act: None, amount, power_state, volumes }
+    }
+
     fn facts(&self, id: InstanceId) -> GuestFacts {
-        GuestFacts { power_state: self.power_state(), addresses: vec![address(id)] }
+        GuestFacts { power_state: self.power_state, addresses: vec![address(id)] }
+    }
+
+    fn change(&mut self, stamp: Stamp, change: Change) {
+        (self.stamp, self.act) = (stamp, Some(change.kind()));
+        match change {
+            Change::Power(PowerAct::Stop) => self.power_state = PowerState::Shutdown,
+            Change::Power(_) => self.power_state = PowerState::Running,
+            Change::Attach { volume, device } => {
+                self.volumes.insert(volume, device);
+            }
+            Change::Detach { volume } => {
+                self.volumes.remove(&volume);
+            }
+        }
     }
 }
 
@@ -71,6 +118,7 @@ impl Simulated {
             latency: driver.latency(),
             faults: driver.faults(),
             power_faults: driver.power_faults(),
+            attach_faults: driver.attach_faults(),
         })
     }
 
@@ -84,6 +132,30 @@ impl Simulated {
             stamp: Stamp::default(),
             detail,
         })
+    }
+
+    /// Writes a change of a guest that is there, unless it is made to fail.
+    async fn change(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        change: Change,
+        faults: &Faults,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error> {
+        self.latency.pass(cancel).await?;
+        let mut guests = self.guests.lock();
+        let Some(known) = guests.get_mut(&id) else {
+            return Err(Error::new(Reason::InstanceNotFound, format!("no guest {id}")).with("id", id));
+        };
+        if let Err(error) = faults.check(&known.name, stamp.attempt, rand::random()) {
+            let detail = json!({ "error": error.message, "change": change });
+            self.write("change_failed", id, &known.name, stamp, detail)?;
+            return Err(error);
+        }
+        self.write(change.op(), id, &known.name, stamp, json!(change))?;
+        known.change(stamp, change);
+        Ok(known.facts(id))
     }
 
     fn write(
@@ -106,14 +178,13 @@ fn replay(entries: &[Entry]) -> BTreeMap<InstanceId, Known> {
         match entry.op.as_str() {
             "spawn" => {
                 let amount = serde_json::from_value(entry.detail.clone()).unwrap_or_default();
-                guests
-                    .insert(id, Known { name: entry.name.clone(), stamp: entry.stamp(), act: None, amount });
+                guests.insert(id, Known::new(entry.name.clone(), entry.stamp(), amount));
             }
-            "power" => {
-                if let (Some(known), Ok(act)) =
+            "power" | "attach" | "detach" => {
+                if let (Some(known), Ok(change)) =
                     (guests.get_mut(&id), serde_json::from_value(entry.detail.clone()))
                 {
-                    (known.stamp, known.act) = (entry.stamp(), Some(act));
+                    known.change(entry.stamp(), change);
                 }
             }
             "destroy" => {
@@ -165,7 +236,7 @@ impl Driver for Simulated {
         }
         let mut guests = self.guests.lock();
         self.write("spawn", id, &spec.name, stamp, json!(spec.amount))?;
-        let known = Known { name: spec.name.clone(), stamp, act: None, amount: spec.amount };
+        let known = Known::new(spec.name.clone(), stamp, spec.amount);
         let facts = known.facts(id);
         guests.insert(id, known);
         Ok(facts)
@@ -178,18 +249,29 @@ impl Driver for Simulated {
         act: PowerAct,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
-        self.latency.pass(cancel).await?;
-        let mut guests = self.guests.lock();
-        let Some(known) = guests.get_mut(&id) else {
-            return Err(Error::new(Reason::InstanceNotFound, format!("no guest {id}")).with("id", id));
-        };
-        if let Err(error) = self.power_faults.check(&known.name, stamp.attempt, rand::random()) {
-            self.write("power_failed", id, &known.name, stamp, json!({ "error": error.message }))?;
-            return Err(error);
-        }
-        self.write("power", id, &known.name, stamp, json!(act))?;
-        (known.stamp, known.act) = (stamp, Some(act));
-        Ok(known.facts(id))
+        self.change(id, stamp, Change::Power(act), &self.power_faults, cancel).await
+    }
+
+    async fn attach(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        device: &Device,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error> {
+        let change = Change::Attach { volume: device.volume.to_string(), device: device.name.clone() };
+        self.change(id, stamp, change, &self.attach_faults, cancel).await
+    }
+
+    async fn detach(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        volume: VolumeId,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error> {
+        let change = Change::Detach { volume: volume.to_string() };
+        self.change(id, stamp, change, &Faults::default(), cancel).await
     }
 
     async fn destroy(&self, id: InstanceId, stamp: Stamp) -> Result<(), Error> {
@@ -201,7 +283,7 @@ impl Driver for Simulated {
     }
 
     async fn power_state(&self, id: InstanceId) -> Result<Option<PowerState>, Error> {
-        Ok(self.guests.lock().get(&id).map(Known::power_state))
+        Ok(self.guests.lock().get(&id).map(|known| known.power_state))
     }
 
     async fn figures(&self) -> Result<HostFigures, Error> {

@@ -28,7 +28,7 @@ use crate::plan::Sent;
 use crate::records::Records;
 use crate::shards::Shards;
 use steps::Stepped;
-pub use steps::{give_up_operation, leave_host};
+pub use steps::leave_host;
 
 /// Most steps of one pass: a record that needs more goes back into the queue, so that others get their turn.
 const STEPS_PER_PASS: usize = 8;

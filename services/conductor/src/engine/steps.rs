@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use kilonova_model::time::system_time;
 use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
 use kilonova_proto::conductor::v1::{Alternate, UsageRecord};
 use kilonova_proto::types::v1 as pb;
@@ -49,7 +50,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             status: &record.status(),
             receipts: record.receipts(),
             alternates: record.alternates(),
-            operation: record.operation().is_some(),
+            operation: record.operation(),
             deadline: record.deadline(),
             expiry: record.expiry(),
             sent: &sent,
@@ -87,6 +88,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 let error = self.not_done(&entry.record.status().host, why);
                 self.operation_failed(id, entry, fence, &error).await
             }
+            Decision::Conclude => self.conclude(id, entry, fence).await,
             Decision::Terminate(receipt) => {
                 let Some(epoch) = self.epoch_of(&receipt.host) else {
                     return Stepped::Stop(Next::After(self.config.resend_interval.get()));
@@ -213,7 +215,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         };
         let error = match self.agents.operate(id, &entry.record, operation, epoch).await {
             Ok(()) => {
-                let (host, generation, attempt) = (status.host, status.generation, status.attempt);
+                let (host, generation, attempt) = (status.host, operation.generation, status.attempt);
                 let at = SystemTime::now();
                 self.note_sent(id, Sent { verb: Verb::Operate, host, epoch, generation, attempt, at });
                 return Stepped::On(entry.clone());
@@ -223,21 +225,22 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         tracing::info!(%id, host = status.host, kind = operation.kind().as_str_name(), %error,
             "the host did not take the operation");
         let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
+        let deadline = operation.deadline_time.as_ref().and_then(system_time);
         match (&error, cause.reason) {
             // The registry or the record is about to say something newer, or the host to finish an older one.
             (
                 CallError::Refused(_),
                 Reason::StaleEpoch | Reason::WrongHost | Reason::StaleGeneration | Reason::InvalidState,
-            ) if !is_past(entry.record.deadline(), Duration::ZERO) => Stepped::Stop(Next::Retry),
+            ) if !is_past(deadline, Duration::ZERO) => Stepped::Stop(Next::Retry),
             (CallError::Refused(_), _) => self.operation_failed(id, entry, fence, &cause).await,
-            _ if is_past(entry.record.deadline(), UNREACHABLE_AFTER) => {
+            _ if is_past(deadline, UNREACHABLE_AFTER) => {
                 self.operation_failed(id, entry, fence, &cause).await
             }
             _ => Stepped::Stop(Next::Retry),
         }
     }
 
-    /// The operation is not done any more; the resource is as it was.
+    /// The host did not do its part of the operation, and will not.
     async fn operation_failed(
         &self,
         id: P::Id,
@@ -248,8 +251,24 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let now = SystemTime::now();
         let mut record = P::clone(&entry.record);
         let status = record.status();
-        give_up_operation(&mut record, &history::fault(cause, &status.host, status.attempt, now), now);
+        let fault = history::fault(cause, &status.host, status.attempt, now);
+        record.host_did_not(&fault, now + self.config.operation_timeout.get(), now);
         self.store(id, entry, record, fence).await
+    }
+
+    /// Does what is left of an operation once the host has done its part.
+    async fn conclude(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
+        let Some(operation) = entry.record.operation() else { return Stepped::Stop(Next::Again) };
+        let with = match self.agents.conclude(id, &entry.record, operation).await {
+            Ok(with) => with,
+            Err(error) => {
+                tracing::info!(%id, kind = operation.kind().as_str_name(), %error, "cannot be concluded yet");
+                return Stepped::Stop(Next::Retry);
+            }
+        };
+        let mut record = P::clone(&entry.record);
+        record.conclude(SystemTime::now());
+        self.store_with(id, entry, record, fence, with).await
     }
 
     /// For how long the host of this attempt could not be reached, from the first time that was found on.
@@ -313,6 +332,16 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let step = history::done("delete", self.me(), now, Duration::ZERO, 0, detail);
         history::add(record.actions_mut(), step);
         history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
+        match self.agents.let_go(id, &entry.record).await {
+            Ok(released) => {
+                with.compares.extend(released.compares);
+                with.ops.extend(released.ops);
+            }
+            Err(error) => {
+                tracing::info!(%id, %error, "what it holds elsewhere cannot be released yet");
+                return Stepped::Stop(Next::Retry);
+            }
+        }
         let db = &self.records.db;
         let _lane = self.lanes.enter(record.project_id()).await;
         if let Ok(project) = crate::accept::project(record.project_id()) {
@@ -434,15 +463,6 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 /// Whether a deadline has been over for so long.
 fn is_past(deadline: Option<SystemTime>, by: Duration) -> bool {
     deadline.is_some_and(|deadline| deadline + by <= SystemTime::now())
-}
-
-/// The operation was not done, and why.
-pub fn give_up_operation<P: Placed>(record: &mut P, fault: &pb::Fault, now: SystemTime) {
-    if let Some(name) = record.operation().map(|operation| history::step_name(operation.kind())) {
-        history::close(record.actions_mut(), name, Some(fault), now);
-    }
-    record.set_operation_failed(now);
-    history::end(record.actions_mut(), pb::Outcome::Failed, now);
 }
 
 /// The attempt at the present host came to nothing.

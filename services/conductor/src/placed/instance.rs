@@ -10,6 +10,7 @@ use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
 
 use super::{Own, Phase, Placed, Status, Wanted, shared};
+use crate::operations;
 
 static EMPTY_INSTANCE: LazyLock<pb::Instance> = LazyLock::new(pb::Instance::default);
 
@@ -56,8 +57,17 @@ impl Placed for InstanceRecord {
         let flavor = self.resource().flavor.clone().unwrap_or_default();
         pb::QuotaUsage { instances: 1, cores: flavor.vcpus, ram_mib: flavor.ram_mib, ..Default::default() }
     }
-    fn operation(&self) -> Option<Operation> {
-        self.operation
+    fn operation(&self) -> Option<&Operation> {
+        self.operations.first()
+    }
+    fn host_did(&mut self, now: SystemTime) {
+        operations::host_did(self, now);
+    }
+    fn host_did_not(&mut self, fault: &pb::Fault, again_until: SystemTime, now: SystemTime) {
+        operations::host_did_not(self, fault, again_until, now);
+    }
+    fn conclude(&mut self, now: SystemTime) {
+        operations::conclude(self, now);
     }
     shared!();
 }
@@ -87,25 +97,8 @@ impl Own for InstanceRecord {
         instance.launch_time.get_or_insert(timestamp(now));
         instance.update_time = Some(timestamp(now));
     }
-    fn end_operation(&mut self, done: bool, now: SystemTime) {
-        use pb::instance::{Desired, State, Task};
-        let operation = self.operation.take().unwrap_or_default();
-        let instance = self.instance.get_or_insert_default();
-        if done {
-            instance.set_state(match operation.kind() {
-                pb::action::Kind::Stop => State::Stopped,
-                _ => State::Active,
-            });
-        }
-        let stopped = instance.state() == State::Stopped;
-        instance.set_desired(if stopped { Desired::Stopped } else { Desired::Running });
-        instance.set_task(Task::Unspecified);
-        instance.update_time = Some(timestamp(now));
-    }
-    fn drop_operation(&mut self) {
-        self.operation = None;
-    }
     fn give_up(&mut self, fault: pb::Fault, now: SystemTime) {
+        self.operations.clear();
         let instance = self.instance.get_or_insert_default();
         instance.set_state(pb::instance::State::Error);
         instance.set_task(pb::instance::Task::Unspecified);
@@ -113,9 +106,13 @@ impl Own for InstanceRecord {
         instance.update_time = Some(timestamp(now));
     }
     fn unwant(&mut self, now: SystemTime) {
+        self.operations.clear();
         let instance = self.instance.get_or_insert_default();
         instance.set_desired(pb::instance::Desired::Absent);
         instance.set_task(pb::instance::Task::Deleting);
+        for attachment in &mut instance.attachments {
+            attachment.set_state(pb::attachment::State::Detaching);
+        }
         instance.generation += 1;
         instance.update_time = Some(timestamp(now));
     }
@@ -125,6 +122,7 @@ impl Own for InstanceRecord {
         instance.set_task(pb::instance::Task::Unspecified);
         instance.set_power_state(pb::instance::PowerState::Unspecified);
         instance.addresses.clear();
+        instance.attachments.clear();
         instance.host.clear();
         instance.delete_time = Some(timestamp(now));
         instance.update_time = Some(timestamp(now));

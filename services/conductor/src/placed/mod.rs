@@ -99,7 +99,9 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     /// Where something of it may be.
     fn receipts(&self) -> &[Receipt];
     /// What is being done with it now that it is there.
-    fn operation(&self) -> Option<Operation>;
+    fn operation(&self) -> Option<&Operation> {
+        None
+    }
     /// When the present task is late.
     fn deadline(&self) -> Option<SystemTime>;
     /// When the record may be removed.
@@ -113,10 +115,12 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn set_attempt_failed(&mut self, fault: pb::Fault, now: SystemTime);
     /// It is there.
     fn set_ready(&mut self, now: SystemTime);
-    /// The operation was done.
-    fn set_operation_done(&mut self, now: SystemTime);
-    /// The operation was not done; the resource is as it was.
-    fn set_operation_failed(&mut self, now: SystemTime);
+    /// The host did its part of the operation.
+    fn host_did(&mut self, _now: SystemTime) {}
+    /// The host did not do its part and will not; what has to be done about that has until then.
+    fn host_did_not(&mut self, _fault: &pb::Fault, _again_until: SystemTime, _now: SystemTime) {}
+    /// All that had to be done elsewhere for the operation is done.
+    fn conclude(&mut self, _now: SystemTime) {}
     /// It failed for good.
     fn set_failed(&mut self, fault: pb::Fault, now: SystemTime);
     /// The user wants it gone.
@@ -175,23 +179,13 @@ macro_rules! shared {
             self.alternates.clear();
             self.arrive(now);
         }
-        fn set_operation_done(&mut self, now: SystemTime) {
-            self.deadline_time = None;
-            self.end_operation(true, now);
-        }
-        fn set_operation_failed(&mut self, now: SystemTime) {
-            self.deadline_time = None;
-            self.end_operation(false, now);
-        }
         fn set_failed(&mut self, fault: pb::Fault, now: SystemTime) {
             self.deadline_time = None;
-            self.drop_operation();
             self.give_up(fault, now);
         }
         fn set_absent(&mut self, deadline: SystemTime, now: SystemTime) {
             self.deadline_time = Some(timestamp(deadline));
             self.alternates.clear();
-            self.drop_operation();
             self.unwant(now);
         }
         fn set_gone(&mut self, expiry: SystemTime, now: SystemTime) {
@@ -215,8 +209,6 @@ trait Own {
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32;
     fn leave(&mut self, fault: pb::Fault, now: SystemTime);
     fn arrive(&mut self, now: SystemTime);
-    fn end_operation(&mut self, done: bool, now: SystemTime);
-    fn drop_operation(&mut self);
     fn give_up(&mut self, fault: pb::Fault, now: SystemTime);
     fn unwant(&mut self, now: SystemTime);
     fn bury(&mut self, now: SystemTime);

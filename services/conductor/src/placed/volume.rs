@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use kilonova_model::time::{system_time, timestamp};
 use kilonova_model::{Reason, ServiceKind, VolumeId};
-use kilonova_proto::conductor::v1::{Alternate, Operation, Receipt, VolumeRecord};
+use kilonova_proto::conductor::v1::{Alternate, Receipt, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
 
@@ -57,9 +57,6 @@ impl Placed for VolumeRecord {
         let size = self.resource().spec.as_ref().map_or(0, |spec| spec.size_gib);
         pb::QuotaUsage { volumes: 1, gigabytes: size, ..Default::default() }
     }
-    fn operation(&self) -> Option<Operation> {
-        None
-    }
     shared!();
 }
 
@@ -87,8 +84,6 @@ impl Own for VolumeRecord {
         volume.launch_time.get_or_insert(timestamp(now));
         volume.update_time = Some(timestamp(now));
     }
-    fn end_operation(&mut self, _: bool, _: SystemTime) {}
-    fn drop_operation(&mut self) {}
     fn give_up(&mut self, fault: pb::Fault, now: SystemTime) {
         let volume = self.volume.get_or_insert_default();
         volume.set_state(pb::volume::State::Error);
@@ -105,6 +100,7 @@ impl Own for VolumeRecord {
     fn bury(&mut self, now: SystemTime) {
         let volume = self.volume.get_or_insert_default();
         volume.set_state(pb::volume::State::Deleted);
+        volume.attachments.clear();
         volume.host.clear();
         volume.delete_time = Some(timestamp(now));
         volume.update_time = Some(timestamp(now));

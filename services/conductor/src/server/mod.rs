@@ -64,6 +64,8 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "StartInstance",
         "StopInstance",
         "RebootInstance",
+        "AttachVolume",
+        "DetachVolume",
         "CreateVolume",
         "UpdateVolume",
         "DeleteVolume",

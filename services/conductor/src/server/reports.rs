@@ -132,6 +132,7 @@ impl ReportService for Conductor {
         let message = request.get_ref();
         let host = self.own_host(&request, ServiceKind::Compute, &message.host, message.epoch)?;
         check_count(message.reports.len())?;
+        let again = self.config.operation_timeout.get();
         for report in request.into_inner().reports {
             let details = guest_details(report.power_state(), report.addresses.clone());
             let operation = report.operation();
@@ -145,7 +146,7 @@ impl ReportService for Conductor {
                 steps: report.steps,
                 operation: (operation != pb::action::Kind::Unspecified).then_some(operation),
             };
-            reports::enter(&self.instances, read, details).await.map_err(|error| to_status(&error))?;
+            reports::enter(&self.instances, read, again, details).await.map_err(|error| to_status(&error))?;
         }
         Ok(Response::new(proto::ReportInstancesResponse {}))
     }
@@ -157,6 +158,7 @@ impl ReportService for Conductor {
         let message = request.get_ref();
         let host = self.own_host(&request, ServiceKind::Volume, &message.host, message.epoch)?;
         check_count(message.reports.len())?;
+        let again = self.config.operation_timeout.get();
         for report in request.into_inner().reports {
             let read = Report {
                 id: read_id("reports.volume_id", &report.volume_id).map_err(|e| to_status(&e))?,
@@ -169,7 +171,7 @@ impl ReportService for Conductor {
                 operation: None,
             };
             let nothing = |_: &mut VolumeRecord| false;
-            reports::enter(&self.volumes, read, nothing).await.map_err(|error| to_status(&error))?;
+            reports::enter(&self.volumes, read, again, nothing).await.map_err(|error| to_status(&error))?;
         }
         Ok(Response::new(proto::ReportVolumesResponse {}))
     }
@@ -204,6 +206,7 @@ impl ReportService for Conductor {
     ) -> Answer<proto::RescheduleInstanceResponse> {
         let message = request.get_ref();
         let host = self.own_host(&request, ServiceKind::Compute, &message.host, message.epoch)?;
+        let again = self.config.operation_timeout.get();
         let message = request.into_inner();
         let report = Report {
             id: read_id("instance_id", &message.instance_id).map_err(|error| to_status(&error))?,
@@ -215,7 +218,7 @@ impl ReportService for Conductor {
             steps: Vec::new(),
             operation: None,
         };
-        reports::enter(&self.instances, report, |_| false).await.map_err(|error| to_status(&error))?;
+        reports::enter(&self.instances, report, again, |_| false).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(proto::RescheduleInstanceResponse {}))
     }
 }

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::Conductor;
 use crate::accept::{self, Request as Accepted};
+use crate::attach;
 use crate::cache::Entry;
 use crate::catalogue;
 use crate::hosts::HostId;
@@ -172,6 +173,35 @@ impl Conductor {
         Ok(shown(&entry))
     }
 
+    async fn volume_of_instance(
+        &self,
+        method: &'static str,
+        kind: Kind,
+        request: Asked<'_>,
+        volume_id: &str,
+    ) -> Result<pb::Instance, Error> {
+        let arrived = SystemTime::now();
+        checked(request.request_id, request.project_id, |_| {})?;
+        let instance = Named {
+            id: read_id("instance_id", request.instance_id)?,
+            project: request.project_id,
+            etag: request.etag,
+        };
+        let volume = read_id("volume_id", volume_id)?;
+        // What was asked, without the request's id.
+        let asked = proto::AttachVolumeRequest {
+            instance_id: request.instance_id.to_owned(),
+            volume_id: volume_id.to_owned(),
+            ..Default::default()
+        };
+        let accepted = Accepted::new(method, request.project_id, request.request_id, &asked)?;
+        let asked = attach::Asked { kind, instance, volume, timeout: self.config.operation_timeout.get() };
+        let both = attach::Both { instances: &self.instances, volumes: &self.volumes };
+        let acceptance = self.acceptance(request.request_id, arrived);
+        let entry = attach::accept(&self.acceptor, &accepted, both, asked, acceptance).await?;
+        Ok(shown(&entry))
+    }
+
     async fn delete_volume(
         &self,
         request: proto::DeleteVolumeRequest,
@@ -270,8 +300,8 @@ macro_rules! operate {
     }};
 }
 
-fn soft(kind: Kind) -> Operation {
-    Operation { kind: kind.into(), hard: false }
+fn power(kind: Kind, hard: bool) -> Operation {
+    Operation { kind: kind.into(), hard, ..Default::default() }
 }
 
 fn not_in_use(record: &VolumeRecord) -> Result<(), Error> {
@@ -326,14 +356,14 @@ impl TaskService for Conductor {
         &self,
         request: Request<proto::StartInstanceRequest>,
     ) -> Answer<proto::StartInstanceResponse> {
-        operate!(self, request, "StartInstance", StartInstanceResponse, |_| soft(Kind::Start))
+        operate!(self, request, "StartInstance", StartInstanceResponse, |_| power(Kind::Start, false))
     }
 
     async fn stop_instance(
         &self,
         request: Request<proto::StopInstanceRequest>,
     ) -> Answer<proto::StopInstanceResponse> {
-        operate!(self, request, "StopInstance", StopInstanceResponse, |_| soft(Kind::Stop))
+        operate!(self, request, "StopInstance", StopInstanceResponse, |_| power(Kind::Stop, false))
     }
 
     async fn reboot_instance(
@@ -345,11 +375,40 @@ impl TaskService for Conductor {
             request,
             "RebootInstance",
             RebootInstanceResponse,
-            |request: &proto::RebootInstanceRequest| Operation {
-                kind: Kind::Reboot.into(),
-                hard: request.hard
-            }
+            |request: &proto::RebootInstanceRequest| power(Kind::Reboot, request.hard)
         )
+    }
+
+    async fn attach_volume(
+        &self,
+        request: Request<proto::AttachVolumeRequest>,
+    ) -> Answer<proto::AttachVolumeResponse> {
+        let proto::AttachVolumeRequest { request_id, project_id, instance_id, etag, volume_id } =
+            request.into_inner();
+        let asked = Asked {
+            request_id: &request_id,
+            project_id: &project_id,
+            instance_id: &instance_id,
+            etag: &etag,
+        };
+        let done = self.volume_of_instance("AttachVolume", Kind::AttachVolume, asked, &volume_id).await;
+        answer(done.map(|instance| proto::AttachVolumeResponse { instance: Some(instance) }))
+    }
+
+    async fn detach_volume(
+        &self,
+        request: Request<proto::DetachVolumeRequest>,
+    ) -> Answer<proto::DetachVolumeResponse> {
+        let proto::DetachVolumeRequest { request_id, project_id, instance_id, etag, volume_id } =
+            request.into_inner();
+        let asked = Asked {
+            request_id: &request_id,
+            project_id: &project_id,
+            instance_id: &instance_id,
+            etag: &etag,
+        };
+        let done = self.volume_of_instance("DetachVolume", Kind::DetachVolume, asked, &volume_id).await;
+        answer(done.map(|instance| proto::DetachVolumeResponse { instance: Some(instance) }))
     }
 
     async fn create_volume(

@@ -95,13 +95,13 @@ async fn a_report_counts_on_a_conductor_whose_memory_is_behind() {
     two.tasks.shutdown(Duration::from_secs(1)).await;
     let placed = one.until(id, |i| i.host == "h1").await;
     let ready = report(id, "h1", 1, 1, ReportStatus::Ready);
-    reports::enter(&two.records, ready.clone(), |_| false).await.unwrap();
+    reports::enter(&two.records, ready.clone(), AGAIN, |_| false).await.unwrap();
     one.until(id, |i| i.state() == State::Active).await;
 
     one.delete(id).await.unwrap();
     one.until(id, |i| i.generation == 2).await;
     let gone = Report { generation: 2, status: ReportStatus::Gone, ..ready };
-    reports::enter(&two.records, gone, |_| false).await.unwrap();
+    reports::enter(&two.records, gone, AGAIN, |_| false).await.unwrap();
     one.until(id, |i| i.state() == State::Deleted).await;
     assert_eq!(placed.receipts.len(), 1);
 }

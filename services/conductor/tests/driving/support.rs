@@ -25,9 +25,9 @@ use kilonova_rpc::registry::{Endpoint, Registration, Registry, RegistryOptions};
 use kilonova_rpc::status::to_status;
 use kilonova_runtime::config::Period;
 use kilonova_runtime::tasks::Tasks;
-use kilonova_store::SharedStore;
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::keys::Keys;
+use kilonova_store::{SharedStore, Txn};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -65,7 +65,7 @@ impl Hosts {
         };
         TASKS.with(|tasks| {
             tasks.spawn("report", async move {
-                reports::enter(&records, report, |_| false).await.unwrap();
+                reports::enter(&records, report, AGAIN, |_| false).await.unwrap();
             })
         });
     }
@@ -121,7 +121,7 @@ impl Agents<InstanceRecord> for Hosts {
         &self,
         id: InstanceId,
         record: &InstanceRecord,
-        operation: Operation,
+        operation: &Operation,
         _: Epoch,
     ) -> Result<(), CallError> {
         let status = record.status();
@@ -130,12 +130,20 @@ impl Agents<InstanceRecord> for Hosts {
             if world.deaf.contains(&status.host) {
                 return Err(classify(to_status(&Error::new(Reason::ConnectFailed, "not reached"))));
             }
-            world.operations.push((id, status.host.clone(), status.generation));
+            world.operations.push((id, status.host.clone(), operation.generation));
             world.failing.clone()
         };
-        let done = report(id, &status.host, status.generation, status.attempt, ReportStatus::Ready);
+        let done = report(id, &status.host, operation.generation, status.attempt, ReportStatus::Ready);
         self.report(Report { fault, operation: Some(operation.kind()), ..done });
         Ok(())
+    }
+
+    async fn conclude(&self, _: InstanceId, _: &InstanceRecord, _: &Operation) -> Result<Txn, CallError> {
+        Ok(Txn::new())
+    }
+
+    async fn let_go(&self, _: InstanceId, _: &InstanceRecord) -> Result<Txn, CallError> {
+        Ok(Txn::new())
     }
 
     async fn terminate(
@@ -173,6 +181,9 @@ pub struct Cell {
 }
 
 pub const CELL: &str = "test";
+
+/// How long what follows a failed operation may take.
+pub const AGAIN: Duration = Duration::from_secs(10);
 
 impl Cell {
     pub async fn new(hosts: &[&str]) -> Self {
@@ -267,7 +278,7 @@ impl Conductor {
         let request = Request::new("Operate", "demo", request_id, &pb::Instance::default())?;
         let named = Named { id, project: "demo", etag: "" };
         let acceptance = Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id };
-        let operation = Operation { kind: kind.into(), hard: false };
+        let operation = Operation { kind: kind.into(), ..Default::default() };
         let timeout = self.config.operation_timeout.get();
         let (acceptor, records) = (&self.acceptor, &self.records);
         let entry =

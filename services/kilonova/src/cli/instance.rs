@@ -4,6 +4,7 @@ mod create;
 mod power;
 mod resource;
 mod show;
+mod volumes;
 mod watch;
 
 use clap::{Args, Subcommand};
@@ -45,6 +46,10 @@ pub enum InstanceCommand {
         #[arg(long)]
         hard: bool,
     },
+    /// Give an instance a volume.
+    Attach(volumes::Pair),
+    /// Take a volume from an instance.
+    Detach(volumes::Pair),
     /// Delete instances, at any moment, also while they are built.
     Delete(Removal),
     /// Print every change until interrupted, or until --timeout.
@@ -73,6 +78,8 @@ pub(super) async fn run(command: InstanceCommand, options: &GlobalOptions) -> Re
         InstanceCommand::Reboot { targets, hard } => {
             power::run(targets, Act::Reboot { hard }, options, output).await
         }
+        InstanceCommand::Attach(pair) => volumes::run(pair, true, options, output).await,
+        InstanceCommand::Detach(pair) => volumes::run(pair, false, options, output).await,
         InstanceCommand::Delete(removal) => delete(removal, options, output).await,
         InstanceCommand::Watch(watch) => watch::run(watch, options, output).await,
     }

@@ -80,7 +80,7 @@ async fn every(client: &Client, filter: ListVolumesRequest) -> Result<Vec<Volume
 }
 
 /// The id behind an id or a name.
-async fn resolve(client: &Client, options: &GlobalOptions, text: &str) -> Result<String, Failure> {
+pub(super) async fn resolve(client: &Client, options: &GlobalOptions, text: &str) -> Result<String, Failure> {
     if VolumeId::parse(text).is_ok() {
         return Ok(text.to_owned());
     }

@@ -1,9 +1,9 @@
 //! A storage backend that is a journal: what was created and not deleted is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, HostName, VolumeId};
+use kilonova_model::{Epoch, Error, HostName, Reason, VolumeId};
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
 use parking_lot::Mutex;
@@ -30,6 +30,14 @@ struct Known {
     name: String,
     stamp: Stamp,
     share: Share,
+    /// The hosts that reach it.
+    exports: BTreeSet<String>,
+}
+
+impl Known {
+    fn new(name: &str, stamp: Stamp, share: Share) -> Self {
+        Self { name: name.to_owned(), stamp, share, exports: BTreeSet::new() }
+    }
 }
 
 impl Simulated {
@@ -98,7 +106,15 @@ fn replay(entries: &[Entry]) -> BTreeMap<VolumeId, Known> {
         match entry.op.as_str() {
             "create" => {
                 if let Ok(share) = serde_json::from_value(entry.detail.clone()) {
-                    volumes.insert(id, Known { name: entry.name.clone(), stamp: entry.stamp(), share });
+                    volumes.insert(id, Known::new(&entry.name, entry.stamp(), share));
+                }
+            }
+            "export" | "unexport" => {
+                if let (Some(known), Some(host)) = (volumes.get_mut(&id), entry.detail["host"].as_str()) {
+                    match entry.op.as_str() {
+                        "export" => known.exports.insert(host.to_owned()),
+                        _ => known.exports.remove(host),
+                    };
                 }
             }
             "delete" => {
@@ -135,7 +151,7 @@ impl Driver for Simulated {
         }
         let mut volumes = self.volumes.lock();
         self.write("create", id, name, stamp, json!(order.share))?;
-        volumes.insert(id, Known { name: name.clone(), stamp, share: order.share.clone() });
+        volumes.insert(id, Known::new(name, stamp, order.share.clone()));
         Ok(())
     }
 
@@ -144,6 +160,29 @@ impl Driver for Simulated {
         let Some(known) = volumes.get(&id) else { return Ok(()) };
         self.write("delete", id, &known.name, stamp, Value::Null)?;
         volumes.remove(&id);
+        Ok(())
+    }
+
+    async fn export(&self, id: VolumeId, host: &str) -> Result<BTreeMap<String, String>, Error> {
+        let mut volumes = self.volumes.lock();
+        let Some(known) = volumes.get_mut(&id) else {
+            return Err(Error::new(Reason::VolumeNotFound, format!("no volume {id}")).with("id", id));
+        };
+        if !known.exports.contains(host) {
+            self.write("export", id, &known.name, known.stamp, json!({ "host": host }))?;
+            known.exports.insert(host.to_owned());
+        }
+        let connection = [("protocol", "simulated".to_owned()), ("export", format!("{id}@{host}"))];
+        Ok(connection.map(|(key, value)| (key.to_owned(), value)).into())
+    }
+
+    async fn unexport(&self, id: VolumeId, host: &str) -> Result<(), Error> {
+        let mut volumes = self.volumes.lock();
+        let Some(known) = volumes.get_mut(&id) else { return Ok(()) };
+        if known.exports.contains(host) {
+            self.write("unexport", id, &known.name, known.stamp, json!({ "host": host }))?;
+            known.exports.remove(host);
+        }
         Ok(())
     }
 

@@ -91,7 +91,7 @@ async fn ask(
 }
 
 /// Why the newest action on an instance was not done, if it was not.
-async fn failure(
+pub(super) async fn failure(
     client: &Client,
     options: &GlobalOptions,
     instance: &Instance,

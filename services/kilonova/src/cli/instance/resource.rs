@@ -6,7 +6,7 @@ use kilonova_model::time::duration;
 use kilonova_proto::api::v1::watch_instances_response::Event as Watched;
 use kilonova_proto::api::v1::{WatchInstancesRequest, WatchInstancesResponse};
 use kilonova_proto::types::v1::instance::{State, Task};
-use kilonova_proto::types::v1::{Fault, Instance};
+use kilonova_proto::types::v1::{Attachment, Fault, Instance, attachment};
 use tonic::{Status, Streaming};
 
 use crate::cli::client::Client;
@@ -76,6 +76,10 @@ impl Followed for Instance {
     }
 }
 
+fn moving(attachment: &Attachment) -> bool {
+    matches!(attachment.state(), attachment::State::Attaching | attachment::State::Detaching)
+}
+
 impl Waited for Instance {
     const STATES: &'static [i32] = &[
         State::Building as i32,
@@ -104,7 +108,7 @@ impl Waited for Instance {
     fn standing(&self) -> Standing {
         match self.state() {
             State::Deleted => Standing::Gone,
-            _ if self.task() != Task::Unspecified => Standing::Going,
+            _ if self.task() != Task::Unspecified || self.attachments.iter().any(moving) => Standing::Going,
             State::Active | State::Stopped => Standing::Ready,
             State::Error => Standing::Failed,
             State::Building | State::Unspecified => Standing::Going,

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use kilonova_proto::api::v1::{GetInstanceRequest, ListInstanceActionsRequest};
-use kilonova_proto::types::v1::{Action, Instance};
+use kilonova_proto::types::v1::{Action, Attachment, Instance, attachment};
 use serde::Serialize;
 
 use crate::cli::client::Client;
@@ -61,6 +61,15 @@ pub fn describe(instance: &Instance, actions: &[Action], now: SystemTime, style:
     };
     let addresses: Vec<String> =
         instance.addresses.iter().map(|one| format!("{}={}", one.network, one.address)).collect();
+    let state = |one: &Attachment| match one.state() {
+        attachment::State::Attached => String::new(),
+        state => format!(" ({})", label(state.as_str_name(), "STATE_")),
+    };
+    let volumes: Vec<String> = instance
+        .attachments
+        .iter()
+        .map(|one| format!("{}={}{}", one.device, one.volume_id, state(one)))
+        .collect();
     let mut rows = vec![
         ("id", instance.id.clone()),
         ("name", spec.name),
@@ -73,6 +82,7 @@ pub fn describe(instance: &Instance, actions: &[Action], now: SystemTime, style:
         ("flavor", flavor),
         ("image", or_dash(&spec.image_id)),
         ("addresses", or_dash(&addresses.join(", "))),
+        ("volumes", or_dash(&volumes.join(", "))),
         ("metadata", pairs(&spec.metadata)),
         ("attempt", instance.attempt.to_string()),
         ("created", moment(instance.create_time.as_ref(), now)),

@@ -45,6 +45,8 @@ pub(super) async fn run(text: &str, options: &GlobalOptions, output: Output) -> 
 #[must_use]
 pub fn describe(volume: &Volume, actions: &[Action], now: SystemTime, style: Style) -> String {
     let spec = volume.spec.clone().unwrap_or_default();
+    let attached: Vec<String> =
+        volume.attachments.iter().map(|one| format!("{} as {}", one.instance_id, one.device)).collect();
     let mut rows = vec![
         ("id", volume.id.clone()),
         ("name", or_dash(&spec.name)),
@@ -55,6 +57,7 @@ pub fn describe(volume: &Volume, actions: &[Action], now: SystemTime, style: Sty
         ("backend", or_dash(&volume.host)),
         ("pool", or_dash(&volume.pool)),
         ("zone", or_dash(&volume.availability_zone)),
+        ("attached to", or_dash(&attached.join(", "))),
         ("extra specs", pairs(&spec.extra_specs)),
         ("metadata", pairs(&spec.metadata)),
         ("attempt", volume.attempt.to_string()),

@@ -1,0 +1,320 @@
+//! Attach and detach, as a user asks for them: one transaction on the instance, the volume and the request's id.
+//!
+//! The sequence is Nova's and Cinder's: reserve the volume and the device name here, then export it to the host, connect
+//! it to the guest, and complete; see [`crate::operations`] for what follows when one of them fails.
+
+use std::time::{Duration, SystemTime};
+
+use kilonova_model::time::timestamp;
+use kilonova_model::{Error, InstanceId, Reason, VolumeId};
+use kilonova_proto::conductor::v1::{InstanceRecord, Operation, VolumeRecord};
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
+use kilonova_proto::types::v1::attachment::State as AttachmentState;
+use kilonova_proto::types::v1::volume::State as VolumeState;
+use kilonova_proto::types::v1::{Attachment, Instance, Volume, instance};
+use kilonova_store::{Compare, Txn};
+use prost::Message;
+
+use crate::accept::{Acceptor, Request};
+use crate::cache::Entry;
+use crate::db::conflict;
+use crate::history;
+use crate::placed::Placed;
+use crate::records::{Records, Written};
+use crate::requests::{Acceptance, Named, stored};
+
+/// How often a request is tried again when somebody else was faster.
+const TRIES: usize = 16;
+
+/// Where instances and volumes are.
+#[derive(Clone, Copy)]
+pub struct Both<'a> {
+    /// The instances.
+    pub instances: &'a Records<InstanceRecord>,
+    /// The volumes.
+    pub volumes: &'a Records<VolumeRecord>,
+}
+
+/// What is asked.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// [`Kind::AttachVolume`] or [`Kind::DetachVolume`].
+    pub kind: Kind,
+    /// Of which instance.
+    pub instance: Named<'a, InstanceId>,
+    /// Which volume.
+    pub volume: VolumeId,
+    /// How long the host may take.
+    pub timeout: Duration,
+}
+
+/// Accepts an attach or a detach, once for each request id.
+pub async fn accept(
+    acceptor: &Acceptor,
+    request: &Request,
+    records: Both<'_>,
+    asked: Asked<'_>,
+    acceptance: Acceptance<'_>,
+) -> Result<Entry<InstanceRecord>, Error> {
+    for _ in 0..TRIES {
+        if acceptor.replay(request).await?.is_some() {
+            return stored(records.instances, asked.instance).await;
+        }
+        let instance = stored(records.instances, asked.instance).await?;
+        asked.instance.check(&instance)?;
+        let not_found = || Records::<VolumeRecord>::not_found(asked.volume);
+        let volume = records.volumes.read(asked.volume).await?.ok_or_else(not_found)?;
+        if volume.record.project_id() != instance.record.project_id() {
+            return Err(not_found());
+        }
+        let changed = begin(&instance.record, &volume.record, asked, SystemTime::now(), acceptance);
+        let (new_instance, new_volume) = match changed {
+            Ok(changed) => changed,
+            // Its twin may have been faster, and is what it ran into.
+            Err(_) if request.id.is_some() && acceptor.replay(request).await?.is_some() => continue,
+            Err(error) => return Err(error),
+        };
+        let key = VolumeRecord::key(&records.volumes.db.keys, asked.volume);
+        let with = Txn::new()
+            .when(Compare::ModRevision(key.clone(), volume.revision))
+            .put(key, new_volume.encode_to_vec());
+        let with = acceptor.remember(request, vec![asked.instance.id.to_string()], with);
+        let id = asked.instance.id;
+        if let Written::Stored(entry) =
+            records.instances.write(id, &instance, new_instance, None, with).await?
+        {
+            return Ok(entry);
+        }
+    }
+    Err(conflict(&format!("instance {}", asked.instance.id)))
+}
+
+/// Both records with what was asked entered, if they are in a state for it.
+fn begin(
+    instance: &InstanceRecord,
+    volume: &VolumeRecord,
+    asked: Asked<'_>,
+    now: SystemTime,
+    acceptance: Acceptance<'_>,
+) -> Result<(InstanceRecord, VolumeRecord), Error> {
+    let (mut instance, mut volume) = (instance.clone(), volume.clone());
+    let waiting = instance.operations.len();
+    let guest = instance.instance.get_or_insert_default();
+    check_instance(guest, &instance.operations)?;
+    let disk = volume.volume.get_or_insert_default();
+    match asked.kind {
+        Kind::AttachVolume => reserve(guest, disk, asked.volume, now)?,
+        _ => begin_detaching(guest, disk, asked.volume)?,
+    }
+    guest.generation += 1;
+    guest.update_time = Some(timestamp(now));
+    disk.update_time = Some(timestamp(now));
+    let patience = asked.timeout.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1));
+    instance.operations.push(Operation {
+        kind: asked.kind.into(),
+        volume_id: asked.volume.to_string(),
+        generation: guest.generation,
+        deadline_time: Some(timestamp(now + patience)),
+        ..Default::default()
+    });
+    let (host, attempt) = (guest.host.clone(), guest.attempt);
+    acceptance.note(&mut instance.actions, asked.kind);
+    let name = history::step_name(asked.kind);
+    let step =
+        history::begun(name, acceptance.actor(), now, attempt, format!("volume {} on {host}", asked.volume));
+    history::add_to_newest(&mut instance.actions, step);
+    Ok((instance, volume))
+}
+
+/// Attaches and detaches may wait for each other, and for nothing else.
+fn check_instance(guest: &Instance, waiting: &[Operation]) -> Result<(), Error> {
+    let (state, task) = (guest.state(), guest.task());
+    let there = matches!(state, instance::State::Active | instance::State::Stopped);
+    let only_volumes =
+        waiting.iter().all(|one| matches!(one.kind(), Kind::AttachVolume | Kind::DetachVolume));
+    if there && only_volumes && task == instance::Task::Unspecified {
+        return Ok(());
+    }
+    let message = format!(
+        "the instance is {}, {}; volumes come and go while it is ACTIVE or STOPPED and nothing else is being done",
+        state.as_str_name(),
+        task.as_str_name()
+    );
+    Err(Error::new(Reason::InvalidState, message)
+        .with("state", state.as_str_name())
+        .with("task", task.as_str_name()))
+}
+
+fn reserve(guest: &mut Instance, disk: &mut Volume, volume: VolumeId, now: SystemTime) -> Result<(), Error> {
+    if disk.state() != VolumeState::Available {
+        return Err(not_in_state(disk, "AVAILABLE"));
+    }
+    let attachment = Attachment {
+        instance_id: guest.id.clone(),
+        volume_id: volume.to_string(),
+        device: free_device(&guest.attachments),
+        state: AttachmentState::Attaching.into(),
+        create_time: Some(timestamp(now)),
+    };
+    disk.set_state(VolumeState::Reserved);
+    disk.attachments = vec![attachment.clone()];
+    guest.attachments.push(attachment);
+    Ok(())
+}
+
+fn begin_detaching(guest: &mut Instance, disk: &mut Volume, volume: VolumeId) -> Result<(), Error> {
+    let attached = |one: &&mut Attachment| one.volume_id == volume.to_string();
+    let Some(attachment) = guest.attachments.iter_mut().find(attached) else {
+        let message = format!("the instance does not have volume {volume}");
+        return Err(Error::new(Reason::InvalidState, message).with("volume_id", volume));
+    };
+    if attachment.state() != AttachmentState::Attached || disk.state() != VolumeState::InUse {
+        return Err(not_in_state(disk, "IN_USE"));
+    }
+    attachment.set_state(AttachmentState::Detaching);
+    disk.set_state(VolumeState::Detaching);
+    disk.attachments.iter_mut().for_each(|one| one.set_state(AttachmentState::Detaching));
+    Ok(())
+}
+
+fn not_in_state(disk: &Volume, needed: &str) -> Error {
+    let state = disk.state().as_str_name();
+    let message = format!("the volume is {state}; this needs one that is {needed}");
+    Error::new(Reason::InvalidState, message).with("state", state)
+}
+
+/// The next device name of virtio disks; `/dev/vda` is the root disk.
+fn free_device(attachments: &[Attachment]) -> String {
+    let name = |number: usize| {
+        let (mut rest, mut letters) = (number, Vec::new());
+        loop {
+            letters.push(char::from(b'a' + u8::try_from(rest % 26).unwrap_or_default()));
+            if rest < 26 {
+                break;
+            }
+            rest = rest / 26 - 1;
+        }
+        format!("/dev/vd{}", letters.iter().rev().collect::<String>())
+    };
+    let mut names = (1..).map(name);
+    let free = |name: &String| attachments.iter().all(|one| one.device != *name);
+    names.find(free).unwrap_or_default()
+}
+
+/// A volume as it is once it is with the instance.
+pub fn complete(record: &mut VolumeRecord, now: SystemTime) {
+    let disk = record.volume.get_or_insert_default();
+    disk.set_state(VolumeState::InUse);
+    disk.attachments.iter_mut().for_each(|one| one.set_state(AttachmentState::Attached));
+    disk.update_time = Some(timestamp(now));
+}
+
+/// A volume as it is once no instance has it.
+pub fn release(record: &mut VolumeRecord, now: SystemTime) {
+    let disk = record.volume.get_or_insert_default();
+    disk.set_state(VolumeState::Available);
+    disk.attachments.clear();
+    disk.update_time = Some(timestamp(now));
+}
+
+/// Whether a volume is with this instance, or on its way there or back.
+#[must_use]
+pub fn is_of(volume: &pb::Volume, instance: InstanceId) -> bool {
+    volume.attachments.iter().any(|one| one.instance_id == instance.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn guest(state: instance::State) -> InstanceRecord {
+        let mut guest = Instance { id: "i".into(), generation: 1, host: "h1".into(), ..Default::default() };
+        guest.set_state(state);
+        InstanceRecord { instance: Some(guest), ..Default::default() }
+    }
+
+    fn disk(state: VolumeState) -> VolumeRecord {
+        let mut disk = Volume::default();
+        disk.set_state(state);
+        VolumeRecord { volume: Some(disk), ..Default::default() }
+    }
+
+    fn ask(
+        kind: Kind,
+        volume: VolumeId,
+        records: (&InstanceRecord, &VolumeRecord),
+    ) -> Result<(InstanceRecord, VolumeRecord), Reason> {
+        let instance = Named { id: InstanceId::generate(), project: "", etag: "" };
+        let asked = Asked { kind, instance, volume, timeout: Duration::from_secs(10) };
+        let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
+        begin(records.0, records.1, asked, NOW, acceptance).map_err(|error| error.reason)
+    }
+
+    #[test]
+    fn volumes_are_promised_once_and_in_order() {
+        let (one, two) = (VolumeId::generate(), VolumeId::generate());
+        let guest = guest(instance::State::Active);
+        let (guest, first) = ask(Kind::AttachVolume, one, (&guest, &disk(VolumeState::Available))).unwrap();
+        assert_eq!(ask(Kind::AttachVolume, one, (&guest, &first)), Err(Reason::InvalidState));
+        let (guest, _) = ask(Kind::AttachVolume, two, (&guest, &disk(VolumeState::Available))).unwrap();
+        let instance = guest.instance.as_ref().unwrap();
+        let devices: Vec<&str> = instance.attachments.iter().map(|one| one.device.as_str()).collect();
+        assert_eq!(devices, ["/dev/vdb", "/dev/vdc"]);
+        assert_eq!(guest.operations.iter().map(|one| one.generation).collect::<Vec<_>>(), [2, 3]);
+        let last = guest.operations[1].deadline_time.as_ref().unwrap().seconds;
+        assert_eq!(last, 20, "the one before it has its time too");
+        let outcomes: Vec<pb::Outcome> = guest.actions.iter().map(pb::Action::outcome).collect();
+        assert_eq!(outcomes, [pb::Outcome::InProgress; 2]);
+    }
+
+    #[test]
+    fn only_what_is_attached_is_detached() {
+        let volume = VolumeId::generate();
+        let bare = guest(instance::State::Stopped);
+        assert_eq!(
+            ask(Kind::DetachVolume, volume, (&bare, &disk(VolumeState::InUse))),
+            Err(Reason::InvalidState)
+        );
+        let (mut guest, mut disk) =
+            ask(Kind::AttachVolume, volume, (&bare, &disk(VolumeState::Available))).unwrap();
+        assert_eq!(
+            ask(Kind::DetachVolume, volume, (&guest, &disk)),
+            Err(Reason::InvalidState),
+            "not yet there"
+        );
+        crate::operations::host_did(&mut guest, NOW);
+        crate::operations::conclude(&mut guest, NOW);
+        complete(&mut disk, NOW);
+        let (guest, disk) = ask(Kind::DetachVolume, volume, (&guest, &disk)).unwrap();
+        assert_eq!(disk.volume.as_ref().unwrap().state(), VolumeState::Detaching);
+        assert_eq!(guest.instance.unwrap().attachments[0].state(), AttachmentState::Detaching);
+    }
+
+    #[test]
+    fn an_instance_that_is_not_there_or_busy_takes_none() {
+        let volume = VolumeId::generate();
+        for state in [instance::State::Building, instance::State::Error, instance::State::Deleted] {
+            let taken = ask(Kind::AttachVolume, volume, (&guest(state), &disk(VolumeState::Available)));
+            assert_eq!(taken, Err(Reason::InvalidState), "{state:?}");
+        }
+        let mut busy = guest(instance::State::Active);
+        busy.instance.as_mut().unwrap().set_task(instance::Task::Stopping);
+        let taken = ask(Kind::AttachVolume, volume, (&busy, &disk(VolumeState::Available)));
+        assert_eq!(taken, Err(Reason::InvalidState));
+    }
+
+    #[test]
+    fn device_names_go_on_after_the_alphabet() {
+        let mut attachments = Vec::new();
+        for _ in 0..26 {
+            attachments.push(Attachment { device: free_device(&attachments), ..Default::default() });
+        }
+        assert_eq!(attachments[24].device, "/dev/vdz");
+        assert_eq!(attachments[25].device, "/dev/vdaa");
+        attachments.remove(3);
+        assert_eq!(free_device(&attachments), "/dev/vde");
+    }
+}

@@ -1,0 +1,114 @@
+//! What an attachment needs of the volume's backend and of its record.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, ServiceKind, VolumeId};
+use kilonova_proto::conductor::v1::VolumeRecord;
+use kilonova_proto::volume::v1 as volume;
+use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
+use kilonova_rpc::outcome::{CallError, classify};
+use kilonova_rpc::status::to_status;
+use kilonova_store::{Compare, Txn};
+use prost::Message;
+
+use crate::agents::{COMMAND_DEADLINE, Callers, step_id, within};
+use crate::attach::{complete, is_of, release};
+use crate::cache::Entry;
+use crate::placed::Placed;
+
+fn refused(error: &Error) -> CallError {
+    classify(to_status(error))
+}
+
+/// Whom a backend lets reach a volume: one connector for each host.
+fn connector(host: &str) -> BTreeMap<String, String> {
+    [("host".to_owned(), host.to_owned())].into()
+}
+
+impl Callers {
+    /// Lets a host reach a volume, and gives how.
+    pub(crate) async fn connect(
+        &self,
+        volume_id: &str,
+        host: &str,
+    ) -> Result<BTreeMap<String, String>, CallError> {
+        let Some((mut client, command)) = self.backend(volume_id, "connect").await? else {
+            let message = format!("volume {volume_id} is gone");
+            return Err(refused(&Error::new(Reason::VolumeNotFound, message)));
+        };
+        let request = volume::InitializeConnectionRequest { command, connector: connector(host) };
+        let answer = client.initialize_connection(within(request, COMMAND_DEADLINE)).await;
+        answer.map(|answer| answer.into_inner().connection).map_err(classify)
+    }
+
+    /// Keeps a host from reaching a volume any longer. One that is gone has nobody who reaches it.
+    pub(crate) async fn disconnect(&self, volume_id: &str, host: &str) -> Result<(), CallError> {
+        let Some((mut client, command)) = self.backend(volume_id, "disconnect").await? else { return Ok(()) };
+        let request = volume::TerminateConnectionRequest { command, connector: connector(host) };
+        client.terminate_connection(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+
+    /// Adds to a transaction that an instance has a volume, or has it no more.
+    pub(crate) async fn settle_volume(
+        &self,
+        txn: Txn,
+        instance: InstanceId,
+        volume_id: &str,
+        attached: bool,
+    ) -> Result<Txn, CallError> {
+        let Some((id, entry)) = self.volume(volume_id).await? else { return Ok(txn) };
+        if !is_of(entry.record.resource(), instance) {
+            return Ok(txn);
+        }
+        let mut record = VolumeRecord::clone(&entry.record);
+        let change = if attached { complete } else { release };
+        change(&mut record, SystemTime::now());
+        let key = VolumeRecord::key(&self.volumes.db.keys, id);
+        Ok(txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec()))
+    }
+
+    /// The volume as the store has it.
+    async fn volume(&self, volume_id: &str) -> Result<Option<(VolumeId, Entry<VolumeRecord>)>, CallError> {
+        let Ok(id) = volume_id.parse::<VolumeId>() else { return Ok(None) };
+        let entry = self.volumes.read(id).await.map_err(|error| refused(&error))?;
+        Ok(entry.map(|entry| (id, entry)))
+    }
+
+    /// The volume's backend, and a command for it; none if there is no such volume, or it is on no backend.
+    async fn backend(
+        &self,
+        volume_id: &str,
+        step: &str,
+    ) -> Result<
+        Option<(VolumeServiceClient<kilonova_rpc::peers::Channel>, Option<volume::VolumeCommand>)>,
+        CallError,
+    > {
+        let Some((id, entry)) = self.volume(volume_id).await? else { return Ok(None) };
+        let resource = entry.record.resource();
+        if resource.host.is_empty() {
+            return Ok(None);
+        }
+        let epoch = self.epoch(ServiceKind::Volume, &resource.host)?;
+        let command = volume::VolumeCommand {
+            volume_id: id.to_string(),
+            generation: resource.generation,
+            attempt: resource.attempt,
+            target_host: resource.host.clone(),
+            target_epoch: epoch.0,
+            request_id: step_id(id, resource.generation, resource.attempt, step),
+        };
+        let channel = self.host(ServiceKind::Volume, &resource.host, epoch)?;
+        Ok(Some((VolumeServiceClient::new(channel), Some(command))))
+    }
+
+    /// The incarnation of a registered member.
+    fn epoch(&self, service: ServiceKind, host: &str) -> Result<Epoch, CallError> {
+        let name = HostName::parse(host).ok();
+        let members = self.peers.registry().members(service).current();
+        name.and_then(|name| members.callable(&name).map(|member| member.epoch)).ok_or_else(|| {
+            let message = format!("{host} is not registered");
+            refused(&Error::new(Reason::NoSuchHost, message).with("host", host))
+        })
+    }
+}
