@@ -56,7 +56,8 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
     /// Does what others have to do once the host did its part, and gives what has to be stored with its end.
     async fn conclude(&self, id: P::Id, record: &P, operation: &Operation) -> Result<Txn, CallError>;
     /// Has others let go of what a record holds that is about to be gone, and gives what has to be stored with that.
-    async fn let_go(&self, id: P::Id, record: &P) -> Result<Txn, CallError>;
+    /// Without `ask` they are not asked, only freed in the store: nobody is left who could use it.
+    async fn let_go(&self, id: P::Id, record: &P, ask: bool) -> Result<Txn, CallError>;
     /// Has a host remove what it may hold.
     async fn terminate(
         &self,
@@ -264,11 +265,13 @@ impl Agents<InstanceRecord> for Callers {
         self.settle_volume(Txn::new(), id, &operation.volume_id, attached).await
     }
 
-    async fn let_go(&self, id: InstanceId, record: &InstanceRecord) -> Result<Txn, CallError> {
+    async fn let_go(&self, id: InstanceId, record: &InstanceRecord, ask: bool) -> Result<Txn, CallError> {
         let instance = record.resource();
         let mut txn = Txn::new();
         for attachment in &instance.attachments {
-            self.disconnect(&attachment.volume_id, &instance.host).await?;
+            if ask {
+                self.disconnect(&attachment.volume_id, &instance.host).await?;
+            }
             txn = self.settle_volume(txn, id, &attachment.volume_id, false).await?;
         }
         Ok(txn)
@@ -358,7 +361,7 @@ impl Agents<VolumeRecord> for Callers {
         Err(no_such_operation(operation.kind()))
     }
 
-    async fn let_go(&self, _: VolumeId, _: &VolumeRecord) -> Result<Txn, CallError> {
+    async fn let_go(&self, _: VolumeId, _: &VolumeRecord, _: bool) -> Result<Txn, CallError> {
         Ok(Txn::new())
     }
 

@@ -26,6 +26,8 @@ use crate::requests::{Acceptance, Named, stored};
 
 /// How often a request is tried again when somebody else was faster.
 const TRIES: usize = 16;
+/// Most attaches and detaches that wait at one instance: all of them fit in its history.
+const MOST_WAITING: usize = 12;
 
 /// Where instances and volumes are.
 #[derive(Clone, Copy)]
@@ -108,6 +110,7 @@ fn begin(
         _ => begin_detaching(guest, disk, asked.volume)?,
     }
     guest.generation += 1;
+    disk.generation += 1;
     guest.update_time = Some(timestamp(now));
     disk.update_time = Some(timestamp(now));
     let patience = asked.timeout.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1));
@@ -134,7 +137,12 @@ fn check_instance(guest: &Instance, waiting: &[Operation]) -> Result<(), Error> 
     let only_volumes =
         waiting.iter().all(|one| matches!(one.kind(), Kind::AttachVolume | Kind::DetachVolume));
     if there && only_volumes && task == instance::Task::Unspecified {
-        return Ok(());
+        if waiting.len() < MOST_WAITING {
+            return Ok(());
+        }
+        let message =
+            format!("{MOST_WAITING} volumes are being attached to the instance or detached from it");
+        return Err(Error::new(Reason::Overloaded, message).with("limit", MOST_WAITING));
     }
     let message = format!(
         "the instance is {}, {}; volumes come and go while it is ACTIVE or STOPPED and nothing else is being done",
@@ -215,6 +223,7 @@ pub fn release(record: &mut VolumeRecord, now: SystemTime) {
     let disk = record.volume.get_or_insert_default();
     disk.set_state(VolumeState::Available);
     disk.attachments.clear();
+    disk.generation += 1;
     disk.update_time = Some(timestamp(now));
 }
 
@@ -268,6 +277,17 @@ mod tests {
         assert_eq!(last, 20, "the one before it has its time too");
         let outcomes: Vec<pb::Outcome> = guest.actions.iter().map(pb::Action::outcome).collect();
         assert_eq!(outcomes, [pb::Outcome::InProgress; 2]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut guest = guest(instance::State::Active);
+        for _ in 0..MOST_WAITING {
+            let asked = (&guest, &disk(VolumeState::Available));
+            guest = ask(Kind::AttachVolume, VolumeId::generate(), asked).unwrap().0;
+        }
+        let more = ask(Kind::AttachVolume, VolumeId::generate(), (&guest, &disk(VolumeState::Available)));
+        assert_eq!(more, Err(Reason::Overloaded));
     }
 
     #[test]

@@ -1,4 +1,8 @@
 //! What an attachment needs of the volume's backend and of its record.
+//!
+//! A volume's generation grows when it is reserved, when it is to be detached and when it is released, and a disconnect
+//! carries the generation after the present one. So a connect that was sent before it and arrives after it, as from a
+//! conductor that no longer owns the instance, is refused by the backend.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -33,7 +37,7 @@ impl Callers {
         volume_id: &str,
         host: &str,
     ) -> Result<BTreeMap<String, String>, CallError> {
-        let Some((mut client, command)) = self.backend(volume_id, "connect").await? else {
+        let Some((mut client, command)) = self.backend(volume_id, "connect", 0).await? else {
             let message = format!("volume {volume_id} is gone");
             return Err(refused(&Error::new(Reason::VolumeNotFound, message)));
         };
@@ -44,7 +48,9 @@ impl Callers {
 
     /// Keeps a host from reaching a volume any longer. One that is gone has nobody who reaches it.
     pub(crate) async fn disconnect(&self, volume_id: &str, host: &str) -> Result<(), CallError> {
-        let Some((mut client, command)) = self.backend(volume_id, "disconnect").await? else { return Ok(()) };
+        let Some((mut client, command)) = self.backend(volume_id, "disconnect", 1).await? else {
+            return Ok(());
+        };
         let request = volume::TerminateConnectionRequest { command, connector: connector(host) };
         client.terminate_connection(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
@@ -80,6 +86,7 @@ impl Callers {
         &self,
         volume_id: &str,
         step: &str,
+        newer: u64,
     ) -> Result<
         Option<(VolumeServiceClient<kilonova_rpc::peers::Channel>, Option<volume::VolumeCommand>)>,
         CallError,
@@ -90,13 +97,14 @@ impl Callers {
             return Ok(None);
         }
         let epoch = self.epoch(ServiceKind::Volume, &resource.host)?;
+        let generation = resource.generation + newer;
         let command = volume::VolumeCommand {
             volume_id: id.to_string(),
-            generation: resource.generation,
+            generation,
             attempt: resource.attempt,
             target_host: resource.host.clone(),
             target_epoch: epoch.0,
-            request_id: step_id(id, resource.generation, resource.attempt, step),
+            request_id: step_id(id, generation, resource.attempt, step),
         };
         let channel = self.host(ServiceKind::Volume, &resource.host, epoch)?;
         Ok(Some((VolumeServiceClient::new(channel), Some(command))))

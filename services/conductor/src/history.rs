@@ -24,8 +24,10 @@ pub fn begin(actions: &mut Vec<pb::Action>, kind: Kind, request_id: &str, now: S
         outcome: pb::Outcome::InProgress.into(),
         ..Default::default()
     });
-    let excess = actions.len().saturating_sub(MAX_ACTIONS);
-    actions.drain(..excess);
+    while actions.len() > MAX_ACTIONS {
+        let ended = |action: &pb::Action| action.outcome() != pb::Outcome::InProgress;
+        actions.remove(actions.iter().position(ended).unwrap_or(0));
+    }
 }
 
 fn supersede(actions: &mut [pb::Action], now: SystemTime) {
@@ -211,14 +213,17 @@ mod tests {
     fn history_is_bounded() {
         let now = SystemTime::UNIX_EPOCH;
         let mut actions = Vec::new();
+        begin(&mut actions, Kind::AttachVolume, "r", now);
         for _ in 0..100 {
-            begin(&mut actions, Kind::Create, "r", now);
+            begin(&mut actions, Kind::AttachVolume, "r", now);
+            actions.last_mut().unwrap().set_outcome(pb::Outcome::Succeeded);
         }
         for _ in 0..100 {
             add(&mut actions, done("step", ME, now, Duration::ZERO, 0, ""));
         }
         assert_eq!(actions.len(), MAX_ACTIONS);
-        let last = actions.last().unwrap();
-        assert_eq!((last.steps.len(), last.dropped_steps), (MAX_STEPS, 36));
+        let goes_on = &actions[0];
+        assert_eq!(goes_on.outcome(), pb::Outcome::InProgress, "what goes on is kept");
+        assert_eq!((goes_on.steps.len(), goes_on.dropped_steps), (MAX_STEPS, 36));
     }
 }

@@ -152,21 +152,29 @@ impl Manager {
         self.executor.unmake(id, stamp)
     }
 
-    /// Lets a host reach a volume that is there, and says how.
-    pub async fn connect(&self, id: VolumeId, host: &str) -> Result<BTreeMap<String, String>, Error> {
-        let there = self.executor.read(|book| {
-            book.ledger.view(id).is_some_and(|view| matches!(view.outcome, Some(Outcome::Ready(()))))
-        });
-        if !there {
-            let message = format!("{} has no volume {id}", self.site.host);
-            return Err(Error::new(Reason::VolumeNotFound, message).with("id", id));
-        }
+    /// Lets a host reach a volume that is there, and says how. Refused if a newer command was seen, as one that ended
+    /// the connection.
+    pub async fn connect(
+        &self,
+        id: VolumeId,
+        stamp: Stamp,
+        host: &str,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        self.touch(id, stamp)?;
         answered(self.driver.export(id, host)).await
     }
 
-    /// Keeps a host from reaching a volume any longer.
-    pub async fn disconnect(&self, id: VolumeId, host: &str) -> Result<(), Error> {
-        answered(self.driver.unexport(id, host)).await
+    /// Keeps a host from reaching a volume any longer. One that is not there is reached by nobody.
+    pub async fn disconnect(&self, id: VolumeId, stamp: Stamp, host: &str) -> Result<(), Error> {
+        match self.touch(id, stamp) {
+            Ok(()) => answered(self.driver.unexport(id, host)).await,
+            Err(error) if error.reason == Reason::VolumeNotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn touch(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
+        self.executor.change(|book| book.ledger.touch(id, stamp, Reason::VolumeNotFound))
     }
 
     /// What is known of a volume.

@@ -69,14 +69,14 @@ impl VolumeServer {
         &self,
         command: &VolumeCommand,
         connector: &BTreeMap<String, String>,
-    ) -> Result<(VolumeId, String), Error> {
+    ) -> Result<(VolumeId, Stamp, String), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
         let mut check = Checker::new();
         let id = check.id::<VolumeId>("command.volume_id", &command.volume_id);
         let host = connector.get("host").cloned().unwrap_or_default();
         check.ensure(!host.is_empty(), "connector", "needs `host`");
         check.finish()?;
-        Ok((id.expect("checked above"), host))
+        Ok((id.expect("checked above"), stamp(command), host))
     }
 
     async fn answer_state(&self, command: &VolumeCommand) -> Result<GetVolumeStateResponse, Error> {
@@ -143,8 +143,8 @@ impl VolumeService for VolumeServer {
         request: Request<InitializeConnectionRequest>,
     ) -> Result<Response<InitializeConnectionResponse>, Status> {
         let InitializeConnectionRequest { command, connector } = request.into_inner();
-        let (id, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
-        let connection = self.manager.connect(id, &host).await.map_err(refused)?;
+        let (id, stamp, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
+        let connection = self.manager.connect(id, stamp, &host).await.map_err(refused)?;
         Ok(Response::new(InitializeConnectionResponse { connection }))
     }
 
@@ -153,8 +153,8 @@ impl VolumeService for VolumeServer {
         request: Request<TerminateConnectionRequest>,
     ) -> Result<Response<TerminateConnectionResponse>, Status> {
         let TerminateConnectionRequest { command, connector } = request.into_inner();
-        let (id, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
-        self.manager.disconnect(id, &host).await.map_err(refused)?;
+        let (id, stamp, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
+        self.manager.disconnect(id, stamp, &host).await.map_err(refused)?;
         Ok(Response::new(TerminateConnectionResponse {}))
     }
 

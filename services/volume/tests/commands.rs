@@ -12,10 +12,12 @@ use kilonova_proto::conductor::v1::ReportStatus;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::volume::{Desired, State};
 use kilonova_proto::types::v1::{Capabilities, ServiceKind, StoragePool, Volume};
-use kilonova_proto::volume::v1::{GetVolumeStateRequest, SetHostEnabledRequest};
+use kilonova_proto::volume::v1::{
+    GetVolumeStateRequest, InitializeConnectionRequest, SetHostEnabledRequest, TerminateConnectionRequest,
+};
 use kilonova_rpc::status::reason_of;
 use support::{Cell, HOST, endless, failing, quick};
-use tonic::Status;
+use tonic::{Code, Status};
 
 fn reason<T>(result: Result<T, Status>) -> Option<Reason> {
     result.err().and_then(|status| reason_of(&status))
@@ -53,6 +55,36 @@ async fn a_volume_is_created_once_told_again_and_deleted_once() {
     assert_eq!(reason(cell.create(id, 1, "data", 5, "").await), Some(Reason::StaleGeneration));
     let request = GetVolumeStateRequest { command: Some(cell.command(id, 2, 1)) };
     assert_eq!(reason(cell.client().get_volume_state(request).await), Some(Reason::VolumeNotFound));
+}
+
+#[tokio::test]
+async fn a_host_reaches_a_volume_until_it_is_disconnected_and_no_late_command_reconnects_it() {
+    let mut cell = Cell::start(quick()).await;
+    let id = VolumeId::generate();
+    let connector = || [("host".to_owned(), "node1".to_owned())].into();
+    let connect = async |cell: &Cell, generation| {
+        let command = Some(cell.command(id, generation, 1));
+        let request = InitializeConnectionRequest { command, connector: connector() };
+        cell.client().initialize_connection(request).await.map(|answer| answer.into_inner().connection)
+    };
+    let disconnect = async |cell: &Cell, generation| {
+        let command = Some(cell.command(id, generation, 1));
+        let request = TerminateConnectionRequest { command, connector: connector() };
+        cell.client().terminate_connection(request).await.map(drop)
+    };
+    assert_eq!(reason(connect(&cell, 2).await), Some(Reason::VolumeNotFound));
+    disconnect(&cell, 2).await.unwrap();
+    cell.create(id, 1, "data", 5, "").await.unwrap();
+    cell.report().await;
+    let connection = connect(&cell, 2).await.unwrap();
+    assert_eq!(connection["protocol"], "simulated");
+    assert_eq!(connect(&cell, 2).await.unwrap(), connection);
+    disconnect(&cell, 3).await.unwrap();
+    disconnect(&cell, 3).await.unwrap();
+    assert_eq!(reason(connect(&cell, 2).await), Some(Reason::StaleGeneration));
+    assert_eq!(cell.done(), ["create data", "export data", "unexport data"]);
+    let nobody = InitializeConnectionRequest { command: Some(cell.command(id, 4, 1)), ..Default::default() };
+    assert_eq!(cell.client().initialize_connection(nobody).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

@@ -303,6 +303,18 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
         }
     }
 
+    /// Takes a command that changes nothing of the resource itself; `not_found` is why there is nothing it is about.
+    pub fn touch(&mut self, id: K, stamp: Stamp, not_found: Reason) -> Result<(), Error> {
+        let not_here = || Error::new(not_found, format!("{id} is not here")).with("id", id);
+        let entry = self.entries.get_mut(&id).ok_or_else(not_here)?;
+        if stamp < entry.stamp {
+            return Err(stale(id, stamp, entry.stamp));
+        }
+        let Phase::Settled(Outcome::Ready(_), _) = &entry.phase else { return Err(not_here()) };
+        entry.stamp = stamp;
+        Ok(())
+    }
+
     /// An act ended: with what is there now, or with why it was not done. `None`: it was overtaken by an unmake.
     pub fn acted(&mut self, id: K, result: Result<M, Box<Fault>>, steps: Vec<Step>) -> Option<Conclusion<M>> {
         let entry = self.entries.get(&id)?;

@@ -252,6 +252,19 @@ fn an_unmake_overtakes_an_act() {
 }
 
 #[test]
+fn a_touch_only_raises_the_stamp_of_what_is_there() {
+    let mut book = ready(at(1, 1));
+    let touch = |book: &mut Book, stamp| book.touch(ID, stamp, Reason::VolumeNotFound);
+    assert!(touch(&mut book, at(3, 1)).is_ok());
+    assert!(touch(&mut book, at(3, 1)).is_ok());
+    assert_eq!(refusal(touch(&mut book, at(2, 1))), Reason::StaleGeneration);
+    assert_eq!(book.view(ID).unwrap().outcome, Some(&Outcome::Ready("guest")));
+    assert!(book.unmake(ID, at(4, 1)).is_ok());
+    assert_eq!(refusal(touch(&mut book, at(5, 1))), Reason::VolumeNotFound);
+    assert_eq!(refusal(Book::default().touch(8, at(1, 1), Reason::VolumeNotFound)), Reason::VolumeNotFound);
+}
+
+#[test]
 fn an_act_that_was_done_before_a_restart_is_not_done_again() {
     let mut book = Book::default();
     book.restore(ID, at(2, 1), "stopped", Some(Kind::Stop));

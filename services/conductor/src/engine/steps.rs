@@ -332,7 +332,16 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let step = history::done("delete", self.me(), now, Duration::ZERO, 0, detail);
         history::add(record.actions_mut(), step);
         history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
-        match self.agents.let_go(id, &entry.record).await {
+        let mut released = self.agents.let_go(id, &entry.record, true).await;
+        if let Err(error) = &released
+            && !forced
+            && is_past(entry.record.deadline(), Duration::ZERO)
+        {
+            // No guest is left that could use what its backend still exports to the host.
+            tracing::warn!(%id, %error, "gone without its volumes' backend having been asked");
+            released = self.agents.let_go(id, &entry.record, false).await;
+        }
+        match released {
             Ok(released) => {
                 with.compares.extend(released.compares);
                 with.ops.extend(released.ops);

@@ -142,7 +142,7 @@ impl Agents<InstanceRecord> for Hosts {
         Ok(Txn::new())
     }
 
-    async fn let_go(&self, _: InstanceId, _: &InstanceRecord) -> Result<Txn, CallError> {
+    async fn let_go(&self, _: InstanceId, _: &InstanceRecord, _: bool) -> Result<Txn, CallError> {
         Ok(Txn::new())
     }
 
