@@ -33,6 +33,7 @@ over_both_stores!(
     a_volume_that_cannot_be_attached_is_available_again,
     a_volume_is_promised_to_one_instance_only,
     an_attach_is_finished_after_every_agent_and_conductor_restarted,
+    a_volume_grows_and_counts_as_much_as_it_has,
 );
 
 async fn instances_are_stopped_started_and_rebooted(backing: Backing) {
@@ -246,5 +247,45 @@ async fn an_attach_is_finished_after_every_agent_and_conductor_restarted(backing
     assert_eq!(journal::count(&lines, "attach")[&web].len(), 1);
     detach(&api, &web, &disk).await.unwrap();
     volume_is(&api, &disk, VolumeState::Available).await;
+    cluster.shutdown().await;
+}
+
+async fn a_volume_grows_and_counts_as_much_as_it_has(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.conductor.quota.gigabytes = 30;
+    plan.volume.driver.extend_fail = vec![FailRule { name: "stiff".into(), attempts: 99 }];
+    let Some(cluster) = Cluster::start(plan).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    let (data, stiff) = (volume(&api, "data").await, volume(&api, "stiff").await);
+    let extend = async |id: &str, size_gib| {
+        let request = api::ExtendVolumeRequest {
+            volume_id: id.into(),
+            request_id: format!("{id}-{size_gib}"),
+            size_gib,
+            ..Default::default()
+        };
+        let answer = api.volumes().extend_volume(request).await;
+        answer.map(drop).map_err(|status| from_status(&status).unwrap().reason)
+    };
+    let used = async || {
+        let quota = api.quotas().get_quota(api::GetQuotaRequest::default()).await.unwrap().into_inner();
+        quota.quota.unwrap().usage.unwrap().gigabytes
+    };
+    let (one, two) = tokio::join!(extend(&data, 20), extend(&data, 20));
+    assert_eq!((one, two), (Ok(()), Ok(())));
+    let grown = volume_is(&api, &data, VolumeState::Available).await;
+    assert_eq!(grown.spec.unwrap().size_gib, 20);
+    assert_eq!(used().await, 21);
+    assert_eq!(extend(&data, 30).await, Err(Reason::QuotaExceeded));
+    assert_eq!(extend(&data, 20).await, Ok(()), "the same request again");
+    assert_eq!(extend(&stiff, 5).await, Ok(()));
+    let same = volume_is(&api, &stiff, VolumeState::Available).await;
+    assert_eq!(same.spec.unwrap().size_gib, 1);
+    assert_eq!(used().await, 21);
+    let request = api::DeleteVolumeRequest { volume_id: data.clone(), ..Default::default() };
+    api.volumes().delete_volume(request).await.unwrap();
+    volume_is(&api, &data, VolumeState::Deleted).await;
+    assert_eq!(used().await, 1);
     cluster.shutdown().await;
 }

@@ -125,10 +125,15 @@ pub fn scheduler_hints(check: &mut Checker, path: &str, hints: &pb::SchedulerHin
     check.ensure(hints.same_host.len() <= 1, &format!("{path}.same_host"), "at most one instance");
 }
 
+/// The size of a volume.
+pub fn volume_size(check: &mut Checker, field: &str, size_gib: u32) {
+    check.ensure((1..=1_048_576).contains(&size_gib), field, "1 to 1048576 GiB");
+}
+
 /// What a user asks of a volume.
 pub fn volume_spec(check: &mut Checker, path: &str, spec: &pb::VolumeSpec) {
     name(check, &format!("{path}.name"), &spec.name, false);
-    check.ensure((1..=1_048_576).contains(&spec.size_gib), &format!("{path}.size_gib"), "1 to 1048576 GiB");
+    volume_size(check, &format!("{path}.size_gib"), spec.size_gib);
     check.optional_id::<ZoneName>(&format!("{path}.availability_zone"), &spec.availability_zone);
     metadata(check, &format!("{path}.metadata"), &spec.metadata);
     metadata(check, &format!("{path}.extra_specs"), &spec.extra_specs);

@@ -79,6 +79,7 @@ requests! {
     ListVolumeActionsRequest => ListVolumeActionsRequest { volume_id, project_id }
     UpdateVolumeRequest => UpdateVolumeRequest { request_id, project_id, volume_id, etag, volume, update_mask }
     DeleteVolumeRequest => DeleteVolumeRequest { request_id, project_id, volume_id, etag, allow_missing }
+    ExtendVolumeRequest => ExtendVolumeRequest { request_id, project_id, volume_id, etag, size_gib }
     CreateFlavorRequest => CreateFlavorRequest { request_id, flavor, validate_only }
     DeleteFlavorRequest => DeleteFlavorRequest { request_id, flavor_id, allow_missing }
     GetFlavorRequest => GetFlavorRequest { flavor_id }
@@ -114,6 +115,7 @@ responses! {
     ListVolumeActionsResponse => ListVolumeActionsResponse { actions }
     UpdateVolumeResponse => UpdateVolumeResponse { volume }
     DeleteVolumeResponse => DeleteVolumeResponse { volume }
+    ExtendVolumeResponse => ExtendVolumeResponse { volume }
     CreateFlavorResponse => CreateFlavorResponse { flavor }
     DeleteFlavorResponse => DeleteFlavorResponse {}
     GetFlavorResponse => GetFlavorResponse { flavor }

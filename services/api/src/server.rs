@@ -45,6 +45,7 @@ const VOLUMES: &[&str] = &[
     "ListVolumeActions",
     "UpdateVolume",
     "DeleteVolume",
+    "ExtendVolume",
 ];
 
 /// Adds every public service, as far as it is served.
@@ -124,6 +125,7 @@ forward! {
         list_volume_actions(ListVolumeActionsRequest) -> ListVolumeActionsResponse = records.list_volume_actions;
         update_volume(UpdateVolumeRequest) -> UpdateVolumeResponse = tasks.update_volume;
         delete_volume(DeleteVolumeRequest) -> DeleteVolumeResponse = tasks.delete_volume;
+        extend_volume(ExtendVolumeRequest) -> ExtendVolumeResponse = tasks.extend_volume;
     } watch {
         watch_volumes(WatchVolumesRequest) -> WatchVolumesResponse;
     }

@@ -102,6 +102,11 @@ impl Acceptor {
         Self { db, config, lanes }
     }
 
+    /// Waits for the project's turn.
+    pub async fn enter(&self, project: &ProjectId) -> tokio::sync::MutexGuard<'_, ()> {
+        self.lanes.enter(project.as_str()).await
+    }
+
     /// What an earlier request of the same id created, as it is now.
     pub async fn earlier<P: Placed>(
         &self,

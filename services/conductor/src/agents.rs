@@ -19,6 +19,7 @@ use kilonova_rpc::peers::{Channel, Peers};
 use kilonova_store::Txn;
 use tonic::Request;
 
+use crate::extend::counted_for;
 use crate::history::step_name;
 use crate::operations::hosts_part;
 use crate::placed::Placed;
@@ -349,16 +350,30 @@ impl Agents<VolumeRecord> for Callers {
 
     async fn operate(
         &self,
-        _: VolumeId,
-        _: &VolumeRecord,
+        id: VolumeId,
+        record: &VolumeRecord,
         operation: &Operation,
-        _: Epoch,
+        epoch: Epoch,
     ) -> Result<(), CallError> {
-        Err(no_such_operation(operation.kind()))
+        let (resource, kind) = (record.resource(), operation.kind());
+        if kind != Kind::Extend {
+            return Err(no_such_operation(kind));
+        }
+        let command = volume::VolumeCommand {
+            volume_id: id.to_string(),
+            generation: operation.generation,
+            attempt: resource.attempt,
+            target_host: resource.host.clone(),
+            target_epoch: epoch.0,
+            request_id: step_id(id, operation.generation, resource.attempt, step_name(kind)),
+        };
+        let request = volume::ExtendVolumeRequest { command: Some(command), size_gib: operation.size_gib };
+        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &resource.host, epoch)?);
+        client.extend_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 
-    async fn conclude(&self, _: VolumeId, _: &VolumeRecord, operation: &Operation) -> Result<Txn, CallError> {
-        Err(no_such_operation(operation.kind()))
+    async fn conclude(&self, _: VolumeId, record: &VolumeRecord, _: &Operation) -> Result<Txn, CallError> {
+        self.take_off(record.project_id(), &counted_for(record)).await
     }
 
     async fn let_go(&self, _: VolumeId, _: &VolumeRecord, _: bool) -> Result<Txn, CallError> {

@@ -1,6 +1,6 @@
 //! The conductor: the only service that reads or writes records.
 //!
-//! It accepts what users ask ([`accept`], [`requests`], [`power`], [`attach`]), drives every record to what is wanted of it ([`plan`],
+//! It accepts what users ask ([`accept`], [`requests`], [`power`], [`attach`], [`extend`]), drives every record to what is wanted of it ([`plan`],
 //! [`engine`]), takes what agents report ([`reports`]), and answers reads from memory ([`cache`], [`watch`]). Several
 //! run side by side: any of them accepts and answers, and each drives the records of the shards it owns
 //! ([`shards`]).
@@ -15,6 +15,7 @@ mod connections;
 pub mod db;
 pub mod engine;
 pub mod expiry;
+pub mod extend;
 pub mod history;
 pub mod hosts;
 pub mod operations;

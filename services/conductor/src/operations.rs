@@ -30,7 +30,10 @@ use crate::history;
 /// What the host has to do for it.
 #[must_use]
 pub fn hosts_part(operation: &Operation) -> Kind {
-    if operation.undo_cause.is_some() { Kind::DetachVolume } else { operation.kind() }
+    match operation.kind() {
+        Kind::AttachVolume if operation.undo_cause.is_some() => Kind::DetachVolume,
+        kind => kind,
+    }
 }
 
 /// The host did its part of the first operation.

@@ -68,6 +68,8 @@ pub struct DriverConfig {
     pub fail_rate: f64,
     /// What fails by its name.
     pub fail: Vec<FailRule>,
+    /// What cannot be made larger, by its name.
+    pub extend_fail: Vec<FailRule>,
 }
 
 impl Default for DriverConfig {
@@ -79,6 +81,7 @@ impl Default for DriverConfig {
             latency_jitter: Period::from_millis(10),
             fail_rate: 0.0,
             fail: Vec::new(),
+            extend_fail: Vec::new(),
         }
     }
 }
@@ -118,6 +121,11 @@ impl DriverConfig {
     /// How long things take.
     pub fn latency(&self) -> Latency {
         Latency { base: self.latency.get(), jitter: self.latency_jitter.get() }
+    }
+
+    /// What cannot be made larger.
+    pub fn extend_faults(&self) -> Faults {
+        Faults { rate: 0.0, rules: self.extend_fail.clone() }
     }
 
     /// What fails.

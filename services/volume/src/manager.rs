@@ -49,7 +49,7 @@ use crate::config::Config;
 use crate::driver::{BackendFigures, Driver, Stored, VolumeOrder};
 use crate::pools::PoolClaims;
 use crate::reconcile::record;
-use crate::stored::Volumes;
+use crate::stored::{Extend, Volumes};
 
 /// What a manager is given.
 pub struct Parts {
@@ -150,6 +150,11 @@ impl Manager {
     /// Takes a delete.
     pub fn delete(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
         self.executor.unmake(id, stamp)
+    }
+
+    /// Takes an extend.
+    pub fn extend(&self, id: VolumeId, stamp: Stamp, size_gib: u32) -> Result<(), Error> {
+        self.executor.act(id, stamp, Extend::to(size_gib))
     }
 
     /// Lets a host reach a volume that is there, and says how. Refused if a newer command was seen, as one that ended
@@ -291,5 +296,5 @@ impl Agent for Manager {
 
 fn restore(book: &mut Book<Volumes>, volume: Stored) {
     book.claims.restore(volume.id, volume.share);
-    book.ledger.restore(volume.id, volume.stamp, (), None);
+    book.ledger.restore(volume.id, volume.stamp, (), volume.act);
 }

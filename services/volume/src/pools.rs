@@ -145,6 +145,28 @@ impl PoolClaims {
         Ok(())
     }
 
+    /// Makes what a volume holds larger, or says what is short of how much. Gives what it held before.
+    pub fn grow(&mut self, id: VolumeId, size_gib: u32) -> Result<u32, Error> {
+        let Some(share) = self.held.get(&id).cloned() else {
+            return Err(Error::new(Reason::VolumeNotFound, format!("{id} holds nothing here")).with("id", id));
+        };
+        let before = share.size_gib;
+        let larger = Share { size_gib: size_gib.max(before), ..share.clone() };
+        self.give_back(id);
+        if let Err(error) = self.take(id, larger) {
+            self.restore(id, share);
+            return Err(error);
+        }
+        Ok(before)
+    }
+
+    /// Makes what a volume holds as small as it was.
+    pub fn shrink(&mut self, id: VolumeId, size_gib: u32) {
+        if let Some(share) = self.held.get(&id).cloned() {
+            self.restore(id, Share { size_gib, ..share });
+        }
+    }
+
     /// Gives back what a volume holds.
     pub fn give_back(&mut self, id: VolumeId) {
         let Some(share) = self.held.remove(&id) else { return };

@@ -8,9 +8,9 @@ use kilonova_model::{Attempt, Error, Generation, ProjectId, VolumeId};
 use kilonova_proto::volume::v1::volume_service_server::VolumeService;
 use kilonova_proto::volume::v1::{
     CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
-    GetVolumeStateRequest, GetVolumeStateResponse, InitializeConnectionRequest, InitializeConnectionResponse,
-    SetHostEnabledRequest, SetHostEnabledResponse, TerminateConnectionRequest, TerminateConnectionResponse,
-    VolumeCommand,
+    ExtendVolumeRequest, ExtendVolumeResponse, GetVolumeStateRequest, GetVolumeStateResponse,
+    InitializeConnectionRequest, InitializeConnectionResponse, SetHostEnabledRequest, SetHostEnabledResponse,
+    TerminateConnectionRequest, TerminateConnectionResponse, VolumeCommand,
 };
 use kilonova_rpc::server::Served;
 use kilonova_rpc::status::to_status;
@@ -29,6 +29,7 @@ pub fn served() -> Served {
     let methods = [
         "CreateVolume",
         "DeleteVolume",
+        "ExtendVolume",
         "InitializeConnection",
         "TerminateConnection",
         "GetVolumeState",
@@ -136,6 +137,18 @@ impl VolumeService for VolumeServer {
         let command = request.into_inner().command.unwrap_or_default();
         self.take_delete(&command).map_err(refused)?;
         Ok(Response::new(DeleteVolumeResponse {}))
+    }
+
+    async fn extend_volume(
+        &self,
+        request: Request<ExtendVolumeRequest>,
+    ) -> Result<Response<ExtendVolumeResponse>, Status> {
+        let ExtendVolumeRequest { command, size_gib } = request.into_inner();
+        let command = command.unwrap_or_default();
+        let taken = self
+            .admit(&command.target_host, command.target_epoch)
+            .and_then(|()| self.manager.extend(volume_id(&command)?, stamp(&command), size_gib));
+        taken.map(|()| Response::new(ExtendVolumeResponse {})).map_err(refused)
     }
 
     async fn initialize_connection(

@@ -1,6 +1,5 @@
-//! Volumes as the executor's work: made by create, unmade by delete.
+//! Volumes as the executor's work: made by create, made larger by extend, unmade by delete.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,6 +12,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Driver, VolumeOrder};
 use crate::pools::PoolClaims;
+
+/// A volume is to be larger.
+#[derive(Debug, Clone, Copy)]
+pub struct Extend {
+    /// Its new size.
+    size_gib: u32,
+    /// What it held before; known once its room is claimed.
+    from_gib: u32,
+}
+
+impl Extend {
+    /// To this size.
+    pub fn to(size_gib: u32) -> Self {
+        Self { size_gib, from_gib: 0 }
+    }
+}
 
 /// The volumes of one backend.
 pub struct Volumes {
@@ -32,7 +47,7 @@ impl Work for Volumes {
     type Id = VolumeId;
     type Order = VolumeOrder;
     type Made = ();
-    type Act = Infallible;
+    type Act = Extend;
     type Claims = PoolClaims;
     type Report = VolumeReport;
 
@@ -40,12 +55,21 @@ impl Work for Volumes {
         Verbs { make: "create", driver_make: "create", unmake: "delete", driver_unmake: "delete" };
     const NOT_FOUND: Reason = Reason::VolumeNotFound;
 
-    fn kind(act: &Infallible) -> Kind {
-        match *act {}
+    fn kind(_: &Extend) -> Kind {
+        Kind::Extend
     }
 
-    fn act_name(act: &Infallible) -> &'static str {
-        match *act {}
+    fn act_name(_: &Extend) -> &'static str {
+        "extend_volume"
+    }
+
+    fn claim_act(claims: &mut PoolClaims, id: VolumeId, act: &mut Extend) -> Result<(), Error> {
+        act.from_gib = claims.grow(id, act.size_gib)?;
+        Ok(())
+    }
+
+    fn act_failed(claims: &mut PoolClaims, id: VolumeId, act: &Extend) {
+        claims.shrink(id, act.from_gib);
     }
 
     async fn make(
@@ -64,8 +88,15 @@ impl Work for Volumes {
         self.driver.delete(id, stamp).await
     }
 
-    async fn act(&self, _: VolumeId, _: Stamp, act: &Infallible, _: &CancellationToken) -> Result<(), Error> {
-        match *act {}
+    async fn act(
+        &self,
+        id: VolumeId,
+        stamp: Stamp,
+        act: &Extend,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        tracing::info!(%id, %stamp, size_gib = act.size_gib, host = %self.site.host, "extending");
+        self.driver.extend(id, stamp, act.size_gib, cancel).await
     }
 
     fn report(&self, id: VolumeId, conclusion: &Conclusion<()>) -> VolumeReport {
@@ -76,6 +107,10 @@ impl Work for Volumes {
             steps: conclusion.steps.clone(),
             ..VolumeReport::default()
         };
+        if let Some(act) = &conclusion.act {
+            report.set_operation(act.kind);
+            report.fault = act.fault.as_deref().cloned();
+        }
         match &conclusion.outcome {
             Outcome::Ready(()) => report.set_status(ReportStatus::Ready),
             Outcome::Failed(fault) => {

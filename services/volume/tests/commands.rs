@@ -9,11 +9,13 @@ use kilonova_proto::capability::v1::capability_service_client::CapabilityService
 use kilonova_proto::capability::v1::watch_capabilities_response::Event;
 use kilonova_proto::capability::v1::{RefreshCapabilitiesRequest, WatchCapabilitiesRequest};
 use kilonova_proto::conductor::v1::ReportStatus;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::volume::{Desired, State};
-use kilonova_proto::types::v1::{Capabilities, ServiceKind, StoragePool, Volume};
+use kilonova_proto::types::v1::{Capabilities, ServiceKind, StoragePool, Volume, VolumeSpec};
 use kilonova_proto::volume::v1::{
-    GetVolumeStateRequest, InitializeConnectionRequest, SetHostEnabledRequest, TerminateConnectionRequest,
+    ExtendVolumeRequest, GetVolumeStateRequest, InitializeConnectionRequest, SetHostEnabledRequest,
+    TerminateConnectionRequest,
 };
 use kilonova_rpc::status::reason_of;
 use support::{Cell, HOST, endless, failing, quick};
@@ -85,6 +87,58 @@ async fn a_host_reaches_a_volume_until_it_is_disconnected_and_no_late_command_re
     assert_eq!(cell.done(), ["create data", "export data", "unexport data"]);
     let nobody = InitializeConnectionRequest { command: Some(cell.command(id, 4, 1)), ..Default::default() };
     assert_eq!(cell.client().initialize_connection(nobody).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_volume_grows_once_as_far_as_there_is_room_and_stays_so_over_a_restart() {
+    let mut config = quick();
+    config.driver.extend_fail = failing("stiff*", 1).driver.fail;
+    let mut cell = Cell::start(config).await;
+    let (id, stiff) = (VolumeId::generate(), VolumeId::generate());
+    for (id, name) in [(id, "data"), (stiff, "stiff")] {
+        cell.create(id, 1, name, 5, "").await.unwrap();
+        cell.report().await;
+    }
+    let extend = async |cell: &Cell, id, generation, size_gib| {
+        let request = ExtendVolumeRequest { command: Some(cell.command(id, generation, 1)), size_gib };
+        cell.client().extend_volume(request).await.map(drop)
+    };
+    let used = |cell: &Cell| cell.agent()["claims"]["pools"][0]["provisioned_gib"].as_u64().unwrap();
+    extend(&cell, id, 2, 8).await.unwrap();
+    let report = cell.report().await;
+    assert_eq!(
+        (report.status(), report.operation(), report.generation),
+        (ReportStatus::Ready, Kind::Extend, 2)
+    );
+    extend(&cell, id, 2, 8).await.unwrap();
+    assert_eq!(cell.report().await, report);
+    assert_eq!(used(&cell), 13);
+    assert_eq!(reason(extend(&cell, id, 3, 1_000_000).await), Some(Reason::ClaimRefused));
+
+    extend(&cell, stiff, 2, 9).await.unwrap();
+    let report = cell.report().await;
+    assert_eq!(
+        (report.status(), report.fault.unwrap().reason.as_str()),
+        (ReportStatus::Ready, "DRIVER_FAILED")
+    );
+    assert_eq!(used(&cell), 13, "what was claimed for it is given back");
+
+    let record = |id: VolumeId, size_gib| Volume {
+        id: id.to_string(),
+        host: HOST.into(),
+        state: State::Available.into(),
+        desired: Desired::Present.into(),
+        generation: 3,
+        attempt: 1,
+        spec: Some(VolumeSpec { size_gib, ..Default::default() }),
+        ..Default::default()
+    };
+    *cell.records.lock() = vec![record(id, 8), record(stiff, 5)];
+    cell.crash_agent();
+    cell.start_agent().await;
+    assert_eq!(used(&cell), 13);
+    let state = GetVolumeStateRequest { command: Some(cell.command(id, 3, 1)) };
+    assert_eq!(cell.client().get_volume_state(state).await.unwrap().into_inner().size_gib, 8);
 }
 
 #[tokio::test]

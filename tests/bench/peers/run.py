@@ -2,8 +2,8 @@
 """The same calls over oslo.messaging on RabbitMQ and over our RPC, in turn; one JSON line a figure.
 
 Starts RabbitMQ, etcd, and a server and a client of each kind on loopback, each a process of its own, then
-measures in rounds: a window of the peer, of ours, and of plain tonic, and again. Nothing is tuned. `make bench-peers`
-builds and installs what it needs; docs/performance-peers.md explains the figures.
+measures in rounds: a window of the peer, of ours, and of plain tonic, and again. Nothing is tuned.
+`make bench-peers` builds and installs what it needs; docs/performance-peers.md explains the figures.
 """
 
 from __future__ import annotations

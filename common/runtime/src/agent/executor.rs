@@ -196,10 +196,12 @@ impl<W: Work> Executor<W> {
 
 impl<W: Work> Executor<W> {
     /// Takes an act command: OK means that its end will be reported.
-    pub fn act(&self, id: W::Id, stamp: Stamp, act: W::Act) -> Result<(), Error> {
+    pub fn act(&self, id: W::Id, stamp: Stamp, mut act: W::Act) -> Result<(), Error> {
         let kind = W::kind(&act);
         let taken = self.shared.change(|book| {
-            let taken = book.ledger.act(id, stamp, kind, W::NOT_FOUND)?;
+            let claims = &mut book.claims;
+            let claim = || W::claim_act(claims, id, &mut act);
+            let taken = book.ledger.act(id, stamp, kind, W::NOT_FOUND, claim)?;
             if let Act::Report(conclusion) = &taken {
                 self.shared.report(id, conclusion);
             }
@@ -240,7 +242,12 @@ impl<W: Work> Shared<W> {
                 (Err(fault), watch.step(&self.site, StepOutcome::Failed, error.message.as_str(), told))
             }
         };
-        let there = self.conclude(id, |book| book.ledger.acted(id, result, vec![step.clone()]));
+        let there = self.conclude(id, |book| {
+            if result.is_err() {
+                W::act_failed(&mut book.claims, id, &act);
+            }
+            book.ledger.acted(id, result, vec![step.clone()])
+        });
         if !there {
             self.run_unmake(id, stamp, None, vec![step]).await;
         }

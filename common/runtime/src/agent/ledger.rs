@@ -279,8 +279,16 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
         }
     }
 
-    /// Takes an act command; `not_found` is why there is nothing to act on.
-    pub fn act(&mut self, id: K, stamp: Stamp, kind: Kind, not_found: Reason) -> Result<Act<M>, Error> {
+    /// Takes an act command; `not_found` is why there is nothing to act on. `claim` is asked for the room it needs when
+    /// it is to be begun, and at no other time.
+    pub fn act(
+        &mut self,
+        id: K,
+        stamp: Stamp,
+        kind: Kind,
+        not_found: Reason,
+        claim: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Act<M>, Error> {
         let not_here = || Error::new(not_found, format!("{id} is not here")).with("id", id);
         let Some(entry) = self.entries.get_mut(&id) else { return Err(not_here()) };
         if stamp < entry.stamp {
@@ -293,6 +301,13 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
                 if let Some((_, acted)) = entry.acted.as_ref().filter(|(done, _)| *done == stamp) {
                     let act = Some(acted.clone());
                     return Ok(Act::Report(Conclusion { act, ..conclusion(stamp, outcome, steps) }));
+                }
+                if let Err(error) = claim() {
+                    // Refused for good: its sender gave it up on the strength of that answer.
+                    let (reason, message) = (error.reason.as_str().to_owned(), error.message.clone());
+                    let fault = Some(Box::new(Fault { reason, message, ..Fault::default() }));
+                    (entry.stamp, entry.acted) = (stamp, Some((stamp, Acted { kind, fault })));
+                    return Err(error);
                 }
                 let cancel = CancellationToken::new();
                 let phase = Phase::Acting(kind, made.clone(), cancel.clone());

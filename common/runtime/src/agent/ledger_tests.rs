@@ -191,7 +191,7 @@ fn after_a_restart_what_is_there_is_adopted_and_what_is_not_is_lost() {
 }
 
 fn act(book: &mut Book, stamp: Stamp) -> Result<Act<&'static str>, Error> {
-    book.act(ID, stamp, Kind::Stop, Reason::InstanceNotFound)
+    book.act(ID, stamp, Kind::Stop, Reason::InstanceNotFound, room)
 }
 
 fn told_again(taken: Result<Act<&'static str>, Error>) -> Conclusion<&'static str> {
@@ -222,6 +222,16 @@ fn an_act_that_fails_leaves_what_was_there() {
     assert_eq!(end.outcome, Outcome::Ready("guest"));
     assert_eq!(end.act.as_ref().unwrap().fault, Some(fault()));
     assert_eq!(told_again(act(&mut book, at(2, 1))), end, "its repetition does not try again");
+}
+
+#[test]
+fn an_act_for_which_there_is_no_room_is_refused_for_good() {
+    let mut book = ready(at(1, 1));
+    let refused = book.act(ID, at(2, 1), Kind::Extend, Reason::VolumeNotFound, no_room);
+    assert_eq!(refusal(refused), Reason::ClaimRefused);
+    let again = told_again(book.act(ID, at(2, 1), Kind::Extend, Reason::VolumeNotFound, no_claim));
+    assert_eq!(again.act.unwrap().fault.unwrap().reason, "CLAIM_REFUSED");
+    assert!(book.act(ID, at(3, 1), Kind::Extend, Reason::VolumeNotFound, room).is_ok());
 }
 
 #[test]

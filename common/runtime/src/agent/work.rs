@@ -54,6 +54,14 @@ pub trait Work: Send + Sync + 'static {
     /// As which operation an act is known.
     fn kind(act: &Self::Act) -> Kind;
 
+    /// Takes the room that an act needs besides, or says with figures why there is none.
+    fn claim_act(_claims: &mut Self::Claims, _id: Self::Id, _act: &mut Self::Act) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Gives back what [`Work::claim_act`] took.
+    fn act_failed(_claims: &mut Self::Claims, _id: Self::Id, _act: &Self::Act) {}
+
     /// What the driver's part in an act is called.
     fn act_name(act: &Self::Act) -> &'static str;
 

@@ -1,10 +1,10 @@
 //! Requests about volumes.
 
-use kilonova_model::check::{Checker, metadata, name, request, volume_spec};
+use kilonova_model::check::{Checker, metadata, name, request, volume_size, volume_spec};
 use kilonova_model::{Error, ProjectId, VolumeId};
 use kilonova_proto::api::v1::{
-    CreateVolumeRequest, DeleteVolumeRequest, GetVolumeRequest, ListVolumeActionsRequest, ListVolumesRequest,
-    UpdateVolumeRequest, WatchVolumesRequest,
+    CreateVolumeRequest, DeleteVolumeRequest, ExtendVolumeRequest, GetVolumeRequest,
+    ListVolumeActionsRequest, ListVolumesRequest, UpdateVolumeRequest, WatchVolumesRequest,
 };
 use kilonova_proto::types::v1::volume::State;
 
@@ -87,6 +87,18 @@ impl Checked for UpdateVolumeRequest {
             }
             None => check.ensure(false, "volume", "is required"),
         }
+        check.finish()?;
+        fill_request_id(&mut self.request_id);
+        Ok(())
+    }
+}
+
+impl Checked for ExtendVolumeRequest {
+    fn check(&mut self) -> Result<(), Error> {
+        let mut check = Checker::new();
+        request(&mut check, &self.request_id, &self.project_id);
+        check.id::<VolumeId>("volume_id", &self.volume_id);
+        volume_size(&mut check, "size_gib", self.size_gib);
         check.finish()?;
         fill_request_id(&mut self.request_id);
         Ok(())

@@ -57,9 +57,6 @@ impl Placed for InstanceRecord {
         let flavor = self.resource().flavor.clone().unwrap_or_default();
         pb::QuotaUsage { instances: 1, cores: flavor.vcpus, ram_mib: flavor.ram_mib, ..Default::default() }
     }
-    fn operation(&self) -> Option<&Operation> {
-        self.operations.first()
-    }
     fn host_did(&mut self, now: SystemTime) {
         operations::host_did(self, now);
     }
@@ -98,7 +95,6 @@ impl Own for InstanceRecord {
         instance.update_time = Some(timestamp(now));
     }
     fn give_up(&mut self, fault: pb::Fault, now: SystemTime) {
-        self.operations.clear();
         let instance = self.instance.get_or_insert_default();
         instance.set_state(pb::instance::State::Error);
         instance.set_task(pb::instance::Task::Unspecified);

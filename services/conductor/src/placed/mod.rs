@@ -99,9 +99,7 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     /// Where something of it may be.
     fn receipts(&self) -> &[Receipt];
     /// What is being done with it now that it is there.
-    fn operation(&self) -> Option<&Operation> {
-        None
-    }
+    fn operation(&self) -> Option<&Operation>;
     /// When the present task is late.
     fn deadline(&self) -> Option<SystemTime>;
     /// When the record may be removed.
@@ -116,11 +114,11 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     /// It is there.
     fn set_ready(&mut self, now: SystemTime);
     /// The host did its part of the operation.
-    fn host_did(&mut self, _now: SystemTime) {}
+    fn host_did(&mut self, now: SystemTime);
     /// The host did not do its part and will not; what has to be done about that has until then.
-    fn host_did_not(&mut self, _fault: &pb::Fault, _again_until: SystemTime, _now: SystemTime) {}
+    fn host_did_not(&mut self, fault: &pb::Fault, again_until: SystemTime, now: SystemTime);
     /// All that had to be done elsewhere for the operation is done.
-    fn conclude(&mut self, _now: SystemTime) {}
+    fn conclude(&mut self, now: SystemTime);
     /// It failed for good.
     fn set_failed(&mut self, fault: pb::Fault, now: SystemTime);
     /// The user wants it gone.
@@ -150,6 +148,9 @@ macro_rules! shared {
         }
         fn receipts(&self) -> &[Receipt] {
             &self.receipts
+        }
+        fn operation(&self) -> Option<&Operation> {
+            self.operations.first()
         }
         fn deadline(&self) -> Option<SystemTime> {
             self.deadline_time.as_ref().and_then(system_time)
@@ -181,6 +182,7 @@ macro_rules! shared {
         }
         fn set_failed(&mut self, fault: pb::Fault, now: SystemTime) {
             self.deadline_time = None;
+            self.operations.clear();
             self.give_up(fault, now);
         }
         fn set_absent(&mut self, deadline: SystemTime, now: SystemTime) {

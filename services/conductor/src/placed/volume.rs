@@ -5,11 +5,12 @@ use std::time::SystemTime;
 
 use kilonova_model::time::{system_time, timestamp};
 use kilonova_model::{Reason, ServiceKind, VolumeId};
-use kilonova_proto::conductor::v1::{Alternate, Receipt, VolumeRecord};
+use kilonova_proto::conductor::v1::{Alternate, Operation, Receipt, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
 
 use super::{Own, Phase, Placed, Status, Wanted, shared};
+use crate::extend;
 
 static EMPTY_VOLUME: LazyLock<pb::Volume> = LazyLock::new(pb::Volume::default);
 
@@ -55,7 +56,17 @@ impl Placed for VolumeRecord {
     }
     fn usage(&self) -> pb::QuotaUsage {
         let size = self.resource().spec.as_ref().map_or(0, |spec| spec.size_gib);
-        pb::QuotaUsage { volumes: 1, gigabytes: size, ..Default::default() }
+        let gigabytes = size + extend::counted_for(self).gigabytes;
+        pb::QuotaUsage { volumes: 1, gigabytes, ..Default::default() }
+    }
+    fn host_did(&mut self, now: SystemTime) {
+        extend::host_did(self, now);
+    }
+    fn host_did_not(&mut self, fault: &pb::Fault, _: SystemTime, _: SystemTime) {
+        extend::host_did_not(self, fault);
+    }
+    fn conclude(&mut self, now: SystemTime) {
+        extend::conclude(self, now);
     }
     shared!();
 }

@@ -69,6 +69,7 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "CreateVolume",
         "UpdateVolume",
         "DeleteVolume",
+        "ExtendVolume",
         "CreateFlavor",
         "DeleteFlavor",
         "CreateImage",

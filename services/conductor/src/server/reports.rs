@@ -160,6 +160,7 @@ impl ReportService for Conductor {
         check_count(message.reports.len())?;
         let again = self.config.operation_timeout.get();
         for report in request.into_inner().reports {
+            let operation = report.operation();
             let read = Report {
                 id: read_id("reports.volume_id", &report.volume_id).map_err(|e| to_status(&e))?,
                 host: host.to_string(),
@@ -168,7 +169,7 @@ impl ReportService for Conductor {
                 status: report.status(),
                 fault: report.fault,
                 steps: report.steps,
-                operation: None,
+                operation: (operation != pb::action::Kind::Unspecified).then_some(operation),
             };
             let nothing = |_: &mut VolumeRecord| false;
             reports::enter(&self.volumes, read, again, nothing).await.map_err(|error| to_status(&error))?;

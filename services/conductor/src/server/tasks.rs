@@ -18,6 +18,7 @@ use crate::accept::{self, Request as Accepted};
 use crate::attach;
 use crate::cache::Entry;
 use crate::catalogue;
+use crate::extend;
 use crate::hosts::HostId;
 use crate::placed::Placed;
 use crate::power;
@@ -171,6 +172,25 @@ impl Conductor {
             power::operate(&self.acceptor, &accepted, &self.instances, named, operation, timeout, acceptance)
                 .await?;
         Ok(shown(&entry))
+    }
+
+    async fn extend_volume(
+        &self,
+        mut request: proto::ExtendVolumeRequest,
+    ) -> Result<proto::ExtendVolumeResponse, Error> {
+        let arrived = SystemTime::now();
+        let request_id = std::mem::take(&mut request.request_id);
+        checked(&request_id, &request.project_id, |check| {
+            check::volume_size(check, "size_gib", request.size_gib);
+        })?;
+        let id = read_id("volume_id", &request.volume_id)?;
+        let accepted = Accepted::new("ExtendVolume", &request.project_id, &request_id, &request)?;
+        let named = Named { id, project: &request.project_id, etag: &request.etag };
+        let timeout = self.config.operation_timeout.get();
+        let acceptance = self.acceptance(&request_id, arrived);
+        let (acceptor, volumes, size) = (&self.acceptor, &self.volumes, request.size_gib);
+        let entry = extend::accept(acceptor, &accepted, volumes, named, size, timeout, acceptance).await?;
+        Ok(proto::ExtendVolumeResponse { volume: Some(shown(&entry)) })
     }
 
     async fn volume_of_instance(
@@ -423,6 +443,13 @@ impl TaskService for Conductor {
         request: Request<proto::UpdateVolumeRequest>,
     ) -> Answer<proto::UpdateVolumeResponse> {
         answer(self.update_volume(request.into_inner()).await)
+    }
+
+    async fn extend_volume(
+        &self,
+        request: Request<proto::ExtendVolumeRequest>,
+    ) -> Answer<proto::ExtendVolumeResponse> {
+        answer(self.extend_volume(request.into_inner()).await)
     }
 
     async fn delete_volume(

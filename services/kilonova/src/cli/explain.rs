@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use kilonova_proto::types::v1::{Fault, PlacementExplanation};
+use kilonova_proto::types::v1::{Action, Fault, Outcome, PlacementExplanation};
 
 use super::format::{NONE, moment, or_dash, safe};
 use super::output::{Style, table};
@@ -22,6 +22,16 @@ pub fn fault_line(fault: &Fault) -> String {
         line.push_str(&format!(" ({})", place.join(" ")));
     }
     safe(&line).into_owned()
+}
+
+/// Why an action was not done; none if it was, or goes on.
+#[must_use]
+pub fn not_done(action: &Action) -> Option<String> {
+    if action.outcome() != Outcome::Failed {
+        return None;
+    }
+    let fault = action.steps.iter().rev().find_map(|step| step.fault.as_ref());
+    Some(fault.map_or_else(|| "it was not done".to_owned(), fault_line))
 }
 
 /// The fault of a resource with its explanation, then why each earlier attempt failed; empty when all is well.

@@ -1,6 +1,7 @@
 //! `kilonova volume …`.
 
 mod create;
+mod extend;
 mod resource;
 mod show;
 
@@ -30,6 +31,8 @@ pub enum VolumeCommand {
         #[arg(value_name = "ID|NAME")]
         volume: String,
     },
+    /// Make a volume larger.
+    Extend(extend::Extend),
     /// Delete volumes, at any moment, also while they are made.
     Delete(Removal),
 }
@@ -52,6 +55,7 @@ pub(super) async fn run(command: VolumeCommand, options: &GlobalOptions) -> Resu
         VolumeCommand::Create(create) => create::run(create, options, output).await,
         VolumeCommand::List(list) => run_list(list, options, output).await,
         VolumeCommand::Show { volume } => show::run(&volume, options, output).await,
+        VolumeCommand::Extend(extend) => extend::run(extend, options, output).await,
         VolumeCommand::Delete(removal) => delete(removal, options, output).await,
     }
 }

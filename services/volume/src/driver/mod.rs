@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use kilonova_model::{Error, ProjectId, VolumeId};
 use kilonova_proto::types::v1::VolumeSpec;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_runtime::agent::ledger::Stamp;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +29,10 @@ pub struct VolumeOrder {
 pub struct Stored {
     /// Which.
     pub id: VolumeId,
-    /// The command that made it.
+    /// The newest command that was done.
     pub stamp: Stamp,
+    /// Which operation that was; none if it made the volume.
+    pub act: Option<Kind>,
     /// What it takes, and where.
     pub share: Share,
 }
@@ -69,7 +72,7 @@ pub struct BackendFigures {
 /// One storage backend.
 #[async_trait]
 pub trait Driver: Send + Sync + 'static {
-    /// Every volume that Kilonova made here, with the command that made it.
+    /// Every volume that Kilonova made here, with the newest command that was done.
     async fn list(&self) -> Result<Vec<Stored>, Error>;
 
     /// Makes a volume. Soon after `cancel` it ends, either way; it may also be dropped at any `.await`. What it leaves
@@ -84,6 +87,15 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Removes a volume with all that belongs to it. There being none is a success.
     async fn delete(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error>;
+
+    /// Makes a volume larger, and notes with it which command that was. One that is as large is a success.
+    async fn extend(
+        &self,
+        id: VolumeId,
+        stamp: Stamp,
+        size_gib: u32,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error>;
 
     /// Lets a host reach a volume, and says how. The same again is answered the same.
     async fn export(&self, id: VolumeId, host: &str) -> Result<BTreeMap<String, String>, Error>;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, Error, HostName, Reason, VolumeId};
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
 use parking_lot::Mutex;
@@ -23,6 +24,7 @@ pub struct Simulated {
     pools: Vec<PoolConfig>,
     latency: Latency,
     faults: Faults,
+    extend_faults: Faults,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,13 +32,14 @@ struct Known {
     name: String,
     stamp: Stamp,
     share: Share,
+    act: Option<Kind>,
     /// The hosts that reach it.
     exports: BTreeSet<String>,
 }
 
 impl Known {
     fn new(name: &str, stamp: Stamp, share: Share) -> Self {
-        Self { name: name.to_owned(), stamp, share, exports: BTreeSet::new() }
+        Self { name: name.to_owned(), stamp, share, act: None, exports: BTreeSet::new() }
     }
 }
 
@@ -54,6 +57,7 @@ impl Simulated {
             pools: config.driver.pools.clone(),
             latency: config.driver.latency(),
             faults: config.driver.faults(),
+            extend_faults: config.driver.extend_faults(),
         })
     }
 
@@ -109,6 +113,12 @@ fn replay(entries: &[Entry]) -> BTreeMap<VolumeId, Known> {
                     volumes.insert(id, Known::new(&entry.name, entry.stamp(), share));
                 }
             }
+            "extend" => {
+                if let (Some(known), Some(size)) = (volumes.get_mut(&id), entry.detail["size_gib"].as_u64()) {
+                    known.share.size_gib = u32::try_from(size).unwrap_or(u32::MAX);
+                    (known.stamp, known.act) = (entry.stamp(), Some(Kind::Extend));
+                }
+            }
             "export" | "unexport" => {
                 if let (Some(known), Some(host)) = (volumes.get_mut(&id), entry.detail["host"].as_str()) {
                     match entry.op.as_str() {
@@ -130,8 +140,12 @@ fn replay(entries: &[Entry]) -> BTreeMap<VolumeId, Known> {
 impl Driver for Simulated {
     async fn list(&self) -> Result<Vec<Stored>, Error> {
         let volumes = self.volumes.lock();
-        let stored =
-            |(&id, known): (&VolumeId, &Known)| Stored { id, stamp: known.stamp, share: known.share.clone() };
+        let stored = |(&id, known): (&VolumeId, &Known)| Stored {
+            id,
+            stamp: known.stamp,
+            act: known.act,
+            share: known.share.clone(),
+        };
         Ok(volumes.iter().map(stored).collect())
     }
 
@@ -160,6 +174,25 @@ impl Driver for Simulated {
         let Some(known) = volumes.get(&id) else { return Ok(()) };
         self.write("delete", id, &known.name, stamp, Value::Null)?;
         volumes.remove(&id);
+        Ok(())
+    }
+
+    async fn extend(
+        &self,
+        id: VolumeId,
+        stamp: Stamp,
+        size_gib: u32,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        self.latency.pass(cancel).await?;
+        let mut volumes = self.volumes.lock();
+        let Some(known) = volumes.get_mut(&id) else {
+            return Err(Error::new(Reason::VolumeNotFound, format!("no volume {id}")).with("id", id));
+        };
+        self.extend_faults.check(&known.name, stamp.attempt, rand::random())?;
+        self.write("extend", id, &known.name, stamp, json!({ "size_gib": size_gib }))?;
+        known.share.size_gib = known.share.size_gib.max(size_gib);
+        (known.stamp, known.act) = (stamp, Some(Kind::Extend));
         Ok(())
     }
 
@@ -235,7 +268,7 @@ mod tests {
         drop(driver);
 
         let driver = open(dir.path());
-        assert_eq!(driver.list().await.unwrap(), [Stored { id: kept, stamp, share: order.share }]);
+        assert_eq!(driver.list().await.unwrap(), [Stored { id: kept, stamp, act: None, share: order.share }]);
         assert_eq!(driver.figures().await.unwrap().pools[0].free_gib, 993);
         assert_eq!(driver.size(gone).await.unwrap(), None);
         let journal = std::fs::read_to_string(dir.path().join("journal.jsonl")).unwrap();

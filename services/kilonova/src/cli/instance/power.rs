@@ -4,10 +4,10 @@ use clap::Args;
 use kilonova_proto::api::v1::{
     ListInstanceActionsRequest, RebootInstanceRequest, StartInstanceRequest, StopInstanceRequest,
 };
-use kilonova_proto::types::v1::{Action, Instance, Outcome};
+use kilonova_proto::types::v1::Instance;
 
 use crate::cli::client::Client;
-use crate::cli::explain::fault_line;
+use crate::cli::explain::not_done;
 use crate::cli::failure::Failure;
 use crate::cli::options::{GlobalOptions, new_request_id};
 use crate::cli::output::Output;
@@ -100,13 +100,5 @@ pub(super) async fn failure(
         ListInstanceActionsRequest { instance_id: instance.id.clone(), project_id: options.project() };
     let call = async |request| client.instances().list_instance_actions(request).await;
     let actions = client.call(request, None, call).await?.actions;
-    Ok(actions.last().and_then(why).map(|why| format!("{}: {why}", instance.title())))
-}
-
-fn why(action: &Action) -> Option<String> {
-    if action.outcome() != Outcome::Failed {
-        return None;
-    }
-    let fault = action.steps.iter().rev().find_map(|step| step.fault.as_ref());
-    Some(fault.map_or_else(|| "it was not done".to_owned(), fault_line))
+    Ok(actions.last().and_then(not_done).map(|why| format!("{}: {why}", instance.title())))
 }

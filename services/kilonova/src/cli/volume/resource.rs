@@ -106,15 +106,12 @@ impl Waited for Volume {
 
     fn standing(&self) -> Standing {
         match self.state() {
-            State::Creating | State::Deleting | State::Unspecified => Standing::Going,
+            State::Creating | State::Extending | State::Deleting | State::Unspecified => Standing::Going,
             State::Error => Standing::Failed,
             State::Deleted => Standing::Gone,
-            State::Available
-            | State::Reserved
-            | State::Attaching
-            | State::InUse
-            | State::Detaching
-            | State::Extending => Standing::Ready,
+            State::Available | State::Reserved | State::Attaching | State::InUse | State::Detaching => {
+                Standing::Ready
+            }
         }
     }
 
