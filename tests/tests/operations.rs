@@ -10,6 +10,7 @@ use kilonova_proto::types::v1::instance::State;
 use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
+use kilonova_runtime::config::Period;
 use kilonova_tests::waiting::until;
 use kilonova_tests::{Api, Backing, Cluster, Plan, journal};
 
@@ -34,6 +35,7 @@ over_both_stores!(
     a_volume_is_promised_to_one_instance_only,
     an_attach_is_finished_after_every_agent_and_conductor_restarted,
     a_volume_grows_and_counts_as_much_as_it_has,
+    an_instance_goes_at_last_though_its_volumes_backend_is_away,
 );
 
 async fn instances_are_stopped_started_and_rebooted(backing: Backing) {
@@ -227,7 +229,7 @@ async fn a_volume_is_promised_to_one_instance_only(backing: Backing) {
 async fn an_attach_is_finished_after_every_agent_and_conductor_restarted(backing: Backing) {
     let mut plan = Plan::new(backing);
     (plan.computes, plan.conductors, plan.volumes) = (1, 1, 1);
-    plan.conductor.resend_interval = kilonova_runtime::config::Period::from_millis(500);
+    plan.conductor.resend_interval = Period::from_millis(500);
     let Some(mut cluster) = Cluster::start(plan).await else { return };
     let api = cluster.api();
     api.seed().await;
@@ -287,5 +289,29 @@ async fn a_volume_grows_and_counts_as_much_as_it_has(backing: Backing) {
     api.volumes().delete_volume(request).await.unwrap();
     volume_is(&api, &data, VolumeState::Deleted).await;
     assert_eq!(used().await, 1);
+    cluster.shutdown().await;
+}
+
+async fn an_instance_goes_at_last_though_its_volumes_backend_is_away(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.volumes = 1;
+    plan.conductor.delete_timeout = Period::from_millis(500);
+    let Some(mut cluster) = Cluster::start(plan).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    let (web, next) = (instance(&api, "web").await, instance(&api, "next").await);
+    let disk = volume(&api, "disk").await;
+    attach(&api, &web, &disk).await.unwrap();
+    volume_is(&api, &disk, VolumeState::InUse).await;
+    cluster.stop(ServiceKind::Volume, "storage-1@sim").await;
+    api.delete(&web).await.unwrap();
+    api.until(&web, State::Deleted).await;
+    volume_is(&api, &disk, VolumeState::Available).await;
+    assert_eq!(journal::count(&cluster.journals(), "destroy")[&web].len(), 1, "its guest is gone first");
+
+    cluster.launch(ServiceKind::Volume, "storage-1@sim").await;
+    cluster.ready().await;
+    attach(&api, &next, &disk).await.unwrap();
+    volume_is(&api, &disk, VolumeState::InUse).await;
     cluster.shutdown().await;
 }
