@@ -160,6 +160,7 @@ impl Agents<InstanceRecord> for Callers {
             hints: Some(hints),
             project_id: instance.project_id.clone(),
             dry_run: false,
+            server_group: None,
         };
         let mut client = SchedulerServiceClient::new(self.peers.call(ServiceKind::Scheduler));
         let answer =
