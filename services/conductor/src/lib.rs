@@ -13,6 +13,7 @@ pub mod config;
 pub mod db;
 pub mod engine;
 pub mod expiry;
+pub mod groups;
 pub mod history;
 pub mod hosts;
 pub mod placed;
@@ -41,6 +42,7 @@ use crate::catalogue::Shelf;
 pub use crate::config::Config;
 use crate::db::Db;
 use crate::engine::Engine;
+use crate::groups::Groups;
 use crate::hosts::Hosts;
 use crate::records::Records;
 use crate::server::Conductor;
@@ -59,6 +61,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     let volumes = Records::<VolumeRecord>::follow("volumes", &db, tasks);
     let flavors = Shelf::flavors(&db, tasks);
     let images = Shelf::images(&db, tasks);
+    let groups = Groups::follow(&db, tasks);
     let hosts = Hosts::follow(&db, callers.clone(), tasks);
 
     let (gained, gained_rx) = mpsc::channel(1);
@@ -72,8 +75,8 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     );
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
     let lanes = Arc::new(Lanes::default());
-    drive(&context, &config, &instances, &volumes, &callers, &shards, &lanes, gained_rx);
-    fill(&context, &instances, &volumes, &flavors, &images, &hosts, &shards);
+    drive(&context, &config, &instances, &volumes, &callers, &shards, &lanes, &groups, gained_rx);
+    fill(&context, &instances, &volumes, &flavors, &images, &groups, &hosts, &shards);
 
     let conductor = Conductor {
         acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes)),
@@ -87,6 +90,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         volumes,
         flavors,
         images,
+        groups,
         hosts,
         shards,
     };
@@ -104,6 +108,7 @@ fn drive(
     callers: &Callers,
     shards: &Shards,
     lanes: &Arc<Lanes>,
+    groups: &Groups,
     mut gained: mpsc::Receiver<()>,
 ) {
     let members = |kind: ServiceKind| context.registry.members(kind);
@@ -116,6 +121,7 @@ fn drive(
         config.clone(),
         host.clone(),
         lanes.clone(),
+        groups.clone(),
     );
     let volume_engine = Engine::new(
         volumes.clone(),
@@ -125,6 +131,7 @@ fn drive(
         config.clone(),
         host.clone(),
         lanes.clone(),
+        groups.clone(),
     );
     let (agents, stores) = (members(ServiceKind::Compute), members(ServiceKind::Volume));
     let (tasks, diagnostics) = (context.tasks.clone(), context.diagnostics.clone());
@@ -144,6 +151,7 @@ fn drive(
     });
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is a memory to be filled")]
 /// Ready once the memory is filled and the shards are shared out.
 fn fill(
     context: &Context,
@@ -151,6 +159,7 @@ fn fill(
     volumes: &Records<VolumeRecord>,
     flavors: &Shelf<kilonova_proto::types::v1::Flavor>,
     images: &Shelf<kilonova_proto::types::v1::Image>,
+    groups: &Groups,
     hosts: &Hosts,
     shards: &Shards,
 ) {
@@ -159,6 +168,7 @@ fn fill(
     readiness.not("shards", "joining the other conductors");
     let (instances, volumes) = (instances.cache.clone(), volumes.cache.clone());
     let (flavors, images, hosts) = (flavors.cache.clone(), images.cache.clone(), hosts.cache.clone());
+    let groups = groups.cache.clone();
     {
         let (instances, volumes, shards) = (instances.clone(), volumes.clone(), shards.clone());
         context
@@ -178,6 +188,7 @@ fn fill(
         volumes.filled().await;
         flavors.filled().await;
         images.filled().await;
+        groups.filled().await;
         hosts.filled().await;
         readiness.ok("records");
         shards.settled().await;

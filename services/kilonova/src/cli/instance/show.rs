@@ -72,6 +72,7 @@ pub fn describe(instance: &Instance, actions: &[Action], now: SystemTime, style:
         ("host", host),
         ("flavor", flavor),
         ("image", or_dash(&spec.image_id)),
+        ("group", or_dash(&spec.hints.unwrap_or_default().server_group_id)),
         ("addresses", or_dash(&addresses.join(", "))),
         ("metadata", pairs(&spec.metadata)),
         ("attempt", instance.attempt.to_string()),
