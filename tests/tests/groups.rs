@@ -113,10 +113,14 @@ async fn affinity_brings_all_to_one_host(backing: Backing) {
     let Some(cluster) = Cluster::start(Plan::new(backing)).await else { return };
     let api = cluster.api();
     api.seed().await;
-    let id = group(&api, Policy::Affinity, 0).await;
-    let instances = at_once(&api, &id, 6).await;
-    let hosts = by_host(&instances);
-    assert_eq!(hosts.values().copied().collect::<Vec<_>>(), [6], "{hosts:?}");
+    let groups = join_all((0..4).map(|_| group(&api, Policy::Affinity, 0))).await;
+    let each = join_all(groups.iter().map(|id| at_once(&api, id, 6))).await;
+    for instances in &each {
+        let hosts = by_host(instances);
+        assert_eq!(hosts.values().copied().collect::<Vec<_>>(), [6], "{hosts:?}");
+    }
+    let (id, instances) = (&groups[0], &each[0]);
+    let hosts = by_host(instances);
 
     let elsewhere = ["compute-1", "compute-2", "compute-3"].iter().find(|host| !hosts.contains_key(*host));
     let hints = pb::SchedulerHints {

@@ -68,7 +68,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                     return Stepped::Stop(Next::Retry);
                 }
             };
-            if selected.places.is_empty() {
+            // One that names again what it was told is not allowed knows nothing better.
+            if selected.places.iter().all(|place| wish.broken.contains(&place.host)) {
                 return self.no_place(id, entry, fence, &selected, start).await;
             }
             let took = start.elapsed().unwrap_or_default();
@@ -100,8 +101,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let mut record = P::clone(&entry.record);
         let attempt = record.status().attempt;
         let summary = match selected.explanation.summary.as_str() {
-            "" => format!("no place for this {}", P::NOUN),
-            summary => summary.to_owned(),
+            summary if selected.places.is_empty() && !summary.is_empty() => summary.to_owned(),
+            _ => format!("no place for this {}", P::NOUN),
         };
         let mut fault = history::fault(&Error::new(P::NO_PLACE, summary), "", attempt, now);
         fault.explanation = Some(selected.explanation.clone());

@@ -71,7 +71,9 @@ mod tests {
 
     use super::*;
 
-    /// Members `a`, `b`, ... on these hosts, each with a host it left.
+    /// The hosts of members `a`, `b`, ..., each with one it left.
+    type Places = &'static [(&'static str, &'static str)];
+
     fn record(policy: Policy, max_per_host: u32, places: &[(&str, &str)]) -> ServerGroupRecord {
         let place = |(n, (host, left)): (usize, &(&str, &str))| {
             let left_hosts = Some((*left).to_owned()).filter(|left| !left.is_empty());
@@ -88,7 +90,7 @@ mod tests {
     fn each_rule_judges_a_host_by_the_other_members() {
         use Policy::{Affinity, AntiAffinity, SoftAffinity, SoftAntiAffinity};
         // The rule, how many may share a host, the others' places, and whether `new` may go to h1.
-        let cases: &[(Policy, u32, &[(&str, &str)], bool)] = &[
+        let cases: &[(Policy, u32, Places, bool)] = &[
             (Affinity, 0, &[], true),
             (Affinity, 0, &[("", "")], true),
             (Affinity, 0, &[("h1", ""), ("h1", "")], true),
