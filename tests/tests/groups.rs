@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use kilonova_model::Reason;
+use kilonova_model::{Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::instance::State;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_rpc::status::from_status;
+use kilonova_runtime::agent::simulated::FailRule;
+use kilonova_runtime::config::Period;
 use kilonova_tests::cluster::Api;
 use kilonova_tests::waiting::until;
 use kilonova_tests::{Backing, Cluster, Plan};
@@ -33,6 +35,7 @@ over_both_stores!(
     anti_affinity_gives_each_host_one_member_and_a_deleted_one_makes_room,
     affinity_brings_all_to_one_host,
     soft_rules_are_wishes,
+    a_rule_holds_while_builds_fail_and_a_conductor_dies,
     groups_are_created_listed_and_deleted,
 );
 
@@ -50,9 +53,13 @@ async fn get(api: &Api, id: &str) -> pb::ServerGroup {
 }
 
 async fn create(api: &Api, group: &str, count: u32) -> Result<Vec<String>, tonic::Status> {
+    create_named(api, "member", group, count).await
+}
+
+async fn create_named(api: &Api, name: &str, group: &str, count: u32) -> Result<Vec<String>, tonic::Status> {
     let hints = pb::SchedulerHints { server_group_id: group.into(), ..Default::default() };
     let spec = pb::InstanceSpec {
-        name: "member".into(),
+        name: name.into(),
         flavor_id: "small".into(),
         image_id: "cirros".into(),
         hints: Some(hints),
@@ -160,6 +167,34 @@ async fn soft_rules_are_wishes(backing: Backing) {
     assert_eq!(by_host(&packed).values().copied().collect::<Vec<_>>(), [4]);
     let crowd = at_once(&api, &apart, 6).await;
     assert_eq!(by_host(&crowd).values().sum::<usize>(), 6, "a soft rule refuses nobody");
+    cluster.shutdown().await;
+}
+
+async fn a_rule_holds_while_builds_fail_and_a_conductor_dies(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.computes = 5;
+    plan.compute.driver.latency = Period::from_millis(300);
+    plan.compute.driver.fail = vec![FailRule { name: "flaky".into(), attempts: 1 }];
+    let Some(mut cluster) = Cluster::start(plan).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    let (apart, together) =
+        (group(&api, Policy::AntiAffinity, 0).await, group(&api, Policy::Affinity, 0).await);
+    let accepted = join_all((0..20).map(|n| {
+        let (name, group) = (["steady", "flaky"][n / 2 % 2], [&apart, &together][n % 2]);
+        create_named(&api, name, group, 1)
+    }))
+    .await;
+    cluster.kill(ServiceKind::Conductor, "conductor-1");
+    let ids: Vec<String> = accepted.into_iter().map(|ids| ids.unwrap().remove(0)).collect();
+    let instances = join_all(ids.iter().map(|id| ended(&api, id))).await;
+    let of = |parity: usize| {
+        let members = instances.iter().enumerate().filter(move |(n, _)| n % 2 == parity);
+        members.map(|(_, instance)| instance.clone()).collect::<Vec<_>>()
+    };
+    let (apart, together) = (of(0), of(1));
+    assert!(by_host(&apart).values().all(|members| *members == 1), "{apart:#?}");
+    assert_eq!(by_host(&together).len(), 1, "{together:#?}");
     cluster.shutdown().await;
 }
 
