@@ -83,6 +83,12 @@ async fn at_once(api: &Api, group: &str, count: usize) -> Vec<pb::Instance> {
     join_all((0..count).map(|_| async { ended(api, &create(api, group, 1).await.unwrap()[0]).await })).await
 }
 
+/// Creates so many members by one request.
+async fn of_one_request(api: &Api, group: &str, count: u32) -> Vec<pb::Instance> {
+    let ids = create(api, group, count).await.unwrap();
+    join_all(ids.iter().map(|id| ended(api, id))).await
+}
+
 fn by_host(instances: &[pb::Instance]) -> BTreeMap<&str, usize> {
     let mut hosts = BTreeMap::new();
     for instance in instances.iter().filter(|instance| instance.state() == State::Active) {
@@ -120,8 +126,11 @@ async fn affinity_brings_all_to_one_host(backing: Backing) {
     let Some(cluster) = Cluster::start(Plan::new(backing)).await else { return };
     let api = cluster.api();
     api.seed().await;
-    let groups = join_all((0..4).map(|_| group(&api, Policy::Affinity, 0))).await;
-    let each = join_all(groups.iter().map(|id| at_once(&api, id, 6))).await;
+    let groups = join_all((0..6).map(|_| group(&api, Policy::Affinity, 0))).await;
+    // The members of one request are placed side by side on both conductors as soon as it is accepted.
+    let by_requests = join_all(groups[..2].iter().map(|id| at_once(&api, id, 6))).await;
+    let by_one_request = join_all(groups[2..].iter().map(|id| of_one_request(&api, id, 6))).await;
+    let each = [by_requests, by_one_request].concat();
     for instances in &each {
         let hosts = by_host(instances);
         assert_eq!(hosts.values().copied().collect::<Vec<_>>(), [6], "{hosts:?}");
@@ -216,8 +225,8 @@ async fn groups_are_created_listed_and_deleted(backing: Backing) {
     }
     assert_eq!(listed, [one.clone(), two.clone()]);
 
-    let members = create(&api, &one, 7).await.unwrap();
-    let instances = join_all(members.iter().map(|id| ended(&api, id))).await;
+    let instances = of_one_request(&api, &one, 7).await;
+    let members: Vec<String> = instances.iter().map(|instance| instance.id.clone()).collect();
     assert_eq!(by_host(&instances).into_values().collect::<Vec<_>>(), [2, 2, 2]);
     assert_eq!(get(&api, &one).await.instance_ids, members);
     let delete = |id: &str| {
