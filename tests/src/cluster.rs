@@ -266,6 +266,7 @@ pub struct Api {
 type Instances = api::instance_service_client::InstanceServiceClient<Channel>;
 type Volumes = api::volume_service_client::VolumeServiceClient<Channel>;
 type Hosts = api::host_service_client::HostServiceClient<Channel>;
+type ServerGroups = api::server_group_service_client::ServerGroupServiceClient<Channel>;
 type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
 
 impl Api {
@@ -285,6 +286,12 @@ impl Api {
     #[must_use]
     pub fn hosts(&self) -> Hosts {
         Hosts::new(self.channel.clone())
+    }
+
+    /// Server groups.
+    #[must_use]
+    pub fn server_groups(&self) -> ServerGroups {
+        ServerGroups::new(self.channel.clone())
     }
 
     /// Quotas.

@@ -6,7 +6,8 @@ use kilonova_proto::types::v1 as pb;
 
 use crate::error::{Error, FieldViolation};
 use crate::ids::{
-    FlavorId, HostName, ImageId, InstanceId, InvalidId, ProjectId, RequestId, SnapshotId, ZoneName,
+    FlavorId, HostName, ImageId, InstanceId, InvalidId, ProjectId, RequestId, ServerGroupId, SnapshotId,
+    ZoneName,
 };
 
 /// Most instances one request may ask for.
@@ -123,6 +124,24 @@ pub fn scheduler_hints(check: &mut Checker, path: &str, hints: &pb::SchedulerHin
         check.id::<InstanceId>(&format!("{path}.same_host"), id);
     }
     check.ensure(hints.same_host.len() <= 1, &format!("{path}.same_host"), "at most one instance");
+    check.optional_id::<ServerGroupId>(&format!("{path}.server_group_id"), &hints.server_group_id);
+}
+
+/// A server group a user creates; its id and members are not the user's to say.
+pub fn server_group(check: &mut Checker, path: &str, group: &pb::ServerGroup) {
+    use pb::server_group::Policy;
+    name(check, &format!("{path}.name"), &group.name, true);
+    let policy = Policy::try_from(group.policy).unwrap_or_default();
+    check.ensure(policy != Policy::Unspecified, &format!("{path}.policy"), "is required");
+    let counts = matches!(policy, Policy::AntiAffinity | Policy::SoftAntiAffinity);
+    check.ensure(
+        counts || group.max_per_host == 0,
+        &format!("{path}.max_per_host"),
+        "only with anti-affinity, hard or soft",
+    );
+    let set = "is set by the service";
+    check.ensure(group.id.is_empty(), &format!("{path}.id"), set);
+    check.ensure(group.instance_ids.is_empty(), &format!("{path}.instance_ids"), set);
 }
 
 /// The size of a volume.
@@ -198,6 +217,27 @@ mod tests {
         let error = check.finish().unwrap_err();
         let fields: Vec<&str> = error.violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["instance.name", "instance.flavor_id", "instance.image_id"]);
+    }
+
+    #[test]
+    fn a_server_group_needs_a_rule_and_counts_only_where_it_spreads() {
+        use pb::server_group::Policy;
+        let violations = |policy: i32, max_per_host| {
+            let group = pb::ServerGroup { name: "g".into(), policy, max_per_host, ..Default::default() };
+            let mut check = Checker::new();
+            server_group(&mut check, "g", &group);
+            let violations = check.finish().err().map(|error| error.violations).unwrap_or_default();
+            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        for policy in [Policy::AntiAffinity, Policy::SoftAntiAffinity] {
+            assert!(violations(policy.into(), 3).is_empty());
+        }
+        for policy in [Policy::Affinity, Policy::SoftAffinity] {
+            assert!(violations(policy.into(), 0).is_empty());
+            assert_eq!(violations(policy.into(), 1), ["g.max_per_host"]);
+        }
+        assert_eq!(violations(0, 0), ["g.policy"]);
+        assert_eq!(violations(99, 0), ["g.policy"]);
     }
 
     #[test]

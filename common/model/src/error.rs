@@ -92,6 +92,8 @@ reasons! {
     FlavorNotFound = "FLAVOR_NOT_FOUND" => NotFound;
     /// No such image.
     ImageNotFound = "IMAGE_NOT_FOUND" => NotFound;
+    /// No such server group, or not in this project.
+    ServerGroupNotFound = "SERVER_GROUP_NOT_FOUND" => NotFound;
     /// No such host.
     HostNotFound = "HOST_NOT_FOUND" => NotFound;
     /// A resource of that id exists.

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod instance;
+mod server_group;
 mod volume;
 
 use std::time::Duration;

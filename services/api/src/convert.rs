@@ -88,6 +88,12 @@ requests! {
     DeleteImageRequest => DeleteImageRequest { request_id, image_id, allow_missing }
     GetImageRequest => GetImageRequest { image_id }
     ListImagesRequest => ListImagesRequest { page_size, page_token }
+    CreateServerGroupRequest => CreateServerGroupRequest { request_id, project_id, server_group, validate_only }
+    DeleteServerGroupRequest => DeleteServerGroupRequest {
+        request_id, project_id, server_group_id, allow_missing,
+    }
+    GetServerGroupRequest => GetServerGroupRequest { server_group_id, project_id }
+    ListServerGroupsRequest => ListServerGroupsRequest { page_size, page_token, project_id }
     GetHostRequest => GetHostRequest { service, host }
     ListHostsRequest => ListHostsRequest { page_size, page_token, service }
     ListServicesRequest => ListServicesRequest { service }
@@ -124,6 +130,10 @@ responses! {
     DeleteImageResponse => DeleteImageResponse {}
     GetImageResponse => GetImageResponse { image }
     ListImagesResponse => ListImagesResponse { images, next_page_token }
+    CreateServerGroupResponse => CreateServerGroupResponse { server_group }
+    DeleteServerGroupResponse => DeleteServerGroupResponse {}
+    GetServerGroupResponse => GetServerGroupResponse { server_group }
+    ListServerGroupsResponse => ListServerGroupsResponse { server_groups, next_page_token }
     GetHostResponse => GetHostResponse { host }
     ListHostsResponse => ListHostsResponse { hosts, next_page_token }
     ListServicesResponse => ListServicesResponse { services, registry_stale_seconds }

@@ -9,6 +9,7 @@ use kilonova_proto::api::v1::host_service_server::{HostService, HostServiceServe
 use kilonova_proto::api::v1::image_service_server::{ImageService, ImageServiceServer};
 use kilonova_proto::api::v1::instance_service_server::{InstanceService, InstanceServiceServer};
 use kilonova_proto::api::v1::quota_service_server::{QuotaService, QuotaServiceServer};
+use kilonova_proto::api::v1::server_group_service_server::{ServerGroupService, ServerGroupServiceServer};
 use kilonova_proto::api::v1::volume_service_server::{VolumeService, VolumeServiceServer};
 use kilonova_rpc::server::{Served, ServerBuilder};
 use kilonova_rpc::status::to_status;
@@ -59,6 +60,7 @@ pub fn add(server: ServerBuilder, conductor: Conductor) -> ServerBuilder {
         .add(VolumeServiceServer::new(api.clone()), Served::only("kilonova.api.v1.VolumeService", VOLUMES))
         .add(FlavorServiceServer::new(api.clone()), Served::all("kilonova.api.v1.FlavorService"))
         .add(ImageServiceServer::new(api.clone()), Served::all("kilonova.api.v1.ImageService"))
+        .add(ServerGroupServiceServer::new(api.clone()), Served::all("kilonova.api.v1.ServerGroupService"))
         .add(HostServiceServer::new(api.clone()), Served::all("kilonova.api.v1.HostService"))
         .add(QuotaServiceServer::new(api), Served::all("kilonova.api.v1.QuotaService"))
 }
@@ -146,6 +148,15 @@ forward! {
         delete_image(DeleteImageRequest) -> DeleteImageResponse = tasks.delete_image;
         get_image(GetImageRequest) -> GetImageResponse = records.get_image;
         list_images(ListImagesRequest) -> ListImagesResponse = records.list_images;
+    }
+}
+
+forward! {
+    ServerGroupService {
+        create_server_group(CreateServerGroupRequest) -> CreateServerGroupResponse = tasks.create_server_group;
+        delete_server_group(DeleteServerGroupRequest) -> DeleteServerGroupResponse = tasks.delete_server_group;
+        get_server_group(GetServerGroupRequest) -> GetServerGroupResponse = records.get_server_group;
+        list_server_groups(ListServerGroupsRequest) -> ListServerGroupsResponse = records.list_server_groups;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Accepting requests: everything is checked, then stored in one transaction, then answered.
 //!
-//! A transaction holds the new records, the request's id with their ids, and the project's usage. It compares
-//! that the request's id is new and that the usage is as it was read, so that of two equal requests, or two that
+//! A transaction holds the new records, the request's id with their ids, the project's usage, and the server group they join. It
+//! compares that the request's id is new and that usage and group are as they were read, so that of two equal requests, or two that
 //! together exceed a quota, one wins on whichever conductor they arrive.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use kilonova_model::page::fingerprint;
 use kilonova_model::time::timestamp;
-use kilonova_model::{Error, FieldViolation, ProjectId, Reason, RequestId, Revision};
+use kilonova_model::{Error, FieldViolation, ProjectId, Reason, RequestId, Revision, ServerGroupId};
 use kilonova_proto::conductor::v1::{QuotaRecord, RequestRecord, UsageRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::{Compare, Txn, TxnOutcome};
@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 use crate::cache::Entry;
 use crate::config::Config;
 use crate::db::{Db, Read, conflict};
+use crate::groups::Groups;
 use crate::placed::Placed;
 use crate::quota;
 use crate::records::Records;
@@ -127,8 +128,24 @@ impl Acceptor {
         new: Vec<(P::Id, P)>,
         validate_only: bool,
     ) -> Result<Vec<Entry<P>>, Error> {
+        self.create_in(request, records, new, None, validate_only).await
+    }
+
+    /// Stores new records, as members of a server group if there is one. All or none.
+    pub async fn create_in<P: Placed>(
+        &self,
+        request: &Request,
+        records: &Records<P>,
+        new: Vec<(P::Id, P)>,
+        group: Option<(&Groups, ServerGroupId)>,
+        validate_only: bool,
+    ) -> Result<Vec<Entry<P>>, Error> {
         let wanted = new.iter().fold(pb::QuotaUsage::default(), |sum, (_, r)| quota::sum(&sum, &r.usage()));
         let _lane = self.lanes.enter(request.project.as_str()).await;
+        let _group_lane = match group {
+            Some((groups, id)) => Some(groups.enter(id).await),
+            None => None,
+        };
         for attempt in 0..TRIES {
             if let Some(ids) = self.replay(request).await? {
                 return earlier(records, ids).await;
@@ -137,6 +154,13 @@ impl Acceptor {
             let limits = self.limits(&request.project).await?.record;
             let used = usage.record.usage.unwrap_or_default();
             quota::check(request.project.as_str(), &limits, &used, &wanted)?;
+            let joined = match group {
+                Some((groups, id)) => {
+                    let members = new.iter().map(|(id, _)| id.to_string());
+                    Some((groups, groups.joined(id, &request.project, members).await?))
+                }
+                None => None,
+            };
             if validate_only {
                 let unsaved = |(_, r): (P::Id, P)| Entry { record: Arc::new(r), revision: Revision(0) };
                 return Ok(new.into_iter().map(unsaved).collect());
@@ -150,9 +174,15 @@ impl Acceptor {
                 let key = P::key(&self.db.keys, *id);
                 txn = txn.when_absent(key.clone()).put(key, record.encode_to_vec());
             }
+            if let Some((groups, change)) = &joined {
+                txn = groups.with(txn, change);
+            }
             let ids = new.iter().map(|(id, _)| id.to_string()).collect();
             match self.db.commit(self.remember(request, ids, txn)).await? {
                 TxnOutcome::Committed { revision } => {
+                    if let Some((groups, change)) = joined {
+                        groups.committed(change, revision);
+                    }
                     let enter = |(id, record): (P::Id, P)| {
                         let entry = Entry { record: Arc::new(record), revision };
                         records.cache.committed(id, entry.record.clone(), revision);

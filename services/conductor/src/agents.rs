@@ -12,6 +12,7 @@ use kilonova_proto::scheduler::v1 as scheduler;
 use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
+use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::outcome::{CallError, classify};
@@ -39,11 +40,34 @@ pub struct Selected {
     pub explanation: pb::PlacementExplanation,
 }
 
+/// What a server group asks of a place, on top of what the record itself asks.
+#[derive(Debug, Default)]
+pub struct GroupWish {
+    /// Its rule, and the hosts of its other members.
+    pub hosts: Option<scheduler::GroupHosts>,
+    /// Hosts that a scheduler named and the rule does not allow.
+    pub broken: Vec<String>,
+}
+
+impl GroupWish {
+    /// The one host it leaves.
+    fn only(&self) -> Option<&str> {
+        let group = self.hosts.as_ref().filter(|group| group.policy() == Policy::Affinity)?;
+        group.hosts.first().map(|host| host.host.as_str())
+    }
+}
+
 /// How records of one type are placed, built and removed.
 #[async_trait]
 pub trait Agents<P: Placed>: Send + Sync + 'static {
     /// Asks a scheduler where.
-    async fn select(&self, id: P::Id, record: &P, alternates: u32) -> Result<Selected, CallError>;
+    async fn select(
+        &self,
+        id: P::Id,
+        record: &P,
+        alternates: u32,
+        group: &GroupWish,
+    ) -> Result<Selected, CallError>;
     /// Has the record's host build it.
     async fn build(&self, id: P::Id, record: &P, epoch: Epoch) -> Result<(), CallError>;
     /// Has the record's host do its part of an operation.
@@ -134,6 +158,7 @@ impl Callers {
         }
         hints.different_host.clear();
         hints.same_host.clear();
+        hints.server_group_id.clear();
         hints
     }
 
@@ -154,11 +179,16 @@ impl Agents<InstanceRecord> for Callers {
         id: InstanceId,
         record: &InstanceRecord,
         alternates: u32,
+        group: &GroupWish,
     ) -> Result<Selected, CallError> {
         let instance = record.resource();
         let spec = instance.spec.clone().unwrap_or_default();
         let mut excluded_hosts = record.tried_hosts.clone();
-        let hints = self.resolve(spec.hints.unwrap_or_default(), &mut excluded_hosts);
+        excluded_hosts.extend(group.broken.iter().cloned());
+        let mut hints = self.resolve(spec.hints.unwrap_or_default(), &mut excluded_hosts);
+        if let Some(host) = group.only().filter(|_| hints.force_host.is_empty()) {
+            host.clone_into(&mut hints.force_host);
+        }
         let request = scheduler::SelectHostsRequest {
             request_id: step_id(id, instance.generation, instance.attempt + 1, "select"),
             flavor: instance.flavor.clone(),
@@ -170,6 +200,7 @@ impl Agents<InstanceRecord> for Callers {
             hints: Some(hints),
             project_id: instance.project_id.clone(),
             dry_run: false,
+            server_group: group.hosts.clone(),
         };
         let mut client = SchedulerServiceClient::new(self.peers.call(ServiceKind::Scheduler));
         let answer =
@@ -307,6 +338,7 @@ impl Agents<VolumeRecord> for Callers {
         id: VolumeId,
         record: &VolumeRecord,
         alternates: u32,
+        _: &GroupWish,
     ) -> Result<Selected, CallError> {
         let volume = record.resource();
         let request = scheduler::SelectBackendsRequest {

@@ -16,6 +16,7 @@ pub mod db;
 pub mod engine;
 pub mod expiry;
 pub mod extend;
+pub mod groups;
 pub mod history;
 pub mod hosts;
 pub mod operations;
@@ -45,6 +46,7 @@ use crate::catalogue::Shelf;
 pub use crate::config::Config;
 use crate::db::Db;
 use crate::engine::Engine;
+use crate::groups::Groups;
 use crate::hosts::Hosts;
 use crate::records::Records;
 use crate::server::Conductor;
@@ -64,6 +66,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         Callers { peers: context.peers.clone(), instances: instances.clone(), volumes: volumes.clone() };
     let flavors = Shelf::flavors(&db, tasks);
     let images = Shelf::images(&db, tasks);
+    let groups = Groups::follow(&db, tasks);
     let hosts = Hosts::follow(&db, callers.clone(), tasks);
 
     let (gained, gained_rx) = mpsc::channel(1);
@@ -77,8 +80,8 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     );
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
     let lanes = Arc::new(Lanes::default());
-    drive(&context, &config, &instances, &volumes, &callers, &shards, &lanes, gained_rx);
-    fill(&context, &instances, &volumes, &flavors, &images, &hosts, &shards);
+    drive(&context, &config, &instances, &volumes, &callers, &shards, &lanes, &groups, gained_rx);
+    fill(&context, &instances, &volumes, &flavors, &images, &groups, &hosts, &shards);
 
     let conductor = Conductor {
         acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes)),
@@ -92,6 +95,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         volumes,
         flavors,
         images,
+        groups,
         hosts,
         shards,
     };
@@ -109,6 +113,7 @@ fn drive(
     callers: &Callers,
     shards: &Shards,
     lanes: &Arc<Lanes>,
+    groups: &Groups,
     mut gained: mpsc::Receiver<()>,
 ) {
     let members = |kind: ServiceKind| context.registry.members(kind);
@@ -121,6 +126,7 @@ fn drive(
         config.clone(),
         host.clone(),
         lanes.clone(),
+        groups.clone(),
     );
     let volume_engine = Engine::new(
         volumes.clone(),
@@ -130,6 +136,7 @@ fn drive(
         config.clone(),
         host.clone(),
         lanes.clone(),
+        groups.clone(),
     );
     let (agents, stores) = (members(ServiceKind::Compute), members(ServiceKind::Volume));
     let (tasks, diagnostics) = (context.tasks.clone(), context.diagnostics.clone());
@@ -149,6 +156,7 @@ fn drive(
     });
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is a memory to be filled")]
 /// Ready once the memory is filled and the shards are shared out.
 fn fill(
     context: &Context,
@@ -156,6 +164,7 @@ fn fill(
     volumes: &Records<VolumeRecord>,
     flavors: &Shelf<kilonova_proto::types::v1::Flavor>,
     images: &Shelf<kilonova_proto::types::v1::Image>,
+    groups: &Groups,
     hosts: &Hosts,
     shards: &Shards,
 ) {
@@ -164,6 +173,7 @@ fn fill(
     readiness.not("shards", "joining the other conductors");
     let (instances, volumes) = (instances.cache.clone(), volumes.cache.clone());
     let (flavors, images, hosts) = (flavors.cache.clone(), images.cache.clone(), hosts.cache.clone());
+    let groups = groups.cache.clone();
     {
         let (instances, volumes, shards) = (instances.clone(), volumes.clone(), shards.clone());
         context
@@ -183,6 +193,7 @@ fn fill(
         volumes.filled().await;
         flavors.filled().await;
         images.filled().await;
+        groups.filled().await;
         hosts.filled().await;
         readiness.ok("records");
         shards.settled().await;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::placement::filters::{self, Filter};
 use crate::placement::weighers::{
     AllocatedCapacityWeigher, BuildFailureWeigher, CPUWeigher, CapacityWeigher, DiskWeigher, IoOpsWeigher,
-    NumInstancesWeigher, RAMWeigher, Weigher,
+    NumInstancesWeigher, RAMWeigher, ServerGroupSoftAffinityWeigher, ServerGroupSoftAntiAffinityWeigher,
+    Weigher,
 };
 use crate::placement::{Chain, Compute, Space, Storage};
 
@@ -69,11 +70,24 @@ pub struct HostMultipliers {
     pub build_failure: f64,
     /// NumInstancesWeigher: instances.
     pub num_instances: f64,
+    /// ServerGroupSoftAffinityWeigher: members of the instance's group.
+    pub soft_affinity: f64,
+    /// ServerGroupSoftAntiAffinityWeigher: members of the instance's group, below 0.
+    pub soft_anti_affinity: f64,
 }
 
 impl Default for HostMultipliers {
     fn default() -> Self {
-        Self { ram: 1.0, cpu: 1.0, disk: 1.0, io_ops: -1.0, build_failure: -1_000_000.0, num_instances: 0.0 }
+        Self {
+            ram: 1.0,
+            cpu: 1.0,
+            disk: 1.0,
+            io_ops: -1.0,
+            build_failure: -1_000_000.0,
+            num_instances: 0.0,
+            soft_affinity: 1.0,
+            soft_anti_affinity: 1.0,
+        }
     }
 }
 
@@ -163,6 +177,8 @@ impl HostsConfig {
             (Box::new(IoOpsWeigher), by.io_ops),
             (Box::new(BuildFailureWeigher), by.build_failure),
             (Box::new(NumInstancesWeigher), by.num_instances),
+            (Box::new(ServerGroupSoftAffinityWeigher), by.soft_affinity),
+            (Box::new(ServerGroupSoftAntiAffinityWeigher), by.soft_anti_affinity),
         ];
         chain("hosts", filters::compute(), &self.filters, weighers)
     }
@@ -219,7 +235,15 @@ mod tests {
         let weighers: Vec<_> = chain.weighers.iter().map(|(weigher, _)| weigher.name()).collect();
         assert_eq!(
             weighers,
-            ["RAMWeigher", "CPUWeigher", "DiskWeigher", "IoOpsWeigher", "BuildFailureWeigher"]
+            [
+                "RAMWeigher",
+                "CPUWeigher",
+                "DiskWeigher",
+                "IoOpsWeigher",
+                "BuildFailureWeigher",
+                "ServerGroupSoftAffinityWeigher",
+                "ServerGroupSoftAntiAffinityWeigher",
+            ]
         );
         let chain = BackendsConfig::default().chain().unwrap();
         assert_eq!(chain.weighers.len(), 1);

@@ -3,6 +3,7 @@
 use kilonova_model::check::{self, Checker, MAX_COUNT};
 use kilonova_model::{Error, HostName, ProjectId, RequestId, ZoneName};
 use kilonova_proto::scheduler::v1::{SelectBackendsRequest, SelectHostsRequest};
+use kilonova_proto::types::v1::server_group::Policy;
 
 /// Most alternates one request may ask for.
 const MAX_ALTERNATES: u32 = 10;
@@ -22,6 +23,12 @@ pub(crate) fn select_hosts(request: &SelectHostsRequest) -> Result<RequestId, Er
     hosts(&mut check, "excluded_hosts", &request.excluded_hosts);
     if let Some(hints) = &request.hints {
         check::scheduler_hints(&mut check, "hints", hints);
+    }
+    if let Some(group) = &request.server_group {
+        check.ensure(request.count <= 1, "count", "members of a server group are placed one by one");
+        check.ensure(group.policy() != Policy::Unspecified, "server_group.policy", "is required");
+        let names: Vec<String> = group.hosts.iter().map(|host| host.host.clone()).collect();
+        hosts(&mut check, "server_group.hosts", &names);
     }
     finish(check, id)
 }
@@ -65,7 +72,7 @@ fn finish(check: Checker, id: Option<RequestId>) -> Result<RequestId, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::testing::{instance, volume};
+    use crate::placement::testing::{group, instance, volume};
 
     fn wrong_fields(result: Result<RequestId, Error>) -> Vec<String> {
         result.unwrap_err().violations.into_iter().map(|violation| violation.field).collect()
@@ -95,6 +102,19 @@ mod tests {
         );
         assert_eq!(wrong_fields(select_hosts(&SelectHostsRequest::default())), ["request_id", "flavor"]);
         assert_eq!(wrong_fields(select_backends(&volume(0, &[]))), ["request_id", "volume.size_gib"]);
+    }
+
+    #[test]
+    fn members_of_a_group_are_placed_one_by_one() {
+        let mut request = instance(1, 1, 0);
+        request.request_id = "r1".into();
+        request.flavor.as_mut().unwrap().id = "small".into();
+        request.server_group = Some(group(Policy::Affinity, 0, &[("c1", 1), ("not/fine", 1)]));
+        request.count = 2;
+        assert_eq!(wrong_fields(select_hosts(&request)), ["count", "server_group.hosts[1]"]);
+        request.server_group = Some(group(Policy::Unspecified, 0, &[]));
+        request.count = 1;
+        assert_eq!(wrong_fields(select_hosts(&request)), ["server_group.policy"]);
     }
 
     #[test]

@@ -18,6 +18,9 @@ impl Reason {
             }
             Self::FlavorNotFound => "name a flavor that exists: `kilonova flavor list`",
             Self::ImageNotFound => "name an image that exists: `kilonova image list`",
+            Self::ServerGroupNotFound => {
+                "name a group of this project that exists: `kilonova server-group list`"
+            }
             Self::HostNotFound => "name a host that exists: `kilonova host list`",
             Self::ResourceExists => "choose another id, or use the one that exists",
             Self::QuotaExceeded => "delete something, or ask for a greater quota: `kilonova quota show`",

@@ -48,6 +48,7 @@ async fn reflection_lists_what_is_served() {
             "kilonova.api.v1.ImageService",
             "kilonova.api.v1.InstanceService",
             "kilonova.api.v1.QuotaService",
+            "kilonova.api.v1.ServerGroupService",
             "kilonova.api.v1.VolumeService",
             "kilonova.base.v1.BaseService",
         ]

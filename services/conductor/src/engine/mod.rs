@@ -5,6 +5,7 @@
 //! the shard's fence. A pass is started by a change of the record, by a change of a host's registration, by a
 //! shard that became this conductor's, or by the slow scan; it takes nothing from what started it.
 
+mod place;
 mod steps;
 
 use std::collections::{BTreeSet, HashMap};
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use crate::accept::Lanes;
 use crate::agents::Agents;
 use crate::config::Config;
+use crate::groups::Groups;
 use crate::placed::Placed;
 use crate::plan::Sent;
 use crate::records::Records;
@@ -47,10 +49,13 @@ pub struct Engine<P: Placed, A> {
     unreachable: Mutex<HashMap<P::Id, (u32, Instant)>>,
     /// One transaction on a project's usage at a time.
     lanes: Arc<Lanes>,
+    /// The server groups that records are members of.
+    groups: Groups,
 }
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
     /// Drives `records` with `agents`.
+    #[expect(clippy::too_many_arguments, reason = "each is a part that it works with")]
     pub fn new(
         records: Records<P>,
         agents: A,
@@ -59,9 +64,21 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         config: Arc<Config>,
         conductor: HostName,
         lanes: Arc<Lanes>,
+        groups: Groups,
     ) -> Arc<Self> {
         let (sent, unreachable) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { records, agents, members, shards, config, conductor, sent, unreachable, lanes })
+        Arc::new(Self {
+            records,
+            agents,
+            members,
+            shards,
+            config,
+            conductor,
+            sent,
+            unreachable,
+            lanes,
+            groups,
+        })
     }
 
     /// Starts driving in tasks of `tasks`.

@@ -4,10 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use kilonova_model::time::system_time;
 use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
-use kilonova_proto::conductor::v1::{Alternate, UsageRecord};
+use kilonova_proto::conductor::v1::UsageRecord;
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::outcome::CallError;
-use kilonova_rpc::status::from_status;
 use kilonova_runtime::reconcile::Next;
 use kilonova_store::{Compare, Txn, TxnOutcome};
 use prost::Message;
@@ -63,16 +62,14 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 
     pub(super) async fn step(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
         let now = SystemTime::now();
+        if let Some(stepped) = self.correct_group(id, entry, fence).await {
+            return stepped;
+        }
         match self.decide(id, &entry.record, now) {
             Decision::Done => Stepped::Stop(Next::Done),
             Decision::Wait(time) => Stepped::Stop(Next::After(time)),
-            Decision::Select => self.select(id, entry, fence).await,
-            Decision::TakeAlternate => {
-                let mut record = P::clone(&entry.record);
-                let place = record.alternates_mut().remove(0);
-                self.place(&mut record, &place, now);
-                self.store(id, entry, record, fence).await
-            }
+            Decision::Select => self.select(id, entry, fence, Vec::new()).await,
+            Decision::TakeAlternate => self.take_alternate(id, entry, fence).await,
             Decision::Build => self.build(id, entry, fence).await,
             Decision::LeaveHost(why) => {
                 let error = self.left(&entry.record.status().host, why);
@@ -109,63 +106,6 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Decision::Finish { forced } => self.finish(id, entry, fence, forced).await,
             Decision::Purge => self.purge(id, entry, fence).await,
         }
-    }
-
-    async fn select(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
-        let start = SystemTime::now();
-        let selected = match self.agents.select(id, &entry.record, self.config.alternates).await {
-            Ok(selected) => selected,
-            Err(CallError::Refused(status)) => {
-                let error = from_status(&status)
-                    .unwrap_or_else(|| Error::new(Reason::Internal, status.message().to_owned()));
-                let attempt = entry.record.status().attempt;
-                return self.fail(id, entry, fence, history::fault(&error, "", attempt, start)).await;
-            }
-            Err(error) => {
-                tracing::warn!(%id, %error, "no scheduler answered");
-                return Stepped::Stop(Next::Retry);
-            }
-        };
-        let now = SystemTime::now();
-        let mut record = P::clone(&entry.record);
-        let attempt = record.status().attempt + 1;
-        let scheduler = Actor { service: ServiceKind::Scheduler, host: &selected.explanation.scheduler };
-        let took = now.duration_since(start).unwrap_or_default();
-        let mut places = selected.places.into_iter();
-        if let Some(place) = places.next() {
-            *record.alternates_mut() = places.collect();
-            let others: Vec<&str> = record.alternates_mut().iter().map(|a| a.host.as_str()).collect();
-            let mut detail = format!("{} of {}", place.host, selected.explanation.considered);
-            if !others.is_empty() {
-                detail.push_str(&format!(", then {}", others.join(", ")));
-            }
-            history::add(
-                record.actions_mut(),
-                history::done("schedule", scheduler, start, took, attempt, detail),
-            );
-            self.place(&mut record, &place, now);
-            self.store(id, entry, record, fence).await
-        } else {
-            let summary = match selected.explanation.summary.as_str() {
-                "" => format!("no place for this {}", P::NOUN),
-                summary => summary.to_owned(),
-            };
-            let error = Error::new(P::NO_PLACE, summary);
-            let mut fault = history::fault(&error, "", record.status().attempt, now);
-            fault.explanation = Some(selected.explanation.clone());
-            let mut step = history::done("schedule", scheduler, start, took, attempt, "no place");
-            step.outcome = pb::Outcome::Failed.into();
-            history::add(record.actions_mut(), step);
-            self.fail_with(id, entry, record, fence, fault).await
-        }
-    }
-
-    /// Enters the place, and with it the intent to build there.
-    fn place(&self, record: &mut P, place: &Alternate, now: SystemTime) {
-        record.set_place(place, now + self.config.build_timeout.get(), now);
-        let attempt = record.status().attempt;
-        let step = history::begun("build", self.me(), now, attempt, format!("on {}", place.host));
-        history::add(record.actions_mut(), step);
     }
 
     async fn build(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
@@ -299,11 +239,17 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         self.store(id, entry, record, fence).await
     }
 
-    async fn fail(&self, id: P::Id, entry: &Entry<P>, fence: &Fence, fault: pb::Fault) -> Stepped<P> {
+    pub(super) async fn fail(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        fault: pb::Fault,
+    ) -> Stepped<P> {
         self.fail_with(id, entry, P::clone(&entry.record), fence, fault).await
     }
 
-    async fn fail_with(
+    pub(super) async fn fail_with(
         &self,
         id: P::Id,
         entry: &Entry<P>,
@@ -365,7 +311,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 .put(key, UsageRecord { usage: Some(left) }.encode_to_vec());
         }
         self.sent.lock().remove(&id);
-        self.store_with(id, entry, record, fence, with).await
+        self.store_gone(id, entry, record, fence, with).await
     }
 
     async fn purge(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
@@ -381,11 +327,11 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         }
     }
 
-    async fn store(&self, id: P::Id, entry: &Entry<P>, record: P, fence: &Fence) -> Stepped<P> {
+    pub(super) async fn store(&self, id: P::Id, entry: &Entry<P>, record: P, fence: &Fence) -> Stepped<P> {
         self.store_with(id, entry, record, fence, Txn::new()).await
     }
 
-    async fn store_with(
+    pub(super) async fn store_with(
         &self,
         id: P::Id,
         entry: &Entry<P>,
@@ -393,7 +339,13 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         fence: &Fence,
         with: Txn,
     ) -> Stepped<P> {
-        match self.records.write(id, entry, record, Some(fence), with).await {
+        let written = self.records.write(id, entry, record, Some(fence), with).await;
+        self.settled(id, written).await
+    }
+
+    /// Where a write leaves the pass.
+    pub(super) async fn settled(&self, id: P::Id, written: Result<Written<P>, Error>) -> Stepped<P> {
+        match written {
             Ok(Written::Stored(entry)) => Stepped::On(entry),
             // What changed it is in memory already, or the watch brings it and with it a new pass.
             Ok(Written::Changed) => match self.records.read(id).await {
@@ -410,7 +362,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         }
     }
 
-    fn store_failed(&self, id: P::Id, error: &Error) -> Stepped<P> {
+    pub(super) fn store_failed(&self, id: P::Id, error: &Error) -> Stepped<P> {
         tracing::warn!(%id, %error, "cannot write a step");
         Stepped::Stop(Next::Retry)
     }
@@ -426,7 +378,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         list.push(new);
     }
 
-    fn me(&self) -> Actor<'_> {
+    pub(super) fn me(&self) -> Actor<'_> {
         Actor { service: ServiceKind::Conductor, host: self.conductor.as_str() }
     }
 

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use kilonova_model::time::{system_time, timestamp};
-use kilonova_model::{InstanceId, Reason, ServiceKind};
+use kilonova_model::{InstanceId, Reason, ServerGroupId, ServiceKind};
 use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation, Receipt};
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
@@ -52,6 +52,9 @@ impl Placed for InstanceRecord {
             attempt: instance.attempt,
             generation: instance.generation,
         }
+    }
+    fn group(&self) -> Option<ServerGroupId> {
+        self.resource().spec.as_ref()?.hints.as_ref()?.server_group_id.parse().ok()
     }
     fn usage(&self) -> pb::QuotaUsage {
         let flavor = self.resource().flavor.clone().unwrap_or_default();

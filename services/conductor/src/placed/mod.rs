@@ -10,7 +10,7 @@ use std::hash::Hash;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use kilonova_model::{InvalidId, Reason, ServiceKind};
+use kilonova_model::{InvalidId, Reason, ServerGroupId, ServiceKind};
 use kilonova_proto::conductor::v1::{Alternate, Operation, Receipt};
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
@@ -83,6 +83,10 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn status(&self) -> Status;
     /// The project that owns it.
     fn project_id(&self) -> &str;
+    /// The server group it is a member of.
+    fn group(&self) -> Option<ServerGroupId> {
+        None
+    }
     /// What it takes of the project's quota.
     fn usage(&self) -> pb::QuotaUsage;
 

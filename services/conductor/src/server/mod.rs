@@ -1,5 +1,6 @@
 //! The gRPC face: thin adapters from requests to the modules that do the work.
 
+mod groups;
 mod records;
 mod reports;
 mod tasks;
@@ -21,6 +22,7 @@ use crate::accept::Acceptor;
 use crate::catalogue::Shelf;
 use crate::config::Config;
 use crate::db::Db;
+use crate::groups::Groups;
 use crate::hosts::Hosts;
 use crate::records::Records;
 use crate::shards::Shards;
@@ -43,6 +45,8 @@ pub struct Conductor {
     pub flavors: Shelf<pb::Flavor>,
     /// The images.
     pub images: Shelf<pb::Image>,
+    /// The server groups.
+    pub groups: Groups,
     /// The hosts and backends.
     pub hosts: Hosts,
     /// Who drives what.
@@ -74,6 +78,8 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "DeleteFlavor",
         "CreateImage",
         "DeleteImage",
+        "CreateServerGroup",
+        "DeleteServerGroup",
         "EnableHost",
         "DisableHost",
         "UpdateQuota",
@@ -91,6 +97,8 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "ListFlavors",
         "GetImage",
         "ListImages",
+        "GetServerGroup",
+        "ListServerGroups",
         "GetHost",
         "ListHosts",
         "ListServices",

@@ -65,24 +65,30 @@ fn page<P: Placed>(
     let filter = format!("{filter:?}");
     let after = read_after::<P::Id>(&filter, token)?;
     let (mut entries, mut more) = cache.page(after.as_ref(), limit, |_, record| pass(record));
-    let mut bytes = 0;
-    let fitting = entries.iter().take_while(|(_, entry)| {
-        bytes += entry.record.resource().encoded_len();
-        bytes <= MAX_PAGE_BYTES
-    });
-    let fitting = fitting.count().max(1);
-    more |= fitting < entries.len();
-    entries.truncate(fitting);
+    more |= cut(&mut entries, |record| record.resource().encoded_len());
     let next = next_token(&filter, &entries, more);
     Ok((entries.iter().map(|(_, entry)| entry.record.shown(entry.etag())).collect(), next))
 }
 
-fn read_after<I: std::str::FromStr>(filter: &str, token: &str) -> Result<Option<I>, Error> {
+/// Cuts a page to what a receiver takes; says whether something was cut off.
+pub(super) fn cut<I, R>(entries: &mut Vec<(I, Entry<R>)>, size: impl Fn(&R) -> usize) -> bool {
+    let mut bytes = 0;
+    let fitting = entries.iter().take_while(|(_, entry)| {
+        bytes += size(&entry.record);
+        bytes <= MAX_PAGE_BYTES
+    });
+    let fitting = fitting.count().max(1);
+    let is_cut = fitting < entries.len();
+    entries.truncate(fitting);
+    is_cut
+}
+
+pub(super) fn read_after<I: std::str::FromStr>(filter: &str, token: &str) -> Result<Option<I>, Error> {
     let Some(last) = decode_token(filter, token)? else { return Ok(None) };
     last.parse().map(Some).map_err(|_| Error::new(Reason::PageTokenInvalid, "page_token names no record"))
 }
 
-fn next_token<I: ToString, R>(filter: &str, entries: &[(I, Entry<R>)], more: bool) -> String {
+pub(super) fn next_token<I: ToString, R>(filter: &str, entries: &[(I, Entry<R>)], more: bool) -> String {
     match entries.last() {
         Some((id, _)) if more => encode_token(filter, &id.to_string()),
         _ => String::new(),
@@ -288,6 +294,20 @@ impl RecordService for Conductor {
             Ok(proto::ListImagesResponse { images, next_page_token })
         };
         answer(list())
+    }
+
+    async fn get_server_group(
+        &self,
+        request: Request<proto::GetServerGroupRequest>,
+    ) -> Answer<proto::GetServerGroupResponse> {
+        answer(self.get_server_group(request.get_ref()).await)
+    }
+
+    async fn list_server_groups(
+        &self,
+        request: Request<proto::ListServerGroupsRequest>,
+    ) -> Answer<proto::ListServerGroupsResponse> {
+        answer(self.list_server_groups(request.get_ref()))
     }
 
     async fn get_host(&self, request: Request<proto::GetHostRequest>) -> Answer<proto::GetHostResponse> {

@@ -34,7 +34,11 @@ fn answer<T>(result: Result<T, Error>) -> Answer<T> {
     result.map(Response::new).map_err(|error| to_status(&error))
 }
 
-fn checked(request_id: &str, project_id: &str, more: impl FnOnce(&mut Checker)) -> Result<(), Error> {
+pub(super) fn checked(
+    request_id: &str,
+    project_id: &str,
+    more: impl FnOnce(&mut Checker),
+) -> Result<(), Error> {
     let mut check = Checker::new();
     check::request(&mut check, request_id, project_id);
     more(&mut check);
@@ -70,7 +74,10 @@ impl Conductor {
         requests::check_fit(&flavor, &image)?;
         let acceptance = self.acceptance(&request_id, arrived);
         let new = requests::new_instances(&spec, count, project.as_str(), &flavor, &image, acceptance);
-        let entries = self.acceptor.create(&accepted, &self.instances, new, validate_only).await?;
+        let group = spec.hints.map(|hints| hints.server_group_id).filter(|id| !id.is_empty());
+        let group = group.map(|id| read_id("instance.hints.server_group_id", &id)).transpose()?;
+        let group = group.map(|id| (&self.groups, id));
+        let entries = self.acceptor.create_in(&accepted, &self.instances, new, group, validate_only).await?;
         Ok(proto::BuildInstancesResponse { instances: entries.iter().map(shown).collect() })
     }
 
@@ -89,6 +96,8 @@ impl Conductor {
             let instances = "names instances, which volumes are not placed by";
             check.ensure(hints.same_host.is_empty(), "volume.hints.same_host", instances);
             check.ensure(hints.different_host.is_empty(), "volume.hints.different_host", instances);
+            let groups = "is of instances, not of volumes";
+            check.ensure(hints.server_group_id.is_empty(), "volume.hints.server_group_id", groups);
         })?;
         let (request_id, validate_only) = (request.request_id.clone(), request.validate_only);
         let project = accept::project(&request.project_id)?;
@@ -495,6 +504,20 @@ impl TaskService for Conductor {
             self.images.delete(&id, request.allow_missing).await
         };
         answer(delete.await.map(|()| proto::DeleteImageResponse {}))
+    }
+
+    async fn create_server_group(
+        &self,
+        request: Request<proto::CreateServerGroupRequest>,
+    ) -> Answer<proto::CreateServerGroupResponse> {
+        answer(self.create_server_group(request.into_inner()).await)
+    }
+
+    async fn delete_server_group(
+        &self,
+        request: Request<proto::DeleteServerGroupRequest>,
+    ) -> Answer<proto::DeleteServerGroupResponse> {
+        answer(self.delete_server_group(request.into_inner()).await)
     }
 
     async fn enable_host(

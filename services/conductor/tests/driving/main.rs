@@ -6,5 +6,6 @@ mod accepting;
 mod builds;
 mod conductors;
 mod deletes;
+mod groups;
 mod operations;
 mod support;

@@ -7,16 +7,19 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use kilonova_conductor::Config;
 use kilonova_conductor::accept::{Acceptor, Lanes, Request};
-use kilonova_conductor::agents::{Agents, Selected};
+use kilonova_conductor::agents::{Agents, GroupWish, Selected};
 use kilonova_conductor::db::Db;
 use kilonova_conductor::engine::Engine;
+use kilonova_conductor::groups::Groups;
 use kilonova_conductor::placed::Placed;
 use kilonova_conductor::power;
 use kilonova_conductor::records::Records;
 use kilonova_conductor::reports::{self, Report};
 use kilonova_conductor::requests::{self, Acceptance, Named};
 use kilonova_conductor::shards::Shards;
-use kilonova_model::{CellName, Epoch, Error, HostName, InstanceId, Reason, ServiceKind, ZoneName};
+use kilonova_model::{
+    CellName, Epoch, Error, HostName, InstanceId, Reason, ServerGroupId, ServiceKind, ZoneName,
+};
 use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation, Receipt, ReportStatus};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
@@ -40,6 +43,9 @@ pub struct Hosts {
 #[derive(Default)]
 pub struct World {
     pub names: Vec<String>,
+    /// Whether the scheduler begins with another host each time, and how often it was asked.
+    pub turning: bool,
+    pub asked: usize,
     /// Every build taken, by instance and host.
     pub builds: Vec<(InstanceId, String, u32)>,
     pub terminated: Vec<(InstanceId, String)>,
@@ -94,9 +100,20 @@ impl Agents<InstanceRecord> for Hosts {
         _: InstanceId,
         record: &InstanceRecord,
         alternates: u32,
+        group: &GroupWish,
     ) -> Result<Selected, CallError> {
-        let names = self.world.lock().names.clone();
-        let free = names.into_iter().filter(|name| !record.tried().contains(name));
+        let names = {
+            let mut world = self.world.lock();
+            world.asked += 1;
+            let mut names = world.names.clone();
+            if world.turning {
+                let first = world.asked % names.len();
+                names.rotate_left(first);
+            }
+            names
+        };
+        let out = |name: &String| record.tried().contains(name) || group.broken.contains(name);
+        let free = names.into_iter().filter(|name| !out(name));
         let place = |host| Alternate { host, ..Default::default() };
         let places: Vec<Alternate> = free.take(alternates as usize + 1).map(place).collect();
         let summary = if places.is_empty() { "no valid host: none left".to_owned() } else { String::new() };
@@ -168,6 +185,7 @@ pub struct Conductor {
     pub name: HostName,
     pub tasks: Tasks,
     pub records: Records<InstanceRecord>,
+    pub groups: Groups,
     pub acceptor: Acceptor,
     pub shards: Shards,
     pub config: Arc<Config>,
@@ -233,6 +251,7 @@ impl Cell {
         let ttl = config.shard_ttl.get();
         let shards = Shards::join(db.clone(), name.clone(), epochs, ttl, gained, &tasks);
         let lanes = Arc::new(Lanes::default());
+        let groups = Groups::follow(&db, &tasks);
         let engine = Engine::new(
             records.clone(),
             self.hosts.clone(),
@@ -241,6 +260,7 @@ impl Cell {
             config.clone(),
             name.clone(),
             lanes.clone(),
+            groups.clone(),
         );
         let queue = engine.run(&tasks);
         tasks.spawn("gained", async move {
@@ -251,18 +271,30 @@ impl Cell {
         records.cache.filled().await;
         shards.settled().await;
         let acceptor = Acceptor::new(db, config.clone(), lanes);
-        Conductor { name, tasks, records, acceptor, shards, config }
+        Conductor { name, tasks, records, groups, acceptor, shards, config }
     }
 }
 
 impl Conductor {
     pub async fn create(&self, request_id: &str, count: u32) -> Result<Vec<InstanceId>, Error> {
-        let spec = pb::InstanceSpec { name: "vm".into(), ..Default::default() };
+        self.create_in(request_id, count, None).await
+    }
+
+    pub async fn create_in(
+        &self,
+        request_id: &str,
+        count: u32,
+        group: Option<ServerGroupId>,
+    ) -> Result<Vec<InstanceId>, Error> {
+        let server_group_id = group.map(|id| id.to_string()).unwrap_or_default();
+        let hints = Some(pb::SchedulerHints { server_group_id, ..Default::default() });
+        let spec = pb::InstanceSpec { name: "vm".into(), hints, ..Default::default() };
         let request = Request::new("BuildInstances", "demo", request_id, &spec)?;
         let flavor = pb::Flavor { vcpus: 1, ram_mib: 512, ..Default::default() };
         let acceptance = Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id };
         let new = requests::new_instances(&spec, count, "demo", &flavor, &pb::Image::default(), acceptance);
-        let entries = self.acceptor.create(&request, &self.records, new, false).await?;
+        let group = group.map(|id| (&self.groups, id));
+        let entries = self.acceptor.create_in(&request, &self.records, new, group, false).await?;
         Ok(entries.iter().map(|entry| entry.record.resource().id.parse().unwrap()).collect())
     }
 

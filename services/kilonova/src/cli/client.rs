@@ -8,6 +8,7 @@ use kilonova_proto::api::v1::host_service_client::HostServiceClient;
 use kilonova_proto::api::v1::image_service_client::ImageServiceClient;
 use kilonova_proto::api::v1::instance_service_client::InstanceServiceClient;
 use kilonova_proto::api::v1::quota_service_client::QuotaServiceClient;
+use kilonova_proto::api::v1::server_group_service_client::ServerGroupServiceClient;
 use kilonova_proto::api::v1::volume_service_client::VolumeServiceClient;
 use kilonova_proto::base::v1::GetServiceInfoRequest;
 use kilonova_proto::base::v1::base_service_client::BaseServiceClient;
@@ -159,6 +160,12 @@ impl Client {
     #[must_use]
     pub fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// The server groups of the api.
+    #[must_use]
+    pub fn server_groups(&self) -> ServerGroupServiceClient<Channel> {
+        ServerGroupServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// The hosts and services of the api.

@@ -19,6 +19,7 @@ pub mod output;
 pub mod progress;
 pub mod quota;
 pub mod resolve;
+pub mod server_group;
 pub mod service;
 pub mod timeline;
 pub mod volume;
@@ -46,6 +47,9 @@ pub enum Command {
     /// What instances boot from: create, list, show, delete.
     #[command(subcommand, after_help = EXIT_CODES)]
     Image(image::ImageCommand),
+    /// Rules about which instances may share a host: create, list, show, delete.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    ServerGroup(server_group::ServerGroupCommand),
     /// Compute hosts and storage backends: list, show, enable, disable.
     #[command(subcommand, after_help = EXIT_CODES)]
     Host(host::HostCommand),
@@ -76,6 +80,7 @@ pub async fn execute(command: Command, options: &GlobalOptions) -> Result<(), Fa
         Command::Volume(command) => volume::run(command, options).await,
         Command::Flavor(command) => flavor::run(command, options).await,
         Command::Image(command) => image::run(command, options).await,
+        Command::ServerGroup(command) => server_group::run(command, options).await,
         Command::Host(command) => host::run(command, options).await,
         Command::Service(command) => service::run(command, options).await,
         Command::Quota(command) => quota::run(command, options).await,

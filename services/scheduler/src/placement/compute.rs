@@ -3,9 +3,11 @@
 use kilonova_model::ServiceKind;
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
 use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources};
 
 use super::figure::Figure;
+use super::group::Group;
 use super::space::{Amount, Demand, Head, Row, Space, Wishes};
 use super::vocabulary::{Symbol, TraitSetId, Vocabulary, Wish};
 use super::world::World;
@@ -169,6 +171,8 @@ pub struct ComputeDemand {
     pub required: Vec<Wish>,
     /// Traits the host must not have.
     pub forbidden: Vec<Wish>,
+    /// The server group it is a member of.
+    pub group: Option<Group>,
 }
 
 impl Demand for ComputeDemand {
@@ -215,7 +219,14 @@ impl ComputeDemand {
             architecture: architecture.map(|text| Wish::new(canonical_architecture(text), vocabulary)),
             required: traits_that_are("required"),
             forbidden: traits_that_are("forbidden"),
+            group: request.server_group.as_ref().map(|group| Group::new(group, world)),
         }
+    }
+
+    /// The server group, if its rule is this one.
+    #[must_use]
+    pub fn group_under(&self, policy: Policy) -> Option<&Group> {
+        self.group.as_ref().filter(|group| group.policy == policy)
     }
 }
 

@@ -57,6 +57,7 @@ impl<S: Space> Story<'_, S> {
         let candidates = self.round.candidates.iter().map(|ranked| {
             let row = self.row(ranked.row);
             let weighers = self.chain.weighers.iter().zip(&self.round.ranges);
+            let weighers = weighers.filter(|((weigher, _), _)| weigher.asks(self.demand));
             let weighers = weighers.map(|((weigher, multiplier), range)| {
                 let raw = weigher.raw(self.demand, row);
                 WeigherResult {

@@ -23,6 +23,7 @@ mod compute;
 mod explain;
 mod figure;
 pub mod filters;
+mod group;
 mod rank;
 mod scan;
 mod select;
@@ -34,6 +35,7 @@ mod world;
 
 pub use compute::{Compute, ComputeAmount, ComputeDemand, ComputeRow};
 pub use figure::Figure;
+pub use group::Group;
 pub use select::{Chain, Decision, Pick, Wanted, select};
 pub use space::{Amount, Demand, Head, Row, Space, Wishes};
 pub use storage::{PoolAmount, PoolRow, Storage, StorageDemand};

@@ -1,10 +1,11 @@
 //! Whatever is chosen is what a plain implementation, written from the rules alone, would have chosen.
 
-use kilonova_proto::scheduler::v1::SelectHostsRequest;
+use kilonova_proto::scheduler::v1::{GroupHosts, SelectHostsRequest};
+use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{ComputeResources, Image, SchedulerHints, StoragePool};
 use proptest::prelude::*;
 
-use super::testing::{backend, host_with, instance, pool, volume};
+use super::testing::{backend, group, host_with, instance, pool, volume};
 use super::{ComputeDemand, ComputeRow, Decision, Pick, StorageDemand, Wanted, World, select};
 use crate::config::{BackendsConfig, HostsConfig};
 
@@ -78,6 +79,17 @@ fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
     })
 }
 
+fn any_group() -> impl Strategy<Value = Option<GroupHosts>> {
+    let policies = [Policy::Affinity, Policy::AntiAffinity, Policy::SoftAffinity, Policy::SoftAntiAffinity];
+    let hosts = proptest::collection::btree_map(0_usize..30, 1_u32..4, 0..6);
+    (0_usize..6, 0_u32..4, hosts).prop_map(move |(policy, max_per_host, hosts)| {
+        let hosts: Vec<(String, u32)> =
+            hosts.into_iter().map(|(n, members)| (format!("c{n}"), members)).collect();
+        let hosts: Vec<(&str, u32)> = hosts.iter().map(|(host, members)| (host.as_str(), *members)).collect();
+        policies.get(policy).map(|policy| group(*policy, max_per_host, &hosts))
+    })
+}
+
 /// The rules once more: no indexes, no ids, no cleverness.
 struct Reference<'a> {
     request: &'a SelectHostsRequest,
@@ -99,6 +111,19 @@ fn free_of(host: &Host) -> [i64; 3] {
 }
 
 impl Reference<'_> {
+    /// How many members of a group under that rule are on a host, and how many may share one; none without such a group.
+    fn members(&self, policy: Policy, host: &Host) -> Option<(u32, u32)> {
+        let group = self.request.server_group.as_ref().filter(|group| group.policy() == policy)?;
+        let there = group.hosts.iter().find(|there| there.host == host.name).map_or(0, |there| there.members);
+        Some((there, group.max_per_host.max(1)))
+    }
+
+    fn keeps_the_rule(&self, host: &Host) -> bool {
+        let is_nowhere = self.request.server_group.as_ref().is_none_or(|group| group.hosts.is_empty());
+        self.members(Policy::Affinity, host).is_none_or(|(there, _)| is_nowhere || there > 0)
+            && self.members(Policy::AntiAffinity, host).is_none_or(|(there, most)| there < most)
+    }
+
     fn fits(&self, host: &Host) -> bool {
         let request = self.request;
         let flavor = request.flavor.as_ref().unwrap();
@@ -116,6 +141,7 @@ impl Reference<'_> {
             && (hints.force_host.is_empty() || hints.force_host == host.name)
             && architecture.is_none_or(|wanted| wanted == host.figures.cpu_architecture)
             && traits_are_right
+            && self.keeps_the_rule(host)
             && (0..3).all(|n| i64::from(needed[n]) <= free_of(host)[n] && needed[n] <= totals[n])
     }
 
@@ -138,6 +164,11 @@ impl Reference<'_> {
         add(1.0, &|host| free_of(host)[2] as f64);
         add(-1.0, &|host| f64::from(host.figures.io_ops));
         add(-1_000_000.0, &|host| f64::from(host.figures.failed_builds));
+        add(1.0, &|host| f64::from(self.members(Policy::SoftAffinity, host).unwrap_or_default().0));
+        add(1.0, &|host| {
+            let (there, most) = self.members(Policy::SoftAntiAffinity, host).unwrap_or_default();
+            -f64::from(there.saturating_sub(most.max(1) - 1))
+        });
         fitting.iter().map(|host| host.name.clone()).zip(weights).collect()
     }
 
@@ -206,7 +237,8 @@ proptest! {
     #[test]
     fn agrees_with_the_plain_reference(
         mut hosts in proptest::collection::vec(any_host(), 0..30),
-        request in any_request(),
+        mut request in any_request(),
+        server_group in any_group(),
         count in 1_usize..5,
         alternates in 0_usize..4,
         seed: u64,
@@ -215,6 +247,8 @@ proptest! {
             host.name = format!("c{n}");
         }
         let mut world = world_of(&hosts);
+        let count = if server_group.is_some() { 1 } else { count };
+        request.server_group = server_group;
         let demand = ComputeDemand::new(&request, &world);
         let wanted = Wanted { count, alternates };
         let chain = HostsConfig::default().chain().unwrap();

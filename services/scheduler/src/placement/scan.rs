@@ -18,7 +18,7 @@ pub(super) struct Scan {
     pub survivors: Vec<u32>,
     /// What each filter removed.
     pub removed: Vec<Removed>,
-    /// For each weigher the figures of the survivors, in their order.
+    /// For each weigher the figures of the survivors, in their order; none of one that does not ask.
     columns: Vec<Vec<f64>>,
 }
 
@@ -47,7 +47,8 @@ impl Scan {
             block.clear();
             block.extend((start..end).map(|row| u32::try_from(row).expect("fewer than 2^32 candidates")));
             scan.filter(world, chain, demand, &mut block);
-            for ((weigher, _), column) in chain.weighers.iter().zip(&mut scan.columns) {
+            let columns = chain.weighers.iter().zip(&mut scan.columns);
+            for ((weigher, _), column) in columns.filter(|((weigher, _), _)| weigher.asks(demand)) {
                 weigher.measure(world.rows(), demand, &block, column);
             }
             scan.survivors.extend_from_slice(&block);
@@ -82,13 +83,14 @@ impl Scan {
         self.filter(world, chain, demand, &mut left);
         if left.is_empty() {
             self.survivors.remove(place);
-            for column in &mut self.columns {
+            for column in self.columns.iter_mut().filter(|column| !column.is_empty()) {
                 column.remove(place);
             }
             return;
         }
         let row = &world.rows()[row as usize];
-        for ((weigher, _), column) in chain.weighers.iter().zip(&mut self.columns) {
+        let columns = chain.weighers.iter().zip(&mut self.columns);
+        for ((weigher, _), column) in columns.filter(|((weigher, _), _)| weigher.asks(demand)) {
             column[place] = weigher.raw(demand, row);
         }
     }

@@ -1,7 +1,8 @@
 //! Worlds for tests.
 
-use kilonova_proto::scheduler::v1::{SelectBackendsRequest, SelectHostsRequest};
+use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectBackendsRequest, SelectHostsRequest};
 use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{
     Capabilities, ComputeResources, Flavor, StoragePool, VolumeResources, VolumeSpec,
 };
@@ -62,6 +63,11 @@ pub fn backend(world: &mut World<PoolRow>, name: &str, pools: &[StoragePool]) ->
 pub fn instance(vcpus: u32, ram_mib: u32, disk_gib: u32) -> SelectHostsRequest {
     let flavor = Flavor { vcpus, ram_mib, disk_gib, ..Flavor::default() };
     SelectHostsRequest { flavor: Some(flavor), ..SelectHostsRequest::default() }
+}
+
+pub fn group(policy: Policy, max_per_host: u32, hosts: &[(&str, u32)]) -> GroupHosts {
+    let host = |(host, members): &(&str, u32)| GroupHost { host: (*host).to_owned(), members: *members };
+    GroupHosts { policy: policy.into(), max_per_host, hosts: hosts.iter().map(host).collect() }
 }
 
 pub fn volume(size_gib: u32, extra_specs: &[(&str, &str)]) -> SelectBackendsRequest {

@@ -12,6 +12,7 @@ use crate::cli::host::known;
 use crate::cli::numbers::within;
 use crate::cli::options::{GlobalOptions, Mutation, key_value};
 use crate::cli::output::Output;
+use crate::cli::server_group;
 use crate::cli::wait::{Goal, wait};
 
 /// What to create.
@@ -46,6 +47,9 @@ pub struct Create {
     /// Only where this instance is; at most one.
     #[arg(long, value_name = "ID|NAME")]
     same_host: Option<String>,
+    /// Join this server group.
+    #[arg(long, value_name = "ID|NAME")]
+    group: Option<String>,
     /// Only check; create nothing.
     #[arg(long, conflicts_with = "wait")]
     validate_only: bool,
@@ -82,6 +86,9 @@ impl Create {
         for instance in self.different_host.iter_mut().chain(&mut self.same_host) {
             *instance = super::resolve(client, options, instance).await?;
         }
+        if let Some(group) = &mut self.group {
+            *group = server_group::resolve(client, options, group).await?;
+        }
         Ok(self)
     }
 }
@@ -92,6 +99,7 @@ fn request(create: Create, project_id: String) -> CreateInstanceRequest {
         exclude_hosts: create.exclude_host,
         different_host: create.different_host,
         same_host: Vec::from_iter(create.same_host),
+        server_group_id: create.group.unwrap_or_default(),
     };
     CreateInstanceRequest {
         request_id: create.mutation.id(),

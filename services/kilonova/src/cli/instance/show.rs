@@ -81,6 +81,7 @@ pub fn describe(instance: &Instance, actions: &[Action], now: SystemTime, style:
         ("host", host),
         ("flavor", flavor),
         ("image", or_dash(&spec.image_id)),
+        ("group", or_dash(&spec.hints.unwrap_or_default().server_group_id)),
         ("addresses", or_dash(&addresses.join(", "))),
         ("volumes", or_dash(&volumes.join(", "))),
         ("metadata", pairs(&spec.metadata)),

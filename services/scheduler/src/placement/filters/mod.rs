@@ -10,6 +10,8 @@ mod excluded_hosts;
 mod extra_specs;
 mod forced_host;
 mod ram;
+mod server_group_affinity;
+mod server_group_anti_affinity;
 mod service_up;
 mod traits;
 
@@ -22,6 +24,8 @@ pub use disk::DiskFilter;
 pub use excluded_hosts::ExcludedHostsFilter;
 pub use forced_host::ForcedHostFilter;
 pub use ram::RamFilter;
+pub use server_group_affinity::ServerGroupAffinityFilter;
+pub use server_group_anti_affinity::ServerGroupAntiAffinityFilter;
 pub use service_up::{BackendFilter, ComputeFilter};
 pub use traits::TraitsFilter;
 
@@ -108,6 +112,9 @@ impl Removed {
 #[must_use]
 pub fn compute() -> Vec<Box<dyn Filter<Compute>>> {
     vec![
+        // First, so that what a group rules out is said to be ruled out by it.
+        Box::new(ServerGroupAffinityFilter),
+        Box::new(ServerGroupAntiAffinityFilter),
         Box::new(ForcedHostFilter),
         Box::new(ExcludedHostsFilter),
         Box::new(ComputeFilter),

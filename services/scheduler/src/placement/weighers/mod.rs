@@ -8,6 +8,8 @@ mod disk;
 mod io_ops;
 mod num_instances;
 mod ram;
+mod server_group_soft_affinity;
+mod server_group_soft_anti_affinity;
 
 pub use allocated_capacity::AllocatedCapacityWeigher;
 pub use build_failure::BuildFailureWeigher;
@@ -17,6 +19,8 @@ pub use disk::DiskWeigher;
 pub use io_ops::IoOpsWeigher;
 pub use num_instances::NumInstancesWeigher;
 pub use ram::RAMWeigher;
+pub use server_group_soft_affinity::ServerGroupSoftAffinityWeigher;
+pub use server_group_soft_anti_affinity::ServerGroupSoftAntiAffinityWeigher;
 
 use super::space::Space;
 
@@ -24,6 +28,11 @@ use super::space::Space;
 pub trait Weigher<S: Space>: Send + Sync {
     /// Its name, as in Nova or Cinder where it is the same rule.
     fn name(&self) -> &'static str;
+
+    /// Whether this demand is of interest to the weigher at all; it does not count otherwise.
+    fn asks(&self, _demand: &S::Demand) -> bool {
+        true
+    }
 
     /// The figure it looks at. Finite.
     fn raw(&self, demand: &S::Demand, row: &S::Row) -> f64;
