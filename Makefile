@@ -4,7 +4,7 @@ BOOTSTRAP := deploy/dev/bootstrap.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/.tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
-.PHONY: help demo up test lint bench bench-rpc bench-fanout bench-discovery bench-peers proto-baseline clean
+.PHONY: help demo up test lint bench bench-rpc bench-fanout bench-discovery bench-peers mutants proto-baseline clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,10 @@ test: ## lint, unit and integration tests, then real processes driven by Python,
 lint: ## formatting, clippy, licences and bans, protos, documentation, scripts
 	@$(BOOTSTRAP) lint
 	@deploy/dev/lint.sh
+
+mutants: ## break the code in one place after another and require that a test notices
+	@$(BOOTSTRAP) build
+	@python3 tests/mutants/run.py $(ARGS)
 
 bench: ## measure, in a release build
 	@$(BOOTSTRAP) build

@@ -37,7 +37,7 @@ breaking() {
   buf breaking --against $baseline
 }
 
-python_files() { "$python" -m ruff check tests/clients/python tests/bench && "$python" -m ruff format --check tests/clients/python tests/bench; }
+python_files() { "$python" -m ruff check tests/clients/python tests/bench tests/mutants && "$python" -m ruff format --check tests/clients/python tests/bench tests/mutants; }
 
 # Connections are made in common/rpc, where keep-alive, deadlines and health are; the command line is a client like any other.
 channels() { ! grep -rnE 'tonic::transport' services/{api,conductor,scheduler,compute,volume}/src common/runtime/src; }

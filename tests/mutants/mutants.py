@@ -1,0 +1,145 @@
+"""The ways the code is broken, one at a time, and the tests that have to notice.
+
+Each replaces one piece of text that occurs exactly once in its file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONDUCTOR = "services/conductor/src"
+AGENT = "common/runtime/src/agent"
+DRIVING = ("-p", "kilonova-conductor", "--test", "driving")
+CONDUCTOR_UNITS = ("-p", "kilonova-conductor", "--lib")
+COMPUTE = ("-p", "kilonova-compute", "--test", "commands")
+VOLUME = ("-p", "kilonova-volume", "--test", "commands")
+RUNTIME_UNITS = ("-p", "kilonova-runtime", "--lib", "agent::")
+OPERATIONS = ("-p", "kilonova-tests", "--test", "operations", "embedded::")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to break the code."""
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "an owner's write is not fenced",
+        f"{CONDUCTOR}/records.rs",
+        "            txn = txn.when(Compare::CreateRevision(fence.key.clone(), fence.revision));\n",
+        "            let _ = fence;\n",
+        DRIVING,
+    ),
+    Mutant(
+        "a record may have changed since it was read",
+        f"{CONDUCTOR}/records.rs",
+        "txn = txn.when(Compare::ModRevision(key.clone(), read.revision)).put(key, record.encode_to_vec());",
+        "let _ = read;\n        txn = txn.put(key, record.encode_to_vec());",
+        DRIVING,
+    ),
+    Mutant(
+        "two requests may have the last of a quota",
+        f"{CONDUCTOR}/accept.rs",
+        "                .when(Compare::ModRevision(usage_key.clone(), usage.revision))\n",
+        "",
+        DRIVING,
+    ),
+    Mutant(
+        "a request id may be used twice at once",
+        f"{CONDUCTOR}/accept.rs",
+        "        txn.when_absent(key.clone()).put(key, record.encode_to_vec())\n",
+        "        txn.put(key, record.encode_to_vec())\n",
+        DRIVING,
+    ),
+    Mutant(
+        "a host that was tried is tried again",
+        f"{CONDUCTOR}/placed/mod.rs",
+        "            self.tried_hosts.push(place.host.clone());\n",
+        "",
+        DRIVING,
+    ),
+    Mutant(
+        "a host that may hold something is forgotten",
+        f"{CONDUCTOR}/engine/steps.rs",
+        "        if !may_hold_something {\n",
+        "        let _ = may_hold_something;\n        {\n",
+        DRIVING,
+    ),
+    Mutant(
+        "two placements may both be the last a group allows",
+        f"{CONDUCTOR}/groups/mod.rs",
+        "txn.when(Compare::ModRevision(key.clone(), change.read)).put(key, change.record.encode_to_vec())",
+        "txn.put(key, change.record.encode_to_vec())",
+        DRIVING,
+    ),
+    Mutant(
+        "a report of another generation ends an operation",
+        f"{CONDUCTOR}/reports.rs",
+        " && report.generation == operation.generation",
+        "",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "an attach that fails keeps its volume",
+        f"{CONDUCTOR}/operations.rs",
+        "        Kind::AttachVolume => settle(instance, &operation.volume_id, fault.is_none()),\n",
+        "        Kind::AttachVolume => settle(instance, &operation.volume_id, true),\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "a volume may be promised twice at once",
+        f"{CONDUCTOR}/attach.rs",
+        "            .when(Compare::ModRevision(key.clone(), volume.revision))\n",
+        "",
+        OPERATIONS,
+    ),
+    Mutant(
+        "an extend that fails stays on the quota",
+        f"{CONDUCTOR}/agents.rs",
+        "        self.take_off(record.project_id(), &counted_for(record)).await\n",
+        "        let _ = (record, counted_for);\n        Ok(Txn::new())\n",
+        OPERATIONS,
+    ),
+    Mutant(
+        "a command for an earlier incarnation is taken",
+        f"{AGENT}/guard.rs",
+        "    if to.epoch != own_epoch.0 {\n",
+        "    if to.epoch > own_epoch.0 {\n",
+        COMPUTE,
+    ),
+    Mutant(
+        "an operation is done again when it is told again",
+        f"{AGENT}/ledger.rs",
+        ".filter(|(done, _)| *done == stamp)",
+        ".filter(|(done, _)| *done > stamp)",
+        COMPUTE,
+    ),
+    Mutant(
+        "an older make is taken",
+        f"{AGENT}/ledger.rs",
+        "            if (stamp, Verb::Make) < (entry.stamp, entry.verb) {\n",
+        "            if false {\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "room is given back before the driver confirms that nothing is left",
+        f"{AGENT}/executor.rs",
+        "        let watch = Stopwatch::start(W::VERBS.driver_unmake, stamp.attempt);\n",
+        "        let watch = Stopwatch::start(W::VERBS.driver_unmake, stamp.attempt);\n"
+        "        self.change(|book| book.claims.release(id));\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "a late connect undoes a disconnect",
+        "services/volume/src/manager.rs",
+        "        self.touch(id, stamp)?;\n        answered(self.driver.export(id, host)).await\n",
+        "        let _ = self.touch(id, stamp);\n        answered(self.driver.export(id, host)).await\n",
+        VOLUME,
+    ),
+)
