@@ -62,9 +62,8 @@ def main() -> int:
         for tests in dict.fromkeys(one.tests for one in chosen):
             whole = cargo_test(tree, tests)
             if whole.returncode != 0:
-                print(
-                    f"the tests fail unbroken: {' '.join(tests)}\n{whole.stdout[-2000:]}{whole.stderr[-2000:]}"
-                )
+                said = whole.stdout[-2000:] + whole.stderr[-2000:]
+                print(f"the tests fail unbroken: {' '.join(tests)}\n{said}")
                 return 1
         bad = 0
         for mutant in chosen:
