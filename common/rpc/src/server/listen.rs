@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,7 +19,7 @@ use tracing::Instrument;
 use super::admission::AdmissionLimits;
 use super::call::{Core, Ends};
 use super::health::Health;
-use super::quiet::Quiet;
+use super::quiet::{Quiet, hear_out};
 use crate::transport::{BoxIo, Listen};
 
 /// How much one peer may take, and how soon a silent one is found.
@@ -77,6 +76,8 @@ pub enum Stopped {
     },
 }
 
+/// How long a peer is heard out that was told of the end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long connections may take to close once nothing runs on them. A peer that is there closes its own at once.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -245,18 +246,23 @@ async fn serve_connection(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // A peer that connects and says nothing would otherwise keep its connection for ever: keep-alive begins only
     // after the preface.
-    let stream = Quiet::new(stream, limits.first_byte_timeout);
+    let (stream, mut let_go) = Quiet::new(stream, limits.first_byte_timeout);
     let ends = Arc::new(ends);
     let service = service_fn(move |request| {
         let (core, ends) = (core.clone(), ends.clone());
         async move { Ok::<_, Infallible>(core.call(&ends, request).await) }.in_current_span()
     });
-    let mut connection = pin!(http2(limits).serve_connection(TokioIo::new(stream), service));
+    let mut connection = Box::pin(http2(limits).serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
-    Ok(connection.await?)
+    connection.as_mut().await?;
+    drop(connection);
+    if let Ok(stream) = let_go.try_recv() {
+        hear_out(stream, LAST_WORDS).await;
+    }
+    Ok(())
 }
 
 fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
