@@ -51,10 +51,10 @@ MUTANTS = (
         DRIVING,
     ),
     Mutant(
-        "a request id may be used twice at once",
+        "a request is not remembered",
         f"{CONDUCTOR}/accept.rs",
-        "        txn.when_absent(key.clone()).put(key, record.encode_to_vec())\n",
-        "        txn.put(key, record.encode_to_vec())\n",
+        "        let Some(id) = &request.id else { return txn };\n",
+        "        let Some(id) = request.id.as_ref().filter(|_| false) else { return txn };\n",
         DRIVING,
     ),
     Mutant(

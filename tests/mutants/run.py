@@ -48,8 +48,10 @@ def verdict(tree: Path, mutant: Mutant) -> str:
         file.write_text(whole)
     if ran.returncode == 0:
         return "SURVIVED: every test passes"
-    failed = [line.split()[0] for line in ran.stdout.splitlines() if line.startswith("    ")]
-    return "caught by " + (failed[0] if failed else "a test that broke off")
+    # The names of what failed stand below the last such line.
+    _, _, names = ran.stdout.rpartition("\nfailures:\n")
+    failed = [line.strip() for line in names.splitlines() if line.startswith("    ")]
+    return "caught by " + (", ".join(failed) if failed else "a test that broke off")
 
 
 def main() -> int:

@@ -52,6 +52,17 @@ async fn a_refused_build_lands_elsewhere_and_ends_in_error_when_no_host_takes_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_scheduler_that_is_asked_again_is_told_where_it_was_tried() {
+    let cell = Cell::new(&["h1", "h2", "h3"]).await;
+    let conductor = cell.conductor_with("c1", Config { alternates: 0, ..Default::default() }).await;
+    cell.hosts.world.lock().refusing = ["h1", "h2"].map(str::to_owned).into();
+    let id = conductor.create("", 1).await.unwrap()[0];
+    let record = conductor.until(id, |i| i.state() == State::Active).await;
+    assert_eq!(record.resource().host, "h3");
+    assert_eq!(record.tried(), ["h1", "h2", "h3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_place_ends_in_error_with_the_explanation() {
     let cell = Cell::new(&[]).await;
     let conductor = cell.conductor("c1").await;
