@@ -102,8 +102,9 @@ MUTANTS = (
     Mutant(
         "an extend that fails stays on the quota",
         f"{CONDUCTOR}/agents.rs",
-        "        self.take_off(record.project_id(), &counted_for(record)).await\n",
-        "        let _ = (record, counted_for);\n        Ok(Txn::new())\n",
+        "            accept::take_off(&self.volumes.db, &project, &counted_for(record)).await\n",
+        "            let _ = (project, counted_for);\n"
+        "            Ok::<_, kilonova_model::Error>(Txn::new())\n",
         OPERATIONS,
     ),
     Mutant(

@@ -8,3 +8,18 @@ pub mod process;
 pub mod waiting;
 
 pub use cluster::{Api, Backing, Cluster, Plan};
+
+/// Runs each of these tests over both stores.
+#[macro_export]
+macro_rules! over_both_stores {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name($crate::Backing::Embedded).await; })*
+        }
+        mod etcd {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name($crate::Backing::Etcd).await; })*
+        }
+    };
+}

@@ -17,22 +17,8 @@ use kilonova_proto::types::v1::instance::State;
 use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_tests::waiting::until;
-use kilonova_tests::{Backing, Cluster, Plan, journal};
+use kilonova_tests::{Backing, Cluster, Plan, journal, over_both_stores};
 use tokio::time::Instant;
-
-/// Runs one test over both stores.
-macro_rules! over_both_stores {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Backing::Embedded).await; })*
-        }
-        mod etcd {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Backing::Etcd).await; })*
-        }
-    };
-}
 
 over_both_stores!(
     fifty_instances_come_and_go_each_on_one_host,

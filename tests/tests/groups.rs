@@ -15,21 +15,7 @@ use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_runtime::config::Period;
 use kilonova_tests::cluster::Api;
 use kilonova_tests::waiting::until;
-use kilonova_tests::{Backing, Cluster, Plan};
-
-/// Runs one test over both stores.
-macro_rules! over_both_stores {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Backing::Embedded).await; })*
-        }
-        mod etcd {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Backing::Etcd).await; })*
-        }
-    };
-}
+use kilonova_tests::{Backing, Cluster, Plan, over_both_stores};
 
 over_both_stores!(
     anti_affinity_gives_each_host_one_member_and_a_deleted_one_makes_room,

@@ -12,21 +12,7 @@ use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_runtime::config::Period;
 use kilonova_tests::waiting::until;
-use kilonova_tests::{Api, Backing, Cluster, Plan, journal};
-
-/// Runs one test over both stores.
-macro_rules! over_both_stores {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Backing::Embedded).await; })*
-        }
-        mod etcd {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Backing::Etcd).await; })*
-        }
-    };
-}
+use kilonova_tests::{Api, Backing, Cluster, Plan, journal, over_both_stores};
 
 over_both_stores!(
     instances_are_stopped_started_and_rebooted,

@@ -148,6 +148,14 @@ impl Txn {
         self
     }
 
+    /// All of another transaction too.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.compares.extend(other.compares);
+        self.ops.extend(other.ops);
+        self
+    }
+
     /// Checks what no store takes, so that both stores refuse the same transactions.
     pub(crate) fn validate(&self) -> Result<(), StoreError> {
         check_limit("the number of compares", self.compares.len(), MAX_TXN_OPS)?;

@@ -239,6 +239,15 @@ impl Acceptor {
     }
 }
 
+/// What takes this off what a project uses, if that is still as it is read here.
+pub async fn take_off(db: &Db, project: &ProjectId, less: &pb::QuotaUsage) -> Result<Txn, Error> {
+    let key = db.keys.usage(project);
+    let read = db.read_or_default::<UsageRecord>(&key).await?;
+    let left = quota::difference(&read.record.usage.unwrap_or_default(), less);
+    let left = UsageRecord { usage: Some(left) }.encode_to_vec();
+    Ok(Txn::new().when(Compare::ModRevision(key.clone(), read.revision)).put(key, left))
+}
+
 /// What an earlier request created, as it is now. What is no longer kept is left out.
 async fn earlier<P: Placed>(records: &Records<P>, ids: Vec<String>) -> Result<Vec<Entry<P>>, Error> {
     let mut found = Vec::with_capacity(ids.len());

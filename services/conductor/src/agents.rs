@@ -20,6 +20,8 @@ use kilonova_rpc::peers::{Channel, Peers};
 use kilonova_store::Txn;
 use tonic::Request;
 
+use crate::accept;
+use crate::connections::refused;
 use crate::extend::counted_for;
 use crate::history::step_name;
 use crate::operations::hosts_part;
@@ -405,7 +407,11 @@ impl Agents<VolumeRecord> for Callers {
     }
 
     async fn conclude(&self, _: VolumeId, record: &VolumeRecord, _: &Operation) -> Result<Txn, CallError> {
-        self.take_off(record.project_id(), &counted_for(record)).await
+        let off = async {
+            let project = accept::project(record.project_id())?;
+            accept::take_off(&self.volumes.db, &project, &counted_for(record)).await
+        };
+        off.await.map_err(|error| refused(&error))
     }
 
     async fn let_go(&self, _: VolumeId, _: &VolumeRecord, _: bool) -> Result<Txn, CallError> {

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, ServiceKind, VolumeId};
-use kilonova_proto::conductor::v1::{UsageRecord, VolumeRecord};
-use kilonova_proto::types::v1::QuotaUsage;
+use kilonova_proto::conductor::v1::VolumeRecord;
 use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::outcome::{CallError, classify};
@@ -17,14 +16,12 @@ use kilonova_rpc::status::to_status;
 use kilonova_store::{Compare, Txn};
 use prost::Message;
 
-use crate::accept::project as project_id;
 use crate::agents::{COMMAND_DEADLINE, Callers, step_id, within};
 use crate::attach::{complete, is_of, release};
 use crate::cache::Entry;
 use crate::placed::Placed;
-use crate::quota;
 
-fn refused(error: &Error) -> CallError {
+pub(crate) fn refused(error: &Error) -> CallError {
     classify(to_status(error))
 }
 
@@ -75,17 +72,6 @@ impl Callers {
         change(&mut record, SystemTime::now());
         let key = VolumeRecord::key(&self.volumes.db.keys, id);
         Ok(txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec()))
-    }
-
-    /// What takes this off what a project uses.
-    pub(crate) async fn take_off(&self, project: &str, less: &QuotaUsage) -> Result<Txn, CallError> {
-        let db = &self.volumes.db;
-        let project = project_id(project).map_err(|error| refused(&error))?;
-        let key = db.keys.usage(&project);
-        let read = db.read_or_default::<UsageRecord>(&key).await.map_err(|error| refused(&error))?;
-        let left = quota::difference(&read.record.usage.unwrap_or_default(), less);
-        let left = UsageRecord { usage: Some(left) }.encode_to_vec();
-        Ok(Txn::new().when(Compare::ModRevision(key.clone(), read.revision)).put(key, left))
     }
 
     /// The volume as the store has it.

@@ -123,9 +123,7 @@ impl<P: Placed> Records<P> {
             txn = txn.when(Compare::CreateRevision(fence.key.clone(), fence.revision));
         }
         txn = txn.when(Compare::ModRevision(key.clone(), read.revision)).put(key, record.encode_to_vec());
-        txn.compares.extend(with.compares);
-        txn.ops.extend(with.ops);
-        match self.db.commit(txn).await? {
+        match self.db.commit(txn.and(with)).await? {
             TxnOutcome::Committed { revision } => {
                 self.cache.committed(id, record.clone(), revision);
                 Ok(Written::Stored(Entry { record, revision }))

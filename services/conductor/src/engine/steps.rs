@@ -4,21 +4,19 @@ use std::time::{Duration, SystemTime};
 
 use kilonova_model::time::system_time;
 use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
-use kilonova_proto::conductor::v1::UsageRecord;
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::outcome::CallError;
 use kilonova_runtime::reconcile::Next;
 use kilonova_store::{Compare, Txn, TxnOutcome};
-use prost::Message;
 use tokio::time::Instant;
 
 use super::Engine;
+use crate::accept;
 use crate::agents::Agents;
 use crate::cache::Entry;
 use crate::history::{self, Actor};
 use crate::placed::Placed;
 use crate::plan::{Decision, Leave, Sent, Verb, View, plan};
-use crate::quota;
 use crate::records::Written;
 use crate::shards::Fence;
 
@@ -270,7 +268,6 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     async fn finish(&self, id: P::Id, entry: &Entry<P>, fence: &Fence, forced: bool) -> Stepped<P> {
         let now = SystemTime::now();
         let mut record = P::clone(&entry.record);
-        let mut with = Txn::new();
         let usage = record.usage();
         record.set_counted(false);
         record.set_gone(now + self.config.retention.get(), now);
@@ -287,28 +284,19 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             tracing::warn!(%id, %error, "gone without its volumes' backend having been asked");
             released = self.agents.let_go(id, &entry.record, false).await;
         }
-        match released {
-            Ok(released) => {
-                with.compares.extend(released.compares);
-                with.ops.extend(released.ops);
-            }
+        let mut with = match released {
+            Ok(released) => released,
             Err(error) => {
                 tracing::info!(%id, %error, "what it holds elsewhere cannot be released yet");
                 return Stepped::Stop(Next::Retry);
             }
-        }
-        let db = &self.records.db;
+        };
         let _lane = self.lanes.enter(record.project_id()).await;
-        if let Ok(project) = crate::accept::project(record.project_id()) {
-            let key = db.keys.usage(&project);
-            let read = match db.read_or_default::<UsageRecord>(&key).await {
-                Ok(read) => read,
+        if let Ok(project) = accept::project(record.project_id()) {
+            match accept::take_off(&self.records.db, &project, &usage).await {
+                Ok(off) => with = with.and(off),
                 Err(error) => return self.store_failed(id, &error),
-            };
-            let left = quota::difference(&read.record.usage.unwrap_or_default(), &usage);
-            with = with
-                .when(Compare::ModRevision(key.clone(), read.revision))
-                .put(key, UsageRecord { usage: Some(left) }.encode_to_vec());
+            }
         }
         self.sent.lock().remove(&id);
         self.store_gone(id, entry, record, fence, with).await

@@ -314,18 +314,18 @@ struct Asked<'a> {
     etag: &'a str,
 }
 
-macro_rules! operate {
-    ($conductor:expr, $request:expr, $method:literal, $response:ident, $operation:expr) => {{
-        let mut request = $request.into_inner();
-        let request_id = std::mem::take(&mut request.request_id);
-        let asked = Asked {
+/// Answers what is asked of an instance that is there: `$done` gets what all are asked with, and the rest of the message.
+macro_rules! on_instance {
+    ($request:expr, $response:ident, |$asked:ident, $message:ident| $done:expr) => {{
+        let mut $message = $request.into_inner();
+        let request_id = std::mem::take(&mut $message.request_id);
+        let $asked = Asked {
             request_id: &request_id,
-            project_id: &request.project_id,
-            instance_id: &request.instance_id,
-            etag: &request.etag,
+            project_id: &$message.project_id,
+            instance_id: &$message.instance_id,
+            etag: &$message.etag,
         };
-        let done = $conductor.operate($method, asked, $operation(&request), &request).await;
-        answer(done.map(|instance| proto::$response { instance: Some(instance) }))
+        answer($done.await.map(|instance| proto::$response { instance: Some(instance) }))
     }};
 }
 
@@ -385,59 +385,45 @@ impl TaskService for Conductor {
         &self,
         request: Request<proto::StartInstanceRequest>,
     ) -> Answer<proto::StartInstanceResponse> {
-        operate!(self, request, "StartInstance", StartInstanceResponse, |_| power(Kind::Start, false))
+        on_instance!(request, StartInstanceResponse, |asked, message| {
+            self.operate("StartInstance", asked, power(Kind::Start, false), &message)
+        })
     }
 
     async fn stop_instance(
         &self,
         request: Request<proto::StopInstanceRequest>,
     ) -> Answer<proto::StopInstanceResponse> {
-        operate!(self, request, "StopInstance", StopInstanceResponse, |_| power(Kind::Stop, false))
+        on_instance!(request, StopInstanceResponse, |asked, message| {
+            self.operate("StopInstance", asked, power(Kind::Stop, false), &message)
+        })
     }
 
     async fn reboot_instance(
         &self,
         request: Request<proto::RebootInstanceRequest>,
     ) -> Answer<proto::RebootInstanceResponse> {
-        operate!(
-            self,
-            request,
-            "RebootInstance",
-            RebootInstanceResponse,
-            |request: &proto::RebootInstanceRequest| power(Kind::Reboot, request.hard)
-        )
+        on_instance!(request, RebootInstanceResponse, |asked, message| {
+            self.operate("RebootInstance", asked, power(Kind::Reboot, message.hard), &message)
+        })
     }
 
     async fn attach_volume(
         &self,
         request: Request<proto::AttachVolumeRequest>,
     ) -> Answer<proto::AttachVolumeResponse> {
-        let proto::AttachVolumeRequest { request_id, project_id, instance_id, etag, volume_id } =
-            request.into_inner();
-        let asked = Asked {
-            request_id: &request_id,
-            project_id: &project_id,
-            instance_id: &instance_id,
-            etag: &etag,
-        };
-        let done = self.volume_of_instance("AttachVolume", Kind::AttachVolume, asked, &volume_id).await;
-        answer(done.map(|instance| proto::AttachVolumeResponse { instance: Some(instance) }))
+        on_instance!(request, AttachVolumeResponse, |asked, message| {
+            self.volume_of_instance("AttachVolume", Kind::AttachVolume, asked, &message.volume_id)
+        })
     }
 
     async fn detach_volume(
         &self,
         request: Request<proto::DetachVolumeRequest>,
     ) -> Answer<proto::DetachVolumeResponse> {
-        let proto::DetachVolumeRequest { request_id, project_id, instance_id, etag, volume_id } =
-            request.into_inner();
-        let asked = Asked {
-            request_id: &request_id,
-            project_id: &project_id,
-            instance_id: &instance_id,
-            etag: &etag,
-        };
-        let done = self.volume_of_instance("DetachVolume", Kind::DetachVolume, asked, &volume_id).await;
-        answer(done.map(|instance| proto::DetachVolumeResponse { instance: Some(instance) }))
+        on_instance!(request, DetachVolumeResponse, |asked, message| {
+            self.volume_of_instance("DetachVolume", Kind::DetachVolume, asked, &message.volume_id)
+        })
     }
 
     async fn create_volume(
