@@ -267,6 +267,8 @@ type Instances = api::instance_service_client::InstanceServiceClient<Channel>;
 type Volumes = api::volume_service_client::VolumeServiceClient<Channel>;
 type Hosts = api::host_service_client::HostServiceClient<Channel>;
 type ServerGroups = api::server_group_service_client::ServerGroupServiceClient<Channel>;
+type Flavors = api::flavor_service_client::FlavorServiceClient<Channel>;
+type Images = api::image_service_client::ImageServiceClient<Channel>;
 type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
 
 impl Api {
@@ -294,6 +296,18 @@ impl Api {
         ServerGroups::new(self.channel.clone())
     }
 
+    /// Flavors.
+    #[must_use]
+    pub fn flavors(&self) -> Flavors {
+        Flavors::new(self.channel.clone())
+    }
+
+    /// Images.
+    #[must_use]
+    pub fn images(&self) -> Images {
+        Images::new(self.channel.clone())
+    }
+
     /// Quotas.
     #[must_use]
     pub fn quotas(&self) -> Quotas {
@@ -302,16 +316,15 @@ impl Api {
 
     /// Creates the flavors `small` (1 vCPU, 512 MiB, 1 GiB) and `huge` (fits nowhere) and the image `cirros`.
     pub async fn seed(&self) {
-        let mut flavors = api::flavor_service_client::FlavorServiceClient::new(self.channel.clone());
+        let mut flavors = self.flavors();
         for (id, vcpus, ram_mib, disk_gib) in [("small", 1, 512, 1), ("huge", 1000, 8_000_000, 1)] {
             let flavor = pb::Flavor { id: id.into(), vcpus, ram_mib, disk_gib, ..Default::default() };
             let request = api::CreateFlavorRequest { flavor: Some(flavor), ..Default::default() };
             flavors.create_flavor(request).await.expect("the flavor is created");
         }
-        let mut images = api::image_service_client::ImageServiceClient::new(self.channel.clone());
         let image = pb::Image { id: "cirros".into(), ..Default::default() };
         let request = api::CreateImageRequest { image: Some(image), ..Default::default() };
-        images.create_image(request).await.expect("the image is created");
+        self.images().create_image(request).await.expect("the image is created");
     }
 
     /// Creates `count` instances of a flavor.

@@ -15,6 +15,12 @@ pub struct Line {
     /// To which instance or volume.
     #[serde(default)]
     pub id: String,
+    /// When, as RFC 3339 in UTC.
+    #[serde(default)]
+    pub time: String,
+    /// What else it wrote down.
+    #[serde(default)]
+    pub detail: serde_json::Value,
 }
 
 /// How often each host did `op` to each id.

@@ -68,6 +68,16 @@ requests! {
     StartInstanceRequest => StartInstanceRequest { request_id, project_id, instance_id, etag }
     StopInstanceRequest => StopInstanceRequest { request_id, project_id, instance_id, etag }
     RebootInstanceRequest => RebootInstanceRequest { request_id, project_id, instance_id, etag, hard }
+    RebuildInstanceRequest => RebuildInstanceRequest { request_id, project_id, instance_id, etag, image_id }
+    ResizeInstanceRequest => ResizeInstanceRequest { request_id, project_id, instance_id, etag, flavor_id }
+    MigrateInstanceRequest => MigrateInstanceRequest {
+        request_id, project_id, instance_id, etag, live, target_host,
+    }
+    ConfirmResizeRequest => ConfirmResizeRequest { request_id, project_id, instance_id, etag }
+    RevertResizeRequest => RevertResizeRequest { request_id, project_id, instance_id, etag }
+    EvacuateInstanceRequest => EvacuateInstanceRequest {
+        request_id, project_id, instance_id, etag, target_host,
+    }
     AttachVolumeRequest => AttachVolumeRequest { request_id, project_id, instance_id, etag, volume_id }
     DetachVolumeRequest => DetachVolumeRequest { request_id, project_id, instance_id, etag, volume_id }
     CreateVolumeRequest => CreateVolumeRequest { request_id, project_id, volume, validate_only }
@@ -113,6 +123,12 @@ responses! {
     StartInstanceResponse => StartInstanceResponse { instance }
     StopInstanceResponse => StopInstanceResponse { instance }
     RebootInstanceResponse => RebootInstanceResponse { instance }
+    RebuildInstanceResponse => RebuildInstanceResponse { instance }
+    ResizeInstanceResponse => ResizeInstanceResponse { instance }
+    MigrateInstanceResponse => MigrateInstanceResponse { instance }
+    ConfirmResizeResponse => ConfirmResizeResponse { instance }
+    RevertResizeResponse => RevertResizeResponse { instance }
+    EvacuateInstanceResponse => EvacuateInstanceResponse { instance }
     AttachVolumeResponse => AttachVolumeResponse { instance }
     DetachVolumeResponse => DetachVolumeResponse { instance }
     CreateVolumeResponse => CreateVolumeResponse { volume }

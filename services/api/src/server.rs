@@ -33,6 +33,12 @@ const INSTANCES: &[&str] = &[
     "StartInstance",
     "StopInstance",
     "RebootInstance",
+    "RebuildInstance",
+    "ResizeInstance",
+    "MigrateInstance",
+    "ConfirmResize",
+    "RevertResize",
+    "EvacuateInstance",
     "AttachVolume",
     "DetachVolume",
 ];
@@ -112,6 +118,12 @@ forward! {
         start_instance(StartInstanceRequest) -> StartInstanceResponse = tasks.start_instance;
         stop_instance(StopInstanceRequest) -> StopInstanceResponse = tasks.stop_instance;
         reboot_instance(RebootInstanceRequest) -> RebootInstanceResponse = tasks.reboot_instance;
+        rebuild_instance(RebuildInstanceRequest) -> RebuildInstanceResponse = tasks.rebuild_instance;
+        resize_instance(ResizeInstanceRequest) -> ResizeInstanceResponse = tasks.resize_instance;
+        migrate_instance(MigrateInstanceRequest) -> MigrateInstanceResponse = tasks.migrate_instance;
+        confirm_resize(ConfirmResizeRequest) -> ConfirmResizeResponse = tasks.confirm_resize;
+        revert_resize(RevertResizeRequest) -> RevertResizeResponse = tasks.revert_resize;
+        evacuate_instance(EvacuateInstanceRequest) -> EvacuateInstanceResponse = tasks.evacuate_instance;
         attach_volume(AttachVolumeRequest) -> AttachVolumeResponse = tasks.attach_volume;
         detach_volume(DetachVolumeRequest) -> DetachVolumeResponse = tasks.detach_volume;
     } watch {

@@ -112,6 +112,12 @@ pub struct DriverConfig {
     pub power_fail: Vec<FailRule>,
     /// What takes no volume, by its name.
     pub attach_fail: Vec<FailRule>,
+    /// What cannot be made anew from an image, by its name.
+    pub rebuild_fail: Vec<FailRule>,
+    /// What cannot be handed over to another host, by its name.
+    pub hand_over_fail: Vec<FailRule>,
+    /// What cannot be taken over from another host, by its name.
+    pub take_over_fail: Vec<FailRule>,
 }
 
 impl Default for DriverConfig {
@@ -129,6 +135,9 @@ impl Default for DriverConfig {
             fail: Vec::new(),
             power_fail: Vec::new(),
             attach_fail: Vec::new(),
+            rebuild_fail: Vec::new(),
+            hand_over_fail: Vec::new(),
+            take_over_fail: Vec::new(),
         }
     }
 }
@@ -147,16 +156,6 @@ impl DriverConfig {
     /// What fails.
     pub fn faults(&self) -> Faults {
         Faults { rate: self.fail_rate, rules: self.fail.clone() }
-    }
-
-    /// What takes no volume.
-    pub fn attach_faults(&self) -> Faults {
-        Faults { rate: 0.0, rules: self.attach_fail.clone() }
-    }
-
-    /// Whose power state cannot be changed.
-    pub fn power_faults(&self) -> Faults {
-        Faults { rate: 0.0, rules: self.power_fail.clone() }
     }
 }
 

@@ -12,7 +12,7 @@ use kilonova_runtime::agent::work::{Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::HostClaims;
-use crate::driver::{Driver, GuestAct, GuestFacts, GuestSpec, PowerAct};
+use crate::driver::{Driver, GuestAct, GuestFacts, GuestSpec, Move, PowerAct};
 
 /// The guests of one hypervisor.
 pub struct Guests {
@@ -47,6 +47,8 @@ impl Work for Guests {
             GuestAct::Power(PowerAct::Reboot { .. }) => Kind::Reboot,
             GuestAct::Attach(_) => Kind::AttachVolume,
             GuestAct::Detach(_) => Kind::DetachVolume,
+            GuestAct::Rebuild(_) => Kind::Rebuild,
+            GuestAct::Move(part) => part.kind(),
         }
     }
 
@@ -57,6 +59,10 @@ impl Work for Guests {
             GuestAct::Power(PowerAct::Reboot { .. }) => "reboot",
             GuestAct::Attach(_) => "attach_volume",
             GuestAct::Detach(_) => "detach_volume",
+            GuestAct::Rebuild(_) => "rebuild",
+            GuestAct::Move(Move::HandOver { .. }) => "hand_over",
+            GuestAct::Move(Move::TakeOver { .. }) => "take_over",
+            GuestAct::Move(Move::TakeBack { .. }) => "take_back",
         }
     }
 
@@ -88,6 +94,8 @@ impl Work for Guests {
             GuestAct::Power(power) => self.driver.power(id, stamp, *power, cancel).await,
             GuestAct::Attach(device) => self.driver.attach(id, stamp, device, cancel).await,
             GuestAct::Detach(volume) => self.driver.detach(id, stamp, *volume, cancel).await,
+            GuestAct::Rebuild(image) => self.driver.rebuild(id, stamp, image, cancel).await,
+            GuestAct::Move(part) => self.driver.migrate(id, stamp, part, cancel).await,
         }
     }
 

@@ -23,7 +23,6 @@
 //! Everything that changes wakes the task that publishes capabilities; it reads book, administrator's word and
 //! incarnation at one moment, so that what is published last is also newest.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -85,8 +84,6 @@ pub struct Manager {
     admin: Admin,
     publisher: CapabilityPublisher,
     collected: Mutex<Collected>,
-    /// The guests found at start, with the commands that made them.
-    found: BTreeMap<InstanceId, Stamp>,
     meters: Meters,
 }
 
@@ -102,7 +99,6 @@ impl Manager {
         let Parts { site, zone, epochs, readiness, tasks, driver, reporter } = parts;
         let figures = answered(driver.figures()).await?;
         let guests = answered(driver.list()).await?;
-        let found = guests.iter().map(|guest| (guest.id, guest.stamp)).collect();
         let claims = HostClaims::new(figures.total, config.allocation);
         let work = Guests::new(site.clone(), driver.clone());
         let executor = Executor::new(work, claims, site.clone(), tasks, reporter, config.executor());
@@ -123,7 +119,6 @@ impl Manager {
             admin: Admin::default(),
             publisher,
             collected: Mutex::new(Collected { figures, at: SystemTime::now() }),
-            found,
         };
         manager.publish();
         Ok(manager)
@@ -247,12 +242,13 @@ impl Agent for Manager {
     }
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
+        let found = self.executor.read(|book| book.ledger.idle());
         let records = conductor.instances().await?;
         let here = records.iter().filter_map(|instance| record(&self.site.host, instance));
-        let verdicts = plan(here, &self.found);
+        let verdicts = plan(here, &found);
         tracing::info!(
             records = records.len(),
-            guests = self.found.len(),
+            guests = found.len(),
             differences = verdicts.len(),
             "compared the conductor's records with the hypervisor"
         );

@@ -7,11 +7,13 @@ use kilonova_model::{Attempt, Error, Generation, InstanceId, ProjectId, VolumeId
 use kilonova_proto::compute::v1::compute_service_server::ComputeService;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::compute::v1::{
-    AttachVolumeRequest, AttachVolumeResponse, BuildInstanceRequest, BuildInstanceResponse,
+    AttachVolumeRequest, AttachVolumeResponse, BlockDevice, BuildInstanceRequest, BuildInstanceResponse,
     DetachVolumeRequest, DetachVolumeResponse, GetInstanceStateRequest, GetInstanceStateResponse,
-    InstanceCommand, RebootInstanceRequest, RebootInstanceResponse, SetHostEnabledRequest,
+    HandOverInstanceRequest, HandOverInstanceResponse, InstanceCommand, RebootInstanceRequest,
+    RebootInstanceResponse, RebuildInstanceRequest, RebuildInstanceResponse, SetHostEnabledRequest,
     SetHostEnabledResponse, StartInstanceRequest, StartInstanceResponse, StopInstanceRequest,
-    StopInstanceResponse, TerminateInstanceRequest, TerminateInstanceResponse,
+    StopInstanceResponse, TakeBackInstanceRequest, TakeBackInstanceResponse, TakeOverInstanceRequest,
+    TakeOverInstanceResponse, TerminateInstanceRequest, TerminateInstanceResponse,
 };
 use kilonova_rpc::server::Served;
 use kilonova_rpc::status::to_status;
@@ -22,7 +24,7 @@ use kilonova_runtime::agent::life::Agent;
 use tonic::{Request, Response, Status};
 
 use crate::claims::Amount;
-use crate::driver::{Device, GuestAct, GuestSpec, PowerAct};
+use crate::driver::{Begins, Device, GuestAct, GuestSpec, Move, PowerAct};
 use crate::manager::Manager;
 
 /// The part of the contract that is served.
@@ -35,6 +37,10 @@ pub fn served() -> Served {
         "RebootInstance",
         "AttachVolume",
         "DetachVolume",
+        "RebuildInstance",
+        "HandOverInstance",
+        "TakeOverInstance",
+        "TakeBackInstance",
         "GetInstanceState",
         "SetHostEnabled",
     ];
@@ -110,6 +116,7 @@ fn build_order(
     check.ensure(request.spec.is_some(), "spec", "is required");
     check.ensure(flavor.vcpus > 0, "flavor.vcpus", "1 or more");
     check.ensure(flavor.ram_mib > 0, "flavor.ram_mib", "1 or more");
+    let volumes = request.volumes.into_iter().filter_map(|volume| device(&mut check, volume)).collect();
     check.finish()?;
     let amount = Amount {
         vcpus: flavor.vcpus,
@@ -122,8 +129,22 @@ fn build_order(
         amount,
         flavor,
         image,
+        volumes,
+        begins: match (request.incoming, request.stopped) {
+            (true, _) => Begins::Incoming,
+            (false, true) => Begins::Stopped,
+            (false, false) => Begins::Running,
+        },
     };
     Ok((id.expect("checked above"), stamp(&command), spec))
+}
+
+/// A volume of a guest; what is wrong with it is noted.
+fn device(check: &mut Checker, volume: BlockDevice) -> Option<Device> {
+    let BlockDevice { volume_id, device, connection } = volume;
+    check.ensure(!device.is_empty(), "device", "is required");
+    let volume = check.id::<VolumeId>("volume_id", &volume_id)?;
+    Some(Device { volume, name: device, connection })
 }
 
 fn refused(error: Error) -> Status {
@@ -182,11 +203,10 @@ impl ComputeService for ComputeServer {
         let AttachVolumeRequest { command, volume_id, device, connection } = request.into_inner();
         self.take_act(command, || {
             let mut check = Checker::new();
-            let volume = check.id::<VolumeId>("volume_id", &volume_id);
-            check.ensure(!device.is_empty(), "device", "is required");
+            let volume = BlockDevice { volume_id, device: device.clone(), connection };
+            let device = self::device(&mut check, volume);
             check.finish()?;
-            let volume = volume.expect("checked above");
-            Ok(GuestAct::Attach(Device { volume, name: device.clone(), connection }))
+            Ok(GuestAct::Attach(device.expect("checked above")))
         })?;
         Ok(Response::new(AttachVolumeResponse { device }))
     }
@@ -203,6 +223,48 @@ impl ComputeService for ComputeServer {
             Ok(GuestAct::Detach(volume.expect("checked above")))
         })?;
         Ok(Response::new(DetachVolumeResponse {}))
+    }
+
+    async fn rebuild_instance(
+        &self,
+        request: Request<RebuildInstanceRequest>,
+    ) -> Result<Response<RebuildInstanceResponse>, Status> {
+        let RebuildInstanceRequest { command, image } = request.into_inner();
+        self.take_act(command, || {
+            let mut check = Checker::new();
+            check.ensure(image.is_some(), "image", "is required");
+            check.finish()?;
+            Ok(GuestAct::Rebuild(image.unwrap_or_default()))
+        })?;
+        Ok(Response::new(RebuildInstanceResponse {}))
+    }
+
+    async fn hand_over_instance(
+        &self,
+        request: Request<HandOverInstanceRequest>,
+    ) -> Result<Response<HandOverInstanceResponse>, Status> {
+        let request = request.into_inner();
+        let (host, address, live) = (request.destination_host, request.destination_address, request.live);
+        self.take_act(request.command, || Ok(GuestAct::Move(Move::HandOver { host, address, live })))?;
+        Ok(Response::new(HandOverInstanceResponse {}))
+    }
+
+    async fn take_over_instance(
+        &self,
+        request: Request<TakeOverInstanceRequest>,
+    ) -> Result<Response<TakeOverInstanceResponse>, Status> {
+        let TakeOverInstanceRequest { command, source_host: host, stopped, live } = request.into_inner();
+        self.take_act(command, || Ok(GuestAct::Move(Move::TakeOver { host, stopped, live })))?;
+        Ok(Response::new(TakeOverInstanceResponse {}))
+    }
+
+    async fn take_back_instance(
+        &self,
+        request: Request<TakeBackInstanceRequest>,
+    ) -> Result<Response<TakeBackInstanceResponse>, Status> {
+        let TakeBackInstanceRequest { command, stopped } = request.into_inner();
+        self.take_act(command, || Ok(GuestAct::Move(Move::TakeBack { stopped })))?;
+        Ok(Response::new(TakeBackInstanceResponse {}))
     }
 
     async fn get_instance_state(

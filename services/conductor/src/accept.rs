@@ -103,6 +103,12 @@ impl Acceptor {
         Self { db, config, lanes }
     }
 
+    /// The store it accepts into.
+    #[must_use]
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
     /// Waits for the project's turn.
     pub async fn enter(&self, project: &ProjectId) -> tokio::sync::MutexGuard<'_, ()> {
         self.lanes.enter(project.as_str()).await

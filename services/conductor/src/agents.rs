@@ -7,11 +7,13 @@ use kilonova_model::{Epoch, HostName, InstanceId, ServiceKind, VolumeId};
 use kilonova_proto::compute::v1 as compute;
 use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
-use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation, Receipt, VolumeRecord};
+use kilonova_proto::conductor::v1::r#move::Step;
+use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Move, Operation, Receipt, VolumeRecord};
 use kilonova_proto::scheduler::v1 as scheduler;
 use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
+use kilonova_proto::types::v1::instance::Desired;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
@@ -20,12 +22,10 @@ use kilonova_rpc::peers::{Channel, Peers};
 use kilonova_store::Txn;
 use tonic::Request;
 
-use crate::accept;
-use crate::connections::refused;
-use crate::extend::counted_for;
 use crate::history::step_name;
+use crate::moves;
 use crate::operations::hosts_part;
-use crate::placed::Placed;
+use crate::placed::{Placed, Site};
 use crate::records::Records;
 
 /// The longest a scheduler may think.
@@ -70,14 +70,15 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
         alternates: u32,
         group: &GroupWish,
     ) -> Result<Selected, CallError>;
-    /// Has the record's host build it.
-    async fn build(&self, id: P::Id, record: &P, epoch: Epoch) -> Result<(), CallError>;
-    /// Has the record's host do its part of an operation.
+    /// Has a host build it.
+    async fn build(&self, id: P::Id, record: &P, at: &Site, epoch: Epoch) -> Result<(), CallError>;
+    /// Has a host do its part of an operation.
     async fn operate(
         &self,
         id: P::Id,
         record: &P,
         operation: &Operation,
+        at: &Site,
         epoch: Epoch,
     ) -> Result<(), CallError>;
     /// Does what others have to do once the host did its part, and gives what has to be stored with its end.
@@ -115,6 +116,23 @@ pub(crate) fn within<T>(message: T, deadline: Duration) -> Request<T> {
 /// Names one decision or command, the same for every repetition of it.
 pub(crate) fn step_id(id: impl std::fmt::Display, generation: u64, attempt: u32, step: &str) -> String {
     format!("{id}-{generation}-{attempt}-{step}")
+}
+
+/// A command to a host about an instance.
+fn command(id: InstanceId, generation: u64, at: &Site, epoch: Epoch, step: &str) -> compute::InstanceCommand {
+    compute::InstanceCommand {
+        instance_id: id.to_string(),
+        generation,
+        attempt: at.attempt,
+        target_host: at.host.clone(),
+        target_epoch: epoch.0,
+        request_id: step_id(id, generation, at.attempt, step),
+    }
+}
+
+/// Whether its user wants it shut down.
+fn stopped(instance: &pb::Instance) -> bool {
+    instance.desired() == Desired::Stopped
 }
 
 /// A record written by a newer version, or a defect.
@@ -164,6 +182,44 @@ impl Callers {
         hints
     }
 
+    /// Has a host do its part in a guest's way to another.
+    async fn do_part(
+        &self,
+        client: &mut ComputeServiceClient<Channel>,
+        command: Option<compute::InstanceCommand>,
+        way: &Move,
+        live: bool,
+        stopped: bool,
+    ) -> Result<(), tonic::Status> {
+        let (source, destination) =
+            (way.source.clone().unwrap_or_default(), way.destination.clone().unwrap_or_default());
+        match way.step() {
+            Step::HandOver => {
+                let destination_address = self.address(&destination.host);
+                let destination_host = destination.host;
+                let request =
+                    compute::HandOverInstanceRequest { command, destination_host, destination_address, live };
+                client.hand_over_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
+            Step::TakeOver => {
+                let source_host = source.host;
+                let request = compute::TakeOverInstanceRequest { command, source_host, stopped, live };
+                client.take_over_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
+            _ => {
+                let request = compute::TakeBackInstanceRequest { command, stopped };
+                client.take_back_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
+        }
+    }
+
+    /// Where a compute host listens; empty while it is not registered.
+    fn address(&self, host: &str) -> String {
+        let members = self.peers.registry().members(ServiceKind::Compute).current();
+        let member = HostName::parse(host).ok().and_then(|host| members.callable(&host).cloned());
+        member.map(|member| member.addr.clone()).unwrap_or_default()
+    }
+
     /// The channel for work to one incarnation of a host. A name that is none belongs to no host.
     pub(crate) fn host(&self, service: ServiceKind, host: &str, epoch: Epoch) -> Result<Channel, CallError> {
         let host = HostName::parse(host).map_err(|error| {
@@ -187,13 +243,17 @@ impl Agents<InstanceRecord> for Callers {
         let spec = instance.spec.clone().unwrap_or_default();
         let mut excluded_hosts = record.tried_hosts.clone();
         excluded_hosts.extend(group.broken.iter().cloned());
+        excluded_hosts.extend(moves::leaves(record));
         let mut hints = self.resolve(spec.hints.unwrap_or_default(), &mut excluded_hosts);
+        if let Some(target) = moves::target(record) {
+            target.clone_into(&mut hints.force_host);
+        }
         if let Some(host) = group.only().filter(|_| hints.force_host.is_empty()) {
             host.clone_into(&mut hints.force_host);
         }
         let request = scheduler::SelectHostsRequest {
-            request_id: step_id(id, instance.generation, instance.attempt + 1, "select"),
-            flavor: instance.flavor.clone(),
+            request_id: step_id(id, instance.generation, record.next_attempt(), "select"),
+            flavor: moves::flavor_to_be(record).cloned(),
             image: record.image.clone(),
             availability_zone: spec.availability_zone,
             count: 1,
@@ -214,24 +274,31 @@ impl Agents<InstanceRecord> for Callers {
         })
     }
 
-    async fn build(&self, id: InstanceId, record: &InstanceRecord, epoch: Epoch) -> Result<(), CallError> {
+    async fn build(
+        &self,
+        id: InstanceId,
+        record: &InstanceRecord,
+        at: &Site,
+        epoch: Epoch,
+    ) -> Result<(), CallError> {
         let instance = record.resource();
-        let command = compute::InstanceCommand {
-            instance_id: id.to_string(),
-            generation: instance.generation,
-            attempt: instance.attempt,
-            target_host: instance.host.clone(),
-            target_epoch: epoch.0,
-            request_id: step_id(id, instance.generation, instance.attempt, "build"),
-        };
+        let mut volumes = Vec::with_capacity(instance.attachments.len());
+        for attachment in &instance.attachments {
+            let pb::Attachment { volume_id, device, .. } = attachment.clone();
+            let connection = self.connect(&volume_id, &at.host).await?;
+            volumes.push(compute::BlockDevice { volume_id, device, connection });
+        }
         let request = compute::BuildInstanceRequest {
-            command: Some(command),
+            command: Some(command(id, instance.generation, at, epoch, "build")),
             project_id: instance.project_id.clone(),
             spec: instance.spec.clone(),
-            flavor: instance.flavor.clone(),
+            flavor: moves::flavor_to_be(record).cloned(),
             image: record.image.clone(),
+            volumes,
+            stopped: stopped(instance),
+            incoming: moves::is_preparing(record),
         };
-        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &instance.host, epoch)?);
+        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &at.host, epoch)?);
         client.build_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 
@@ -240,20 +307,22 @@ impl Agents<InstanceRecord> for Callers {
         id: InstanceId,
         record: &InstanceRecord,
         operation: &Operation,
+        at: &Site,
         epoch: Epoch,
     ) -> Result<(), CallError> {
         let instance = record.resource();
         let kind = hosts_part(operation);
-        let command = Some(compute::InstanceCommand {
-            instance_id: id.to_string(),
-            generation: operation.generation,
-            attempt: instance.attempt,
-            target_host: instance.host.clone(),
-            target_epoch: epoch.0,
-            request_id: step_id(id, operation.generation, instance.attempt, step_name(kind)),
-        });
-        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &instance.host, epoch)?);
+        let command = Some(command(id, operation.generation, at, epoch, step_name(kind)));
+        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &at.host, epoch)?);
         let taken = match kind {
+            _ if operation.r#move.is_some() => {
+                let (way, live) = (operation.r#move.clone().unwrap_or_default(), kind == Kind::LiveMigrate);
+                self.do_part(&mut client, command, &way, live, stopped(instance)).await
+            }
+            Kind::Rebuild => {
+                let request = compute::RebuildInstanceRequest { command, image: operation.image.clone() };
+                client.rebuild_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
             Kind::Start => {
                 let request = compute::StartInstanceRequest { command };
                 client.start_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
@@ -271,7 +340,7 @@ impl Agents<InstanceRecord> for Callers {
                 let volume_id = operation.volume_id.clone();
                 let of_it = |one: &&pb::Attachment| one.volume_id == volume_id;
                 let device = instance.attachments.iter().find(of_it).map(|one| one.device.clone());
-                let connection = self.connect(&volume_id, &instance.host).await?;
+                let connection = self.connect(&volume_id, &at.host).await?;
                 let device = device.unwrap_or_default();
                 let request = compute::AttachVolumeRequest { command, volume_id, device, connection };
                 client.attach_volume(within(request, COMMAND_DEADLINE)).await.map(drop)
@@ -292,9 +361,18 @@ impl Agents<InstanceRecord> for Callers {
         record: &InstanceRecord,
         operation: &Operation,
     ) -> Result<Txn, CallError> {
-        let attached = hosts_part(operation) == Kind::AttachVolume;
+        for host in moves::left_behind(record) {
+            for attachment in &record.resource().attachments {
+                self.disconnect(&attachment.volume_id, Some(&host)).await?;
+            }
+        }
+        let attached = match hosts_part(operation) {
+            Kind::AttachVolume => true,
+            Kind::DetachVolume => false,
+            _ => return Ok(Txn::new()),
+        };
         if !attached {
-            self.disconnect(&operation.volume_id, &record.resource().host).await?;
+            self.disconnect(&operation.volume_id, None).await?;
         }
         self.settle_volume(Txn::new(), id, &operation.volume_id, attached).await
     }
@@ -304,7 +382,7 @@ impl Agents<InstanceRecord> for Callers {
         let mut txn = Txn::new();
         for attachment in &instance.attachments {
             if ask {
-                self.disconnect(&attachment.volume_id, &instance.host).await?;
+                self.disconnect(&attachment.volume_id, None).await?;
             }
             txn = self.settle_volume(txn, id, &attachment.volume_id, false).await?;
         }
@@ -318,15 +396,8 @@ impl Agents<InstanceRecord> for Callers {
         receipt: &Receipt,
         epoch: Epoch,
     ) -> Result<(), CallError> {
-        let generation = record.resource().generation;
-        let command = compute::InstanceCommand {
-            instance_id: id.to_string(),
-            generation,
-            attempt: receipt.attempt,
-            target_host: receipt.host.clone(),
-            target_epoch: epoch.0,
-            request_id: step_id(id, generation, receipt.attempt, "terminate"),
-        };
+        let at = Site { host: receipt.host.clone(), attempt: receipt.attempt };
+        let command = command(id, record.resource().generation, &at, epoch, "terminate");
         let request = compute::TerminateInstanceRequest { command: Some(command) };
         let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &receipt.host, epoch)?);
         client.terminate_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
@@ -362,7 +433,13 @@ impl Agents<VolumeRecord> for Callers {
         })
     }
 
-    async fn build(&self, id: VolumeId, record: &VolumeRecord, epoch: Epoch) -> Result<(), CallError> {
+    async fn build(
+        &self,
+        id: VolumeId,
+        record: &VolumeRecord,
+        _: &Site,
+        epoch: Epoch,
+    ) -> Result<(), CallError> {
         let resource = record.resource();
         let command = volume::VolumeCommand {
             volume_id: id.to_string(),
@@ -387,6 +464,7 @@ impl Agents<VolumeRecord> for Callers {
         id: VolumeId,
         record: &VolumeRecord,
         operation: &Operation,
+        _: &Site,
         epoch: Epoch,
     ) -> Result<(), CallError> {
         let (resource, kind) = (record.resource(), operation.kind());
@@ -406,12 +484,8 @@ impl Agents<VolumeRecord> for Callers {
         client.extend_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 
-    async fn conclude(&self, _: VolumeId, record: &VolumeRecord, _: &Operation) -> Result<Txn, CallError> {
-        let off = async {
-            let project = accept::project(record.project_id())?;
-            accept::take_off(&self.volumes.db, &project, &counted_for(record)).await
-        };
-        off.await.map_err(|error| refused(&error))
+    async fn conclude(&self, _: VolumeId, _: &VolumeRecord, _: &Operation) -> Result<Txn, CallError> {
+        Ok(Txn::new())
     }
 
     async fn let_go(&self, _: VolumeId, _: &VolumeRecord, _: bool) -> Result<Txn, CallError> {

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, InstanceId, Reason, VolumeId};
 use kilonova_proto::conductor::v1::{InstanceRecord, Operation, VolumeRecord};
@@ -16,87 +17,63 @@ use kilonova_proto::types::v1::{Attachment, Instance, Volume, instance};
 use kilonova_store::{Compare, Txn};
 use prost::Message;
 
-use crate::accept::{Acceptor, Request};
 use crate::cache::Entry;
-use crate::db::conflict;
 use crate::history;
+use crate::once::Change;
 use crate::placed::Placed;
-use crate::records::{Records, Written};
-use crate::requests::{Acceptance, Named, stored};
+use crate::records::Records;
+use crate::requests::Acceptance;
 
-/// How often a request is tried again when somebody else was faster.
-const TRIES: usize = 16;
 /// Most attaches and detaches that wait at one instance: all of them fit in its history.
 const MOST_WAITING: usize = 12;
 
-/// Where instances and volumes are.
-#[derive(Clone, Copy)]
-pub struct Both<'a> {
-    /// The instances.
-    pub instances: &'a Records<InstanceRecord>,
-    /// The volumes.
-    pub volumes: &'a Records<VolumeRecord>,
-}
-
-/// What is asked.
+/// An attach or a detach, as it is asked for.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
     /// [`Kind::AttachVolume`] or [`Kind::DetachVolume`].
     pub kind: Kind,
-    /// Of which instance.
-    pub instance: Named<'a, InstanceId>,
     /// Which volume.
     pub volume: VolumeId,
+    /// Where it is.
+    pub volumes: &'a Records<VolumeRecord>,
     /// How long the host may take.
     pub timeout: Duration,
+    /// Who accepts it.
+    pub acceptance: Acceptance<'a>,
 }
 
-/// Accepts an attach or a detach, once for each request id.
-pub async fn accept(
-    acceptor: &Acceptor,
-    request: &Request,
-    records: Both<'_>,
-    asked: Asked<'_>,
-    acceptance: Acceptance<'_>,
-) -> Result<Entry<InstanceRecord>, Error> {
-    for _ in 0..TRIES {
-        if acceptor.replay(request).await?.is_some() {
-            return stored(records.instances, asked.instance).await;
-        }
-        let instance = stored(records.instances, asked.instance).await?;
-        asked.instance.check(&instance)?;
-        let not_found = || Records::<VolumeRecord>::not_found(asked.volume);
-        let volume = records.volumes.read(asked.volume).await?.ok_or_else(not_found)?;
+#[async_trait]
+impl Change<InstanceRecord> for Asked<'_> {
+    async fn begin(&self, instance: &Entry<InstanceRecord>) -> Result<(InstanceRecord, Txn), Error> {
+        let not_found = || Records::<VolumeRecord>::not_found(self.volume);
+        let volume = self.volumes.read(self.volume).await?.ok_or_else(not_found)?;
         if volume.record.project_id() != instance.record.project_id() {
             return Err(not_found());
         }
-        let changed = begin(&instance.record, &volume.record, asked, SystemTime::now(), acceptance);
-        let (new_instance, new_volume) = match changed {
-            Ok(changed) => changed,
-            // Its twin may have been faster, and is what it ran into.
-            Err(_) if request.id.is_some() && acceptor.replay(request).await?.is_some() => continue,
-            Err(error) => return Err(error),
-        };
-        let key = VolumeRecord::key(&records.volumes.db.keys, asked.volume);
+        let what = What { kind: self.kind, volume: self.volume, timeout: self.timeout };
+        let (new_instance, new_volume) =
+            begin(&instance.record, &volume.record, what, SystemTime::now(), self.acceptance)?;
+        let key = VolumeRecord::key(&self.volumes.db.keys, self.volume);
         let with = Txn::new()
             .when(Compare::ModRevision(key.clone(), volume.revision))
             .put(key, new_volume.encode_to_vec());
-        let with = acceptor.remember(request, vec![asked.instance.id.to_string()], with);
-        let id = asked.instance.id;
-        if let Written::Stored(entry) =
-            records.instances.write(id, &instance, new_instance, None, with).await?
-        {
-            return Ok(entry);
-        }
+        Ok((new_instance, with))
     }
-    Err(conflict(&format!("instance {}", asked.instance.id)))
+}
+
+/// What is asked, of whatever records.
+#[derive(Clone, Copy)]
+struct What {
+    kind: Kind,
+    volume: VolumeId,
+    timeout: Duration,
 }
 
 /// Both records with what was asked entered, if they are in a state for it.
 fn begin(
     instance: &InstanceRecord,
     volume: &VolumeRecord,
-    asked: Asked<'_>,
+    asked: What,
     now: SystemTime,
     acceptance: Acceptance<'_>,
 ) -> Result<(InstanceRecord, VolumeRecord), Error> {
@@ -256,8 +233,7 @@ mod tests {
         volume: VolumeId,
         records: (&InstanceRecord, &VolumeRecord),
     ) -> Result<(InstanceRecord, VolumeRecord), Reason> {
-        let instance = Named { id: InstanceId::generate(), project: "", etag: "" };
-        let asked = Asked { kind, instance, volume, timeout: Duration::from_secs(10) };
+        let asked = What { kind, volume, timeout: Duration::from_secs(10) };
         let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
         begin(records.0, records.1, asked, NOW, acceptance).map_err(|error| error.reason)
     }
@@ -305,7 +281,7 @@ mod tests {
             Err(Reason::InvalidState),
             "not yet there"
         );
-        crate::operations::host_did(&mut guest, NOW);
+        crate::operations::host_did(&mut guest, NOW, NOW);
         crate::operations::conclude(&mut guest, NOW);
         complete(&mut disk, NOW);
         let (guest, disk) = ask(Kind::DetachVolume, volume, (&guest, &disk)).unwrap();

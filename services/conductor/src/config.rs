@@ -21,6 +21,8 @@ pub struct Config {
     pub operation_timeout: Period,
     /// How long the removal waits for a host that has left the registry; the host removes its copy when it is back.
     pub delete_timeout: Period,
+    /// For how long after its start a host that is not registered may only not have registered yet.
+    pub registration_grace: Period,
     /// How long an unanswered command is left before it is sent again.
     pub resend_interval: Period,
     /// How long the record of a deleted resource stays readable.
@@ -64,6 +66,7 @@ impl Default for Config {
             build_timeout: seconds(300),
             operation_timeout: seconds(180),
             delete_timeout: seconds(60),
+            registration_grace: seconds(10),
             resend_interval: seconds(10),
             retention: seconds(3600),
             request_retention: seconds(24 * 3600),

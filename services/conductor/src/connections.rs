@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, ServiceKind, VolumeId};
 use kilonova_proto::conductor::v1::VolumeRecord;
+use kilonova_proto::types::v1 as pb;
 use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::outcome::{CallError, classify};
@@ -20,6 +21,7 @@ use crate::agents::{COMMAND_DEADLINE, Callers, step_id, within};
 use crate::attach::{complete, is_of, release};
 use crate::cache::Entry;
 use crate::placed::Placed;
+use crate::records::Records;
 
 pub(crate) fn refused(error: &Error) -> CallError {
     classify(to_status(error))
@@ -28,6 +30,24 @@ pub(crate) fn refused(error: &Error) -> CallError {
 /// Whom a backend lets reach a volume: one connector for each host.
 fn connector(host: &str) -> BTreeMap<String, String> {
     [("host".to_owned(), host.to_owned())].into()
+}
+
+/// Gives the volumes of an instance a new generation, in one transaction with what moves it: a connect for the host
+/// they leave that arrives after that is refused.
+pub(crate) async fn fence_volumes(
+    volumes: &Records<VolumeRecord>,
+    instance: &pb::Instance,
+) -> Result<Txn, Error> {
+    let mut txn = Txn::new();
+    for attachment in &instance.attachments {
+        let Ok(id) = attachment.volume_id.parse::<VolumeId>() else { continue };
+        let Some(entry) = volumes.read(id).await? else { continue };
+        let mut record = VolumeRecord::clone(&entry.record);
+        record.volume.get_or_insert_default().generation += 1;
+        let key = VolumeRecord::key(&volumes.db.keys, id);
+        txn = txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec());
+    }
+    Ok(txn)
 }
 
 impl Callers {
@@ -46,12 +66,17 @@ impl Callers {
         answer.map(|answer| answer.into_inner().connection).map_err(classify)
     }
 
-    /// Keeps a host from reaching a volume any longer. One that is gone has nobody who reaches it.
-    pub(crate) async fn disconnect(&self, volume_id: &str, host: &str) -> Result<(), CallError> {
-        let Some((mut client, command)) = self.backend(volume_id, "disconnect", 1).await? else {
+    /// Keeps a host from reaching a volume any longer; every host when there is none. A volume that is gone is reached by
+    /// nobody.
+    ///
+    /// One host loses it while another gets it, at the generation that began with the move; all lose it for good.
+    pub(crate) async fn disconnect(&self, volume_id: &str, host: Option<&str>) -> Result<(), CallError> {
+        let newer = u64::from(host.is_none());
+        let Some((mut client, command)) = self.backend(volume_id, "disconnect", newer).await? else {
             return Ok(());
         };
-        let request = volume::TerminateConnectionRequest { command, connector: connector(host) };
+        let connector = host.map(connector).unwrap_or_default();
+        let request = volume::TerminateConnectionRequest { command, connector };
         client.terminate_connection(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 

@@ -5,68 +5,44 @@
 
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use kilonova_model::time::timestamp;
-use kilonova_model::{Error, FieldViolation, Reason, VolumeId};
-use kilonova_proto::conductor::v1::{Operation, UsageRecord, VolumeRecord};
+use kilonova_model::{Error, FieldViolation, Reason};
+use kilonova_proto::conductor::v1::{Operation, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::QuotaUsage;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::volume::State;
-use kilonova_store::{Compare, Txn};
-use prost::Message;
+use kilonova_store::Txn;
 
-use crate::accept::{Acceptor, Request, project};
+use crate::accept::{Acceptor, project};
 use crate::cache::Entry;
-use crate::db::conflict;
+use crate::history;
+use crate::once::{Change, count};
 use crate::placed::Placed;
-use crate::records::{Records, Written};
-use crate::requests::{Acceptance, Named, stored};
-use crate::{history, quota};
+use crate::requests::Acceptance;
 
-/// How often a request is tried again when somebody else was faster.
-const TRIES: usize = 16;
+/// An extend, as it is asked for.
+pub struct Extend<'a> {
+    /// What counts it.
+    pub acceptor: &'a Acceptor,
+    /// The new size.
+    pub size_gib: u32,
+    /// How long the backend may take.
+    pub timeout: Duration,
+    /// Who accepts it.
+    pub acceptance: Acceptance<'a>,
+}
 
-/// Accepts an extend, once for each request id.
-pub async fn accept(
-    acceptor: &Acceptor,
-    request: &Request,
-    volumes: &Records<VolumeRecord>,
-    named: Named<'_, VolumeId>,
-    size_gib: u32,
-    timeout: Duration,
-    acceptance: Acceptance<'_>,
-) -> Result<Entry<VolumeRecord>, Error> {
-    for _ in 0..TRIES {
-        if acceptor.replay(request).await?.is_some() {
-            return stored(volumes, named).await;
-        }
-        let entry = stored(volumes, named).await?;
-        named.check(&entry)?;
+#[async_trait]
+impl Change<VolumeRecord> for Extend<'_> {
+    async fn begin(&self, entry: &Entry<VolumeRecord>) -> Result<(VolumeRecord, Txn), Error> {
         let now = SystemTime::now();
         let mut record = VolumeRecord::clone(&entry.record);
-        let more = match begin(&mut record, size_gib, now + timeout, now, acceptance) {
-            Ok(more) => more,
-            // Its twin may have been faster, and is what it ran into.
-            Err(_) if request.id.is_some() && acceptor.replay(request).await?.is_some() => continue,
-            Err(error) => return Err(error),
-        };
-        let project = project(record.project_id())?;
-        let _lane = acceptor.enter(&project).await;
-        let usage = acceptor.usage(&project).await?;
-        let limits = acceptor.limits(&project).await?.record;
-        let used = usage.record.usage.unwrap_or_default();
-        quota::check(project.as_str(), &limits, &used, &more)?;
-        let key = volumes.db.keys.usage(&project);
-        let counted = UsageRecord { usage: Some(quota::sum(&used, &more)) };
-        let with = Txn::new()
-            .when(Compare::ModRevision(key.clone(), usage.revision))
-            .put(key, counted.encode_to_vec());
-        let with = acceptor.remember(request, vec![named.id.to_string()], with);
-        if let Written::Stored(entry) = volumes.write(named.id, &entry, record, None, with).await? {
-            return Ok(entry);
-        }
+        let more = begin(&mut record, self.size_gib, now + self.timeout, now, self.acceptance)?;
+        let with = count(self.acceptor, &project(record.project_id())?, &more).await?;
+        Ok((record, with))
     }
-    Err(conflict(&format!("volume {}", named.id)))
 }
 
 /// Enters an extend in a record that is in a state for it, and gives what it takes of the quota.

@@ -102,6 +102,13 @@ pub fn step_name(kind: Kind) -> &'static str {
         Kind::AttachVolume => "attach",
         Kind::DetachVolume => "detach",
         Kind::Extend => "extend",
+        Kind::Rebuild => "rebuild",
+        Kind::Resize => "resize",
+        Kind::Migrate => "migrate",
+        Kind::LiveMigrate => "live_migrate",
+        Kind::ConfirmResize => "confirm_resize",
+        Kind::RevertResize => "revert_resize",
+        Kind::Evacuate => "evacuate",
     }
 }
 

@@ -1,6 +1,7 @@
 //! The conductor: the only service that reads or writes records.
 //!
-//! It accepts what users ask ([`accept`], [`requests`], [`power`], [`attach`], [`extend`]), drives every record to what is wanted of it ([`plan`],
+//! It accepts what users ask ([`accept`], [`requests`], [`power`], [`attach`], [`extend`],
+//! [`moves`]), drives every record to what is wanted of it ([`plan`],
 //! [`engine`]), takes what agents report ([`reports`]), and answers reads from memory ([`cache`], [`watch`]). Several
 //! run side by side: any of them accepts and answers, and each drives the records of the shards it owns
 //! ([`shards`]).
@@ -19,6 +20,8 @@ pub mod extend;
 pub mod groups;
 pub mod history;
 pub mod hosts;
+pub mod moves;
+pub mod once;
 pub mod operations;
 pub mod placed;
 pub mod plan;

@@ -25,21 +25,22 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::attachment::State as AttachmentState;
 use kilonova_proto::types::v1::instance::{Desired, State, Task};
 
-use crate::history;
+use crate::{history, moves};
 
 /// What the host has to do for it.
 #[must_use]
 pub fn hosts_part(operation: &Operation) -> Kind {
     match operation.kind() {
         Kind::AttachVolume if operation.undo_cause.is_some() => Kind::DetachVolume,
-        kind => kind,
+        kind => operation.r#move.as_ref().map_or(kind, |way| moves::hosts_part(operation, way)),
     }
 }
 
-/// The host did its part of the first operation.
-pub fn host_did(record: &mut InstanceRecord, now: SystemTime) {
+/// The host did its part of the first operation. What follows has until `until`.
+pub fn host_did(record: &mut InstanceRecord, until: SystemTime, now: SystemTime) {
     let Some(operation) = record.operations.first_mut() else { return };
     match operation.kind() {
+        _ if operation.r#move.is_some() => moves::host_did(record, until),
         Kind::AttachVolume | Kind::DetachVolume => operation.host_done = true,
         _ => end(record, None, now),
     }
@@ -54,6 +55,9 @@ pub fn host_did_not(
 ) {
     let Some(operation) = record.operations.first_mut() else { return };
     match operation.kind() {
+        _ if operation.r#move.is_some() => moves::host_did_not(record, fault, again_until),
+        // The host keeps its receipt, and is asked again whenever it can be.
+        Kind::ConfirmResize => operation.host_done = true,
         Kind::AttachVolume if operation.undo_cause.is_none() => {
             operation.undo_cause = Some(fault.clone());
             operation.deadline_time = Some(timestamp(again_until));
@@ -73,7 +77,7 @@ pub fn conclude(record: &mut InstanceRecord, now: SystemTime) {
 }
 
 /// Gives what waits new generations: to the host an undoing is a new command, and what waits comes after it.
-fn renumber(record: &mut InstanceRecord) {
+pub fn renumber(record: &mut InstanceRecord) {
     let instance = record.instance.get_or_insert_default();
     for operation in &mut record.operations {
         instance.generation += 1;
@@ -86,13 +90,19 @@ fn end(record: &mut InstanceRecord, fault: Option<&pb::Fault>, now: SystemTime) 
         return;
     }
     let operation = record.operations.remove(0);
+    if operation.r#move.is_some() || matches!(operation.kind(), Kind::ConfirmResize | Kind::Evacuate) {
+        moves::end(record, &operation);
+    }
     let instance = record.instance.get_or_insert_default();
     match operation.kind() {
+        _ if operation.r#move.is_some() => {}
+        Kind::ConfirmResize | Kind::Evacuate => {}
+        Kind::Rebuild => rebuilt(record, operation.image.as_ref().filter(|_| fault.is_none())),
         Kind::AttachVolume => settle(instance, &operation.volume_id, fault.is_none()),
         Kind::DetachVolume => settle(instance, &operation.volume_id, fault.is_some()),
         kind => power(instance, kind, fault.is_none()),
     }
-    instance.update_time = Some(timestamp(now));
+    record.instance.get_or_insert_default().update_time = Some(timestamp(now));
     history::close(&mut record.actions, history::step_name(operation.kind()), fault, now);
     let outcome = if fault.is_none() { pb::Outcome::Succeeded } else { pb::Outcome::Failed };
     history::end(&mut record.actions, outcome, now);
@@ -105,6 +115,16 @@ fn power(instance: &mut pb::Instance, kind: Kind, done: bool) {
     let stopped = instance.state() == State::Stopped;
     instance.set_desired(if stopped { Desired::Stopped } else { Desired::Running });
     instance.set_task(Task::Unspecified);
+}
+
+/// The guest is made anew; as it was when there is no image.
+fn rebuilt(record: &mut InstanceRecord, image: Option<&pb::Image>) {
+    let instance = record.instance.get_or_insert_default();
+    instance.set_task(Task::Unspecified);
+    if let Some(image) = image {
+        instance.spec.get_or_insert_default().image_id.clone_from(&image.id);
+        record.image = Some(image.clone());
+    }
 }
 
 /// The instance has the volume, or has it no more.
@@ -164,7 +184,7 @@ mod tests {
     #[test]
     fn an_attach_is_done_when_host_and_backend_are() {
         let mut record = with(&[Kind::AttachVolume, Kind::AttachVolume]);
-        host_did(&mut record, NOW);
+        host_did(&mut record, NOW, NOW);
         assert!(record.operations[0].host_done && record.operations.len() == 2);
         conclude(&mut record, NOW);
         assert_eq!(volumes(&record), [("v1", AttachmentState::Attached), ("v2", AttachmentState::Attaching)]);
@@ -192,7 +212,7 @@ mod tests {
     #[test]
     fn a_detach_ends_with_the_backend_and_one_that_fails_leaves_the_volume() {
         let mut record = with(&[Kind::DetachVolume]);
-        host_did(&mut record, NOW);
+        host_did(&mut record, NOW, NOW);
         assert_eq!(volumes(&record).len(), 1);
         conclude(&mut record, NOW);
         assert!(volumes(&record).is_empty());

@@ -23,7 +23,7 @@ use kilonova_model::Epoch;
 use kilonova_model::time::system_time;
 use kilonova_proto::conductor::v1::{Operation, Receipt};
 
-use crate::placed::{Phase, Status, Wanted, until};
+use crate::placed::{Phase, Site, Status, Wanted, until};
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum Decision {
     Operate,
     /// The host did not do its part in time, or cannot.
     GiveUpOperation(Leave),
+    /// The host that had to be cleared for the first operation is: go on with it.
+    GoOn,
     /// The host did its part of the first operation: do what is left of it.
     Conclude,
     /// Have this host remove what it may hold.
@@ -103,6 +105,18 @@ pub struct View<'a> {
     pub status: &'a Status,
     /// Where something of it may be.
     pub receipts: &'a [Receipt],
+    /// The hosts among them that are to keep it.
+    pub keeps: &'a [String],
+    /// Whether a place has to be found for it, and built at.
+    pub placing: bool,
+    /// Where it is being built.
+    pub building_at: Option<&'a Site>,
+    /// Where the host's part of the operation is done.
+    pub acts_at: &'a Site,
+    /// The host that has to be cleared before the operation goes on.
+    pub clears: Option<&'a str>,
+    /// How many places were tried.
+    pub tried: usize,
     /// How many places are left to try.
     pub alternates: usize,
     /// What is being done with it now that it is there.
@@ -117,8 +131,10 @@ pub struct View<'a> {
     pub epoch_of: &'a dyn Fn(&str) -> Option<Epoch>,
     /// The time.
     pub now: SystemTime,
-    /// Most hosts tried.
+    /// Most places tried.
     pub max_attempts: u32,
+    /// For how long yet a host that is not registered is waited for: the registry is only now being followed.
+    pub settling: Duration,
     /// When to send an unanswered command again.
     pub resend: Duration,
 }
@@ -129,7 +145,7 @@ pub fn plan(view: &View<'_>) -> Decision {
     let status = view.status;
     if status.phase == Phase::Gone {
         let kept = view.expiry.map_or(Duration::ZERO, |expiry| until(expiry, view.now));
-        return match clean_up(view, "") {
+        return match clean_up(view, &[]) {
             _ if kept.is_zero() => Decision::Purge,
             Some(Decision::Wait(wait)) if !view.unreachable() => Decision::Wait(wait.min(kept)),
             Some(Decision::Wait(_)) | None => Decision::Wait(kept),
@@ -139,9 +155,13 @@ pub fn plan(view: &View<'_>) -> Decision {
     if status.wanted == Wanted::Absent {
         return remove(view);
     }
-    match status.phase {
-        Phase::Building if status.host.is_empty() => {
-            if status.attempt >= view.max_attempts {
+    match (view.building_at, view.operation) {
+        (Some(site), _) if view.placing => build(view, site),
+        (_, Some(operation)) if view.placing && view.is_late(operation) => {
+            Decision::GiveUpOperation(Leave::Late)
+        }
+        _ if view.placing => {
+            if view.tried >= view.max_attempts as usize {
                 Decision::GiveUp
             } else if view.alternates > 0 {
                 Decision::TakeAlternate
@@ -149,22 +169,24 @@ pub fn plan(view: &View<'_>) -> Decision {
                 Decision::Select
             }
         }
-        Phase::Building => build(view),
-        Phase::Ready => match view.operation {
-            Some(operation) if operation.host_done => Decision::Conclude,
-            Some(operation) => operate(view, operation),
-            None => clean_up(view, &status.host).unwrap_or(Decision::Done),
+        (_, Some(operation)) if operation.host_done => Decision::Conclude,
+        (_, Some(operation)) => match view.clears {
+            Some(host) => clear(view, operation, host),
+            None => operate(view, operation),
         },
-        Phase::Failed | Phase::Gone => clean_up(view, "").unwrap_or(Decision::Done),
+        (_, None) => clean_up(view, view.keeps).unwrap_or(Decision::Done),
     }
 }
 
-fn build(view: &View<'_>) -> Decision {
-    let status = view.status;
-    let Some(epoch) = (view.epoch_of)(&status.host) else {
-        return Decision::LeaveHost(Leave::NotRegistered);
+fn build(view: &View<'_>, site: &Site) -> Decision {
+    let Some(epoch) = (view.epoch_of)(&site.host) else {
+        return if view.settling.is_zero() {
+            Decision::LeaveHost(Leave::NotRegistered)
+        } else {
+            Decision::Wait(view.settling)
+        };
     };
-    let sent = view.sent(Verb::Build, &status.host, epoch, status.generation, status.attempt);
+    let sent = view.sent(Verb::Build, &site.host, epoch, view.status.generation, site.attempt);
     let deadline = view.deadline.unwrap_or(view.now + view.resend);
     let late = until(deadline, view.now);
     if late.is_zero() {
@@ -178,7 +200,24 @@ fn build(view: &View<'_>) -> Decision {
     if !sent.is_some_and(|sent| view.is_unanswered(sent)) {
         return Decision::Build;
     }
-    match clean_up(view, &status.host) {
+    match clean_up(view, view.keeps) {
+        Some(Decision::Wait(wait)) => Decision::Wait(wait.min(late)),
+        Some(decision) => decision,
+        None => Decision::Wait(late),
+    }
+}
+
+/// Nothing may be left at a host before the operation goes on.
+fn clear(view: &View<'_>, operation: &Operation, host: &str) -> Decision {
+    if view.receipts.iter().all(|receipt| receipt.host != host) {
+        return Decision::GoOn;
+    }
+    let late = view.until_late(operation);
+    match clean_up(view, view.keeps) {
+        _ if late.is_zero() => {
+            let registered = (view.epoch_of)(host).is_some();
+            Decision::GiveUpOperation(if registered { Leave::Late } else { Leave::NotRegistered })
+        }
         Some(Decision::Wait(wait)) => Decision::Wait(wait.min(late)),
         Some(decision) => decision,
         None => Decision::Wait(late),
@@ -187,8 +226,8 @@ fn build(view: &View<'_>) -> Decision {
 
 /// Unlike a build, an operation can only be done where the resource is: a host that has left may be back in time.
 fn operate(view: &View<'_>, operation: &Operation) -> Decision {
-    let host = &view.status.host;
-    let deadline = operation.deadline_time.as_ref().and_then(system_time).unwrap_or(view.now);
+    let Site { host, attempt } = view.acts_at;
+    let deadline = view.deadline_of(operation);
     let late = until(deadline, view.now);
     let Some(epoch) = (view.epoch_of)(host) else {
         return if late.is_zero() {
@@ -197,8 +236,8 @@ fn operate(view: &View<'_>, operation: &Operation) -> Decision {
             Decision::Wait(late)
         };
     };
-    match view.sent(Verb::Operate, host, epoch, operation.generation, view.status.attempt) {
-        Some(sent) if view.is_unanswered(sent) => match clean_up(view, host) {
+    match view.sent(Verb::Operate, host, epoch, operation.generation, *attempt) {
+        Some(sent) if view.is_unanswered(sent) => match clean_up(view, view.keeps) {
             _ if late.is_zero() && sent.at < deadline => Decision::Operate,
             Some(Decision::Wait(wait)) => Decision::Wait(wait.min(view.until_resend(sent))),
             Some(decision) => decision,
@@ -211,7 +250,7 @@ fn operate(view: &View<'_>, operation: &Operation) -> Decision {
 }
 
 fn remove(view: &View<'_>) -> Decision {
-    match clean_up(view, "") {
+    match clean_up(view, &[]) {
         None => Decision::Finish { forced: false },
         Some(Decision::Wait(wait)) => {
             let unreachable = view.unreachable();
@@ -228,9 +267,9 @@ fn remove(view: &View<'_>) -> Decision {
     }
 }
 
-/// The next receipt to have removed, other than that of `keep`; a wait while the rest is under way or out of reach.
-fn clean_up(view: &View<'_>, keep: &str) -> Option<Decision> {
-    let left: Vec<&Receipt> = view.receipts.iter().filter(|receipt| receipt.host != keep).collect();
+/// The next receipt to have removed, other than those of `keep`; a wait while the rest is under way or out of reach.
+fn clean_up(view: &View<'_>, keep: &[String]) -> Option<Decision> {
+    let left: Vec<&Receipt> = view.receipts.iter().filter(|receipt| !keep.contains(&receipt.host)).collect();
     let mut wait = view.resend;
     for receipt in &left {
         let Some(epoch) = (view.epoch_of)(&receipt.host) else { continue };
@@ -243,6 +282,18 @@ fn clean_up(view: &View<'_>, keep: &str) -> Option<Decision> {
 }
 
 impl View<'_> {
+    fn deadline_of(&self, operation: &Operation) -> SystemTime {
+        operation.deadline_time.as_ref().and_then(system_time).unwrap_or(self.now)
+    }
+
+    fn until_late(&self, operation: &Operation) -> Duration {
+        until(self.deadline_of(operation), self.now)
+    }
+
+    fn is_late(&self, operation: &Operation) -> bool {
+        self.status.phase == Phase::Ready && self.until_late(operation).is_zero()
+    }
+
     /// What was sent to that incarnation.
     fn sent(&self, verb: Verb, host: &str, epoch: Epoch, generation: u64, attempt: u32) -> Option<&Sent> {
         self.sent.iter().find(|sent| {
@@ -279,6 +330,9 @@ mod tests {
         status: Status,
         receipts: Vec<Receipt>,
         alternates: usize,
+        tried: usize,
+        clears: Option<&'static str>,
+        settling: Duration,
         operation: Option<Operation>,
         deadline: Option<SystemTime>,
         expiry: Option<SystemTime>,
@@ -292,6 +346,9 @@ mod tests {
             status: Status { wanted, phase, host: host.into(), attempt, generation: 1 },
             receipts: Vec::new(),
             alternates: 0,
+            tried: 0,
+            clears: None,
+            settling: Duration::ZERO,
             operation: None,
             deadline: None,
             expiry: None,
@@ -312,9 +369,20 @@ mod tests {
             self
         }
         fn plan(&self) -> Decision {
+            let host = self.status.host.clone();
+            let keeps = Vec::from_iter((!host.is_empty()).then(|| host.clone()));
+            let site = Site { host, attempt: self.status.attempt };
+            let placing = self.status.phase == Phase::Building;
             plan(&View {
                 status: &self.status,
                 receipts: &self.receipts,
+                keeps: &keeps,
+                placing,
+                building_at: Some(&site).filter(|site| placing && !site.host.is_empty()),
+                acts_at: &site,
+                clears: self.clears,
+                tried: self.tried,
+                settling: self.settling,
                 alternates: self.alternates,
                 operation: self.operation.as_ref(),
                 deadline: self.deadline,
@@ -333,9 +401,9 @@ mod tests {
         let mut w = world(Wanted::Present, Phase::Building, "", 0);
         assert_eq!(w.plan(), Decision::Select);
         w.alternates = 1;
-        w.status.attempt = 2;
+        w.tried = 2;
         assert_eq!(w.plan(), Decision::TakeAlternate);
-        w.status.attempt = 3;
+        w.tried = 3;
         assert_eq!(w.plan(), Decision::GiveUp);
     }
 
@@ -411,6 +479,31 @@ mod tests {
         assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
         w.status.wanted = Wanted::Absent;
         assert!(!matches!(w.plan(), Decision::GiveUpOperation(_)), "a delete overtakes it");
+    }
+
+    #[test]
+    fn an_operation_goes_on_once_the_host_in_its_way_is_cleared() {
+        let mut w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1).receipt("h2", 2);
+        w.clears = Some("h2");
+        let now = w.now;
+        let w = w.operated_until(now + Duration::from_secs(30));
+        assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h2"));
+        let mut w = w.sent(Verb::Terminate, "h2", 2, 4);
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)));
+        w.up = vec!["h1"];
+        let mut w = w.operated_until(now);
+        assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
+        w.receipts.pop();
+        assert_eq!(w.plan(), Decision::GoOn);
+    }
+
+    #[test]
+    fn a_conductor_that_has_just_begun_waits_for_hosts_to_register() {
+        let mut w = world(Wanted::Present, Phase::Building, "h9", 1).receipt("h9", 1);
+        w.settling = Duration::from_secs(4);
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(4)));
+        w.settling = Duration::ZERO;
+        assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
     }
 
     #[test]

@@ -5,60 +5,43 @@
 
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use kilonova_model::time::timestamp;
-use kilonova_model::{Error, InstanceId, Reason};
+use kilonova_model::{Error, Reason};
 use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{Desired, State, Task};
 use kilonova_store::Txn;
 
-use crate::accept::{Acceptor, Request};
 use crate::cache::Entry;
 use crate::history;
-use crate::placed::Placed;
-use crate::records::Records;
-use crate::requests::{Acceptance, Named, stored};
+use crate::once::Change;
+use crate::placed::{Placed, Status};
+use crate::requests::Acceptance;
 
-/// Accepts an operation, once for each request id.
-pub async fn operate(
-    acceptor: &Acceptor,
-    request: &Request,
-    records: &Records<InstanceRecord>,
-    named: Named<'_, InstanceId>,
-    operation: Operation,
-    timeout: Duration,
-    acceptance: Acceptance<'_>,
-) -> Result<Entry<InstanceRecord>, Error> {
-    if acceptor.replay(request).await?.is_some() {
-        return stored(records, named).await;
-    }
-    let with = acceptor.remember(request, vec![named.id.to_string()], Txn::new());
-    let accepted = records
-        .modify_with(named.id, &with, |entry| {
-            named.check(entry)?;
-            let now = SystemTime::now();
-            let mut record = InstanceRecord::clone(&entry.record);
-            begin(&mut record, operation.clone(), now + timeout, now)?;
-            acceptance.note(&mut record.actions, operation.kind());
-            let step = history::begun(
-                history::step_name(operation.kind()),
-                acceptance.actor(),
-                now,
-                record.status().attempt,
-                format!("on {}", record.status().host),
-            );
-            history::add_to_newest(&mut record.actions, step);
-            Ok(Some(record))
-        })
-        .await;
-    match accepted {
-        Ok(Some(entry)) => Ok(entry),
-        Ok(None) => Err(Records::<InstanceRecord>::not_found(named.id)),
-        // Its twin may have been faster, and is what it ran into.
-        Err(_) if request.id.is_some() && acceptor.replay(request).await?.is_some() => {
-            stored(records, named).await
-        }
-        Err(error) => Err(error),
+/// A start, a stop or a reboot, as it is asked for.
+pub struct Power<'a> {
+    /// Which.
+    pub operation: Operation,
+    /// How long the host may take.
+    pub timeout: Duration,
+    /// Who accepts it.
+    pub acceptance: Acceptance<'a>,
+}
+
+#[async_trait]
+impl Change<InstanceRecord> for Power<'_> {
+    async fn begin(&self, entry: &Entry<InstanceRecord>) -> Result<(InstanceRecord, Txn), Error> {
+        let now = SystemTime::now();
+        let mut record = InstanceRecord::clone(&entry.record);
+        let kind = self.operation.kind();
+        begin(&mut record, self.operation.clone(), now + self.timeout, now)?;
+        self.acceptance.note(&mut record.actions, kind);
+        let Status { host, attempt, .. } = record.status();
+        let (name, actor) = (history::step_name(kind), self.acceptance.actor());
+        let step = history::begun(name, actor, now, attempt, format!("on {host}"));
+        history::add_to_newest(&mut record.actions, step);
+        Ok((record, Txn::new()))
     }
 }
 

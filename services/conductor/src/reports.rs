@@ -13,7 +13,7 @@ use kilonova_proto::types::v1::action::Kind;
 use crate::engine::leave_host;
 use crate::history;
 use crate::operations::hosts_part;
-use crate::placed::{Phase, Placed, Wanted};
+use crate::placed::{Phase, Placed, Site, Wanted};
 use crate::records::Records;
 
 /// A report about one record.
@@ -66,25 +66,32 @@ fn apply<P: Placed>(
     if report.generation > status.generation {
         return None;
     }
-    let current =
-        status.wanted == Wanted::Present && status.host == report.host && status.attempt == report.attempt;
+    let present = status.wanted == Wanted::Present;
+    let current = present && status.host == report.host && status.attempt == report.attempt;
+    let from = Site { host: report.host.clone(), attempt: report.attempt };
+    let builds = present && record.building_at().as_ref() == Some(&from);
+    let acts = present && record.acts_at() == from;
+    let until = now + again;
     let mut changed = record.clone();
     match report.status {
         ReportStatus::Unspecified => return None,
         ReportStatus::Ready => match status.phase {
-            Phase::Building if current => {
-                details(&mut changed);
-                history::close(changed.actions_mut(), "build", None, now);
+            Phase::Building | Phase::Ready if builds => {
+                let building = record.building();
+                history::close(changed.actions_mut(), building, None, now);
                 add_steps(&mut changed, report);
-                changed.set_ready(now);
-                history::end(changed.actions_mut(), pb::Outcome::Succeeded, now);
+                if status.phase == Phase::Building {
+                    details(&mut changed);
+                    history::end(changed.actions_mut(), pb::Outcome::Succeeded, now);
+                }
+                changed.set_ready(until, now);
             }
-            Phase::Ready if current && answers_operation(record, report) => {
+            Phase::Ready if acts && answers_operation(record, report) => {
                 details(&mut changed);
                 add_steps(&mut changed, report);
                 match &report.fault {
-                    Some(_) => changed.host_did_not(&cause(report, now), now + again, now),
-                    None => changed.host_did(now),
+                    Some(_) => changed.host_did_not(&cause(report, now), until, now),
+                    None => changed.host_did(until, now),
                 }
             }
             Phase::Ready if current && details(&mut changed) => {}
@@ -94,9 +101,11 @@ fn apply<P: Placed>(
             changed.drop_receipt(&report.host, report.attempt);
             if status.wanted == Wanted::Absent {
                 add_steps(&mut changed, report);
-            } else if current && status.phase == Phase::Building {
+            } else if builds {
                 add_steps(&mut changed, report);
                 leave_host(&mut changed, cause(report, now), now);
+            } else if present && record.is_going_to(&from) {
+                changed.host_did_not(&cause(report, now), until, now);
             } else if current && status.phase == Phase::Ready {
                 changed.set_failed(cause(report, now), now);
             }

@@ -104,12 +104,12 @@ pub fn new_volume(
     (id, record)
 }
 
-/// Whether an image runs in a flavor.
-pub fn check_fit(flavor: &pb::Flavor, image: &pb::Image) -> Result<(), Error> {
+/// Whether an image runs in a flavor; `field` is the one that names what does not fit.
+pub fn check_fit(field: &str, flavor: &pb::Flavor, image: &pb::Image) -> Result<(), Error> {
     let mut check = Checker::new();
     check.ensure(
         flavor.ram_mib >= image.min_ram_mib,
-        "instance.flavor_id",
+        field,
         format!(
             "image {} needs {} MiB of memory, {} has {}",
             image.id, image.min_ram_mib, flavor.id, flavor.ram_mib
@@ -117,7 +117,7 @@ pub fn check_fit(flavor: &pb::Flavor, image: &pb::Image) -> Result<(), Error> {
     );
     check.ensure(
         flavor.disk_gib == 0 || flavor.disk_gib >= image.min_disk_gib,
-        "instance.flavor_id",
+        field,
         format!(
             "image {} needs {} GiB of disk, {} has {}",
             image.id, image.min_disk_gib, flavor.id, flavor.disk_gib

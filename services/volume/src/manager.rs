@@ -79,8 +79,6 @@ pub struct Manager {
     admin: Admin,
     publisher: CapabilityPublisher,
     collected: Mutex<Collected>,
-    /// The volumes found at start, with the commands that made them.
-    found: BTreeMap<VolumeId, Stamp>,
 }
 
 /// What the driver last said of itself.
@@ -95,7 +93,6 @@ impl Manager {
         let Parts { site, zone, epochs, readiness, tasks, driver, reporter } = parts;
         let figures = answered(driver.figures()).await?;
         let volumes = answered(driver.list()).await?;
-        let found = volumes.iter().map(|volume| (volume.id, volume.stamp)).collect();
         let claims = PoolClaims::new(figures.pools.clone());
         let work = Volumes::new(site.clone(), driver.clone());
         let executor = Executor::new(work, claims, site.clone(), tasks, reporter, config.executor());
@@ -115,7 +112,6 @@ impl Manager {
             admin: Admin::default(),
             publisher,
             collected: Mutex::new(Collected { figures, at: SystemTime::now() }),
-            found,
         };
         manager.publish();
         Ok(manager)
@@ -169,8 +165,9 @@ impl Manager {
         answered(self.driver.export(id, host)).await
     }
 
-    /// Keeps a host from reaching a volume any longer. One that is not there is reached by nobody.
-    pub async fn disconnect(&self, id: VolumeId, stamp: Stamp, host: &str) -> Result<(), Error> {
+    /// Keeps a host from reaching a volume any longer; every host when there is none. A volume that is not there is reached by
+    /// nobody.
+    pub async fn disconnect(&self, id: VolumeId, stamp: Stamp, host: Option<&str>) -> Result<(), Error> {
         match self.touch(id, stamp) {
             Ok(()) => answered(self.driver.unexport(id, host)).await,
             Err(error) if error.reason == Reason::VolumeNotFound => Ok(()),
@@ -280,12 +277,13 @@ impl Agent for Manager {
     }
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
+        let found = self.executor.read(|book| book.ledger.idle());
         let records = conductor.volumes().await?;
         let here = records.iter().filter_map(|volume| record(&self.site.host, volume));
-        let verdicts = plan(here, &self.found);
+        let verdicts = plan(here, &found);
         tracing::info!(
             records = records.len(),
-            volumes = self.found.len(),
+            volumes = found.len(),
             differences = verdicts.len(),
             "compared the conductor's records with the storage"
         );

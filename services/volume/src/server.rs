@@ -65,7 +65,7 @@ impl VolumeServer {
         self.manager.delete(volume_id(command)?, stamp(command))
     }
 
-    /// The volume and the connector's host, checked.
+    /// The volume, checked, and the connector's host; empty when it has none.
     fn connection(
         &self,
         command: &VolumeCommand,
@@ -74,9 +74,8 @@ impl VolumeServer {
         self.admit(&command.target_host, command.target_epoch)?;
         let mut check = Checker::new();
         let id = check.id::<VolumeId>("command.volume_id", &command.volume_id);
-        let host = connector.get("host").cloned().unwrap_or_default();
-        check.ensure(!host.is_empty(), "connector", "needs `host`");
         check.finish()?;
+        let host = connector.get("host").cloned().unwrap_or_default();
         Ok((id.expect("checked above"), stamp(command), host))
     }
 
@@ -157,6 +156,9 @@ impl VolumeService for VolumeServer {
     ) -> Result<Response<InitializeConnectionResponse>, Status> {
         let InitializeConnectionRequest { command, connector } = request.into_inner();
         let (id, stamp, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
+        let mut check = Checker::new();
+        check.ensure(!host.is_empty(), "connector", "needs `host`");
+        check.finish().map_err(refused)?;
         let connection = self.manager.connect(id, stamp, &host).await.map_err(refused)?;
         Ok(Response::new(InitializeConnectionResponse { connection }))
     }
@@ -167,7 +169,8 @@ impl VolumeService for VolumeServer {
     ) -> Result<Response<TerminateConnectionResponse>, Status> {
         let TerminateConnectionRequest { command, connector } = request.into_inner();
         let (id, stamp, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
-        self.manager.disconnect(id, stamp, &host).await.map_err(refused)?;
+        let host = Some(host.as_str()).filter(|host| !host.is_empty());
+        self.manager.disconnect(id, stamp, host).await.map_err(refused)?;
         Ok(Response::new(TerminateConnectionResponse {}))
     }
 

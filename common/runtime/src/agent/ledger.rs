@@ -378,10 +378,10 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
         }
     }
 
-    /// A make of an earlier incarnation came to nothing. `None` if any command for it was taken since.
-    pub fn lost(&mut self, id: K, stamp: Stamp, fault: Box<Fault>) -> Option<Conclusion<M>> {
-        let unknown = !self.entries.contains_key(&id);
-        unknown.then(|| self.settle(id, stamp, Verb::Make, Outcome::Failed(fault), Vec::new()))
+    /// What is there and idle, with the newest command for each.
+    pub fn idle(&self) -> BTreeMap<K, Stamp> {
+        let there = |entry: &Entry<M>| matches!(entry.phase, Phase::Settled(Outcome::Ready(_), _));
+        self.entries.iter().filter(|(_, entry)| there(entry)).map(|(id, entry)| (*id, entry.stamp)).collect()
     }
 
     /// What is known of a resource.

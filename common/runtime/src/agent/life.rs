@@ -38,7 +38,7 @@ pub trait Agent: Source {
     /// The administrator's word.
     fn admin(&self) -> &Admin;
 
-    /// Brings what an earlier incarnation left in line with the conductor's records.
+    /// Brings what earlier incarnations left in line with the conductor's records.
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status>;
 }
 
@@ -119,14 +119,21 @@ async fn reconcile<A: Agent>(
     }
     readiness.ok(REGISTERED);
     readiness.not(RECONCILED, "comparing with the conductor's records");
-    let mut backoff = Backoff::new(BackoffPolicy::reconnect());
-    while let Err(error) = agent.reconcile(&conductor).await {
-        if backoff.failures() == 0 {
-            tracing::warn!(error = error.message(), code = ?error.code(), "cannot reconcile yet; trying on");
+    let mut epochs = conductor.epochs();
+    loop {
+        epochs.mark_unchanged();
+        let mut backoff = Backoff::new(BackoffPolicy::reconnect());
+        while let Err(error) = agent.reconcile(&conductor).await {
+            if backoff.failures() == 0 {
+                tracing::warn!(error = error.message(), code = ?error.code(), "cannot reconcile yet; trying on");
+            }
+            sleep(backoff.next_delay()).await;
         }
-        sleep(backoff.next_delay()).await;
+        readiness.ok(RECONCILED);
+        if epochs.changed().await.is_err() {
+            return;
+        }
     }
-    readiness.ok(RECONCILED);
 }
 
 /// Publishes after every change.

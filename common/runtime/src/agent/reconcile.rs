@@ -1,19 +1,19 @@
-//! What to do about what an earlier incarnation left: the conductor's records against what the driver found.
+//! What to do about what an earlier incarnation left: the conductor's records against what is on the host. Done at start,
+//! and again with every new incarnation, since a host that was cut off may have been given up meanwhile.
 //!
-//! | record says           | driver found         | then                                                    |
+//! | record says           | on the host          | then                                                    |
 //! |-----------------------|----------------------|---------------------------------------------------------|
 //! | nothing, or elsewhere | it                   | nobody wants it: removed, reported gone                 |
 //! | to be absent          | it, or nothing       | removed if there, reported gone                         |
 //! | being made            | of that generation   | it had been made: reported ready                        |
-//! | being made            | nothing              | the work was lost: reported failed, BUILD_LOST          |
+//! | being made            | nothing              | the conductor sends it again to the new incarnation     |
 //! | there                 | it                   | belongs here; nothing to do                             |
 //! | there                 | nothing              | said in the log: it is not this agent's to decide       |
 //!
-//! Commands may arrive meanwhile. They are newer than what was found, and the ledger lets them win.
+//! Commands may arrive meanwhile. They are newer than what was found, and the ledger lets them win. What is there is looked
+//! at before the records are read: a record is written before its host is asked, so what was there is in them if it is wanted.
 
 use std::collections::BTreeMap;
-
-use kilonova_model::{Error, Reason};
 
 use super::executor::Executor;
 use super::ledger::Stamp;
@@ -50,14 +50,12 @@ pub enum Verdict<K> {
     Unwanted(K, Stamp),
     /// Report it ready.
     Ready(K, Stamp),
-    /// Report the work on it lost.
-    Lost(K, Stamp),
     /// It should be there and is not.
     Missing(K),
 }
 
 /// Decides about everything that is not as it should be. `records` are those that belong on this host; `found` is
-/// what was there when the agent started, with the command that made each.
+/// what was there before they were read, with the newest command for each.
 pub fn plan<K: Copy + Ord>(
     records: impl IntoIterator<Item = Record<K>>,
     found: &BTreeMap<K, Stamp>,
@@ -78,9 +76,8 @@ fn verdict<K>(Record { id, stamp, standing }: Record<K>, there: Option<Stamp>) -
         (Standing::Making, Some(made)) => {
             (made.generation == stamp.generation).then_some(Verdict::Ready(id, stamp))
         }
-        (Standing::Making, None) => Some(Verdict::Lost(id, stamp)),
         (Standing::There, None) => Some(Verdict::Missing(id)),
-        (Standing::There, Some(_)) | (Standing::Broken, _) => None,
+        (Standing::Making, None) | (Standing::There, Some(_)) | (Standing::Broken, _) => None,
     }
 }
 
@@ -95,13 +92,6 @@ impl<W: Work> Executor<W> {
             Verdict::Ready(id, stamp) => {
                 if self.conclude(id, |book| book.ledger.adopt(id, stamp)) {
                     tracing::info!(%id, %stamp, "the {} had been done", W::VERBS.make);
-                }
-            }
-            Verdict::Lost(id, stamp) => {
-                let message = format!("{} restarted during the {}", self.site().host, W::VERBS.make);
-                let fault = self.site().fault(&Error::new(Reason::BuildLost, message), stamp.attempt);
-                if self.conclude(id, |book| book.ledger.lost(id, stamp, fault)) {
-                    tracing::info!(%id, %stamp, "the {} was lost", W::VERBS.make);
                 }
             }
             Verdict::Missing(id) => tracing::warn!(%id, "the records have it here, and the driver does not"),
@@ -132,10 +122,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_being_made_is_ready_lost_or_left_to_the_next_command() {
+    fn what_was_being_made_is_ready_or_left_to_the_next_command() {
         assert_eq!(verdicts(Some(Standing::Making), Some(at(2, 1))), [Verdict::Ready(7, at(2, 3))]);
         assert_eq!(verdicts(Some(Standing::Making), Some(at(1, 1))), []);
-        assert_eq!(verdicts(Some(Standing::Making), None), [Verdict::Lost(7, at(2, 3))]);
+        assert_eq!(verdicts(Some(Standing::Making), None), []);
     }
 
     #[test]

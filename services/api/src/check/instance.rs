@@ -1,11 +1,13 @@
 //! Requests about instances.
 
 use kilonova_model::check::{Checker, MAX_COUNT, instance_spec, metadata, name, request};
-use kilonova_model::{Error, InstanceId, ProjectId, VolumeId};
+use kilonova_model::{Error, FlavorId, HostName, ImageId, InstanceId, ProjectId, VolumeId};
 use kilonova_proto::api::v1::{
-    AttachVolumeRequest, CreateInstanceRequest, DeleteInstanceRequest, DetachVolumeRequest,
-    GetInstanceRequest, ListInstanceActionsRequest, ListInstancesRequest, RebootInstanceRequest,
-    StartInstanceRequest, StopInstanceRequest, UpdateInstanceRequest, WatchInstancesRequest,
+    AttachVolumeRequest, ConfirmResizeRequest, CreateInstanceRequest, DeleteInstanceRequest,
+    DetachVolumeRequest, EvacuateInstanceRequest, GetInstanceRequest, ListInstanceActionsRequest,
+    ListInstancesRequest, MigrateInstanceRequest, RebootInstanceRequest, RebuildInstanceRequest,
+    ResizeInstanceRequest, RevertResizeRequest, StartInstanceRequest, StopInstanceRequest,
+    UpdateInstanceRequest, WatchInstancesRequest,
 };
 use kilonova_proto::types::v1::instance::State;
 
@@ -95,15 +97,15 @@ impl Checked for UpdateInstanceRequest {
     }
 }
 
-/// What only names an instance, and perhaps a volume.
+/// What only names an instance, and perhaps something else.
 macro_rules! changes {
-    ($($request:ident $($volume_id:ident)?),*) => {$(
+    ($($request:ident { $($check:ident $field:ident $type:ident)? }),*) => {$(
         impl Checked for $request {
             fn check(&mut self) -> Result<(), Error> {
                 let mut check = Checker::new();
                 request(&mut check, &self.request_id, &self.project_id);
                 check.id::<InstanceId>("instance_id", &self.instance_id);
-                $(check.id::<VolumeId>("volume_id", &self.$volume_id);)?
+                $(check.$check::<$type>(stringify!($field), &self.$field);)?
                 check.finish()?;
                 fill_request_id(&mut self.request_id);
                 Ok(())
@@ -113,12 +115,18 @@ macro_rules! changes {
 }
 
 changes!(
-    DeleteInstanceRequest,
-    StartInstanceRequest,
-    StopInstanceRequest,
-    RebootInstanceRequest,
-    AttachVolumeRequest volume_id,
-    DetachVolumeRequest volume_id
+    DeleteInstanceRequest {},
+    StartInstanceRequest {},
+    StopInstanceRequest {},
+    RebootInstanceRequest {},
+    RebuildInstanceRequest { optional_id image_id ImageId },
+    ResizeInstanceRequest { id flavor_id FlavorId },
+    MigrateInstanceRequest { optional_id target_host HostName },
+    ConfirmResizeRequest {},
+    RevertResizeRequest {},
+    EvacuateInstanceRequest { optional_id target_host HostName },
+    AttachVolumeRequest { id volume_id VolumeId },
+    DetachVolumeRequest { id volume_id VolumeId }
 );
 
 #[cfg(test)]
@@ -158,6 +166,9 @@ mod tests {
         assert_eq!(fields(&mut watch), ["instance_ids[0]"]);
         assert_eq!(fields(&mut GetInstanceRequest::default()), ["instance_id"]);
         assert_eq!(fields(&mut DeleteInstanceRequest::default()), ["instance_id"]);
+        let mut migrate = MigrateInstanceRequest { target_host: "a b".into(), ..Default::default() };
+        assert_eq!(fields(&mut migrate), ["instance_id", "target_host"]);
+        assert_eq!(fields(&mut ResizeInstanceRequest::default()), ["instance_id", "flavor_id"]);
         assert_eq!(fields(&mut UpdateInstanceRequest::default()), ["instance_id", "update_mask", "instance"]);
     }
 }

@@ -28,6 +28,22 @@ pub struct GuestSpec {
     pub flavor: Flavor,
     /// What it boots from.
     pub image: Image,
+    /// The volumes it has from the start.
+    pub volumes: Vec<Device>,
+    /// How it begins.
+    pub begins: Begins,
+}
+
+/// How a guest begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Begins {
+    /// It runs.
+    #[default]
+    Running,
+    /// It is shut down.
+    Stopped,
+    /// It is ready to be taken over from another host, and does not run before.
+    Incoming,
 }
 
 /// A guest as the hypervisor has it.
@@ -80,8 +96,49 @@ pub struct Device {
     pub connection: BTreeMap<String, String>,
 }
 
+/// A part in a guest's way from one host to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Move {
+    /// Let go of it: shut it down, or copy it while it runs and pause it. It keeps its room and its disk.
+    HandOver {
+        /// The host it goes to.
+        host: String,
+        /// Where that host listens.
+        address: String,
+        /// Whether it goes on running.
+        live: bool,
+    },
+    /// Run what another host has handed over.
+    TakeOver {
+        /// The host it comes from.
+        host: String,
+        /// Whether it stays shut down.
+        stopped: bool,
+        /// Whether it went on running.
+        live: bool,
+    },
+    /// Run again what was handed over, or was to be. One that was not is left as it is.
+    TakeBack {
+        /// Whether it stays shut down.
+        stopped: bool,
+    },
+}
+
+impl Move {
+    /// As which operation it is reported.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::HandOver { live: true, .. } | Self::TakeOver { live: true, .. } => Kind::LiveMigrate,
+            Self::HandOver { .. } | Self::TakeOver { .. } => Kind::Migrate,
+            Self::TakeBack { .. } => Kind::RevertResize,
+        }
+    }
+}
+
 /// What can be done with a guest that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum GuestAct {
     /// Change its power state.
     Power(PowerAct),
@@ -89,6 +146,10 @@ pub enum GuestAct {
     Attach(Device),
     /// Take a volume from it.
     Detach(VolumeId),
+    /// Make it anew from an image.
+    Rebuild(Image),
+    /// Do a part in its way to another host.
+    Move(Move),
 }
 
 /// A hypervisor's own figures.
@@ -149,6 +210,25 @@ pub trait Driver: Send + Sync + 'static {
         id: InstanceId,
         stamp: Stamp,
         volume: VolumeId,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error>;
+
+    /// Makes a guest anew from an image, and notes with it which command that was. Either it is done, or the guest is as
+    /// it was.
+    async fn rebuild(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        image: &Image,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error>;
+
+    /// Does a part in a guest's way to another host, and notes with it which command that was.
+    async fn migrate(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        part: &Move,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error>;
 

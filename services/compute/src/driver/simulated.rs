@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, VolumeId};
-use kilonova_proto::types::v1::InstanceAddress;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
+use kilonova_proto::types::v1::{Image, InstanceAddress};
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Device, Driver, Guest, GuestFacts, GuestSpec, HostFigures, PowerAct};
+use super::{Begins, Device, Driver, Guest, GuestFacts, GuestSpec, HostFigures, Move, PowerAct};
 use crate::claims::Amount;
 use crate::config::Config;
 
@@ -27,8 +27,30 @@ pub struct Simulated {
     figures: HostFigures,
     latency: Latency,
     faults: Faults,
-    power_faults: Faults,
-    attach_faults: Faults,
+    fails: Fails,
+}
+
+/// What fails of what is asked of guests that are there.
+#[derive(Debug)]
+struct Fails {
+    power: Faults,
+    attach: Faults,
+    rebuild: Faults,
+    hand_over: Faults,
+    take_over: Faults,
+}
+
+impl Fails {
+    fn of(&self, change: &Change) -> Option<&Faults> {
+        match change {
+            Change::Power(_) => Some(&self.power),
+            Change::Attach { .. } => Some(&self.attach),
+            Change::Rebuild { .. } => Some(&self.rebuild),
+            Change::Move(Move::HandOver { .. }) => Some(&self.hand_over),
+            Change::Move(Move::TakeOver { .. }) => Some(&self.take_over),
+            Change::Move(Move::TakeBack { .. }) | Change::Detach { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +71,18 @@ enum Change {
     Power(PowerAct),
     Attach { volume: String, device: String },
     Detach { volume: String },
+    Rebuild { image: String },
+    Move(Move),
+}
+
+/// What the line of a new guest says of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Birth {
+    #[serde(flatten)]
+    amount: Amount,
+    volumes: BTreeMap<String, String>,
+    stopped: bool,
 }
 
 impl Change {
@@ -57,6 +91,10 @@ impl Change {
             Self::Power(_) => "power",
             Self::Attach { .. } => "attach",
             Self::Detach { .. } => "detach",
+            Self::Rebuild { .. } => "rebuild",
+            Self::Move(Move::HandOver { .. }) => "hand_over",
+            Self::Move(Move::TakeOver { .. }) => "take_over",
+            Self::Move(Move::TakeBack { .. }) => "take_back",
         }
     }
 
@@ -67,14 +105,16 @@ impl Change {
             Self::Power(PowerAct::Reboot { .. }) => Kind::Reboot,
             Self::Attach { .. } => Kind::AttachVolume,
             Self::Detach { .. } => Kind::DetachVolume,
+            Self::Rebuild { .. } => Kind::Rebuild,
+            Self::Move(part) => part.kind(),
         }
     }
 }
 
 impl Known {
-    fn new(name: String, stamp: Stamp, amount: Amount) -> Self {
-        let (power_state, volumes) = (PowerState::Running, BTreeMap::new());
-        Self { name, stamp, act: None, amount, power_state, volumes }
+    fn new(name: String, stamp: Stamp, birth: Birth) -> Self {
+        let power_state = if birth.stopped { PowerState::Shutdown } else { PowerState::Running };
+        Self { name, stamp, act: None, amount: birth.amount, power_state, volumes: birth.volumes }
     }
 
     fn facts(&self, id: InstanceId) -> GuestFacts {
@@ -91,6 +131,13 @@ impl Known {
             }
             Change::Detach { volume } => {
                 self.volumes.remove(&volume);
+            }
+            Change::Rebuild { .. } => {}
+            Change::Move(Move::HandOver { live, .. }) => {
+                self.power_state = if live { PowerState::Paused } else { PowerState::Shutdown };
+            }
+            Change::Move(Move::TakeOver { stopped, .. } | Move::TakeBack { stopped }) => {
+                self.power_state = if stopped { PowerState::Shutdown } else { PowerState::Running };
             }
         }
     }
@@ -117,8 +164,13 @@ impl Simulated {
             },
             latency: driver.latency(),
             faults: driver.faults(),
-            power_faults: driver.power_faults(),
-            attach_faults: driver.attach_faults(),
+            fails: Fails {
+                power: Faults { rate: 0.0, rules: driver.power_fail.clone() },
+                attach: Faults { rate: 0.0, rules: driver.attach_fail.clone() },
+                rebuild: Faults { rate: 0.0, rules: driver.rebuild_fail.clone() },
+                hand_over: Faults { rate: 0.0, rules: driver.hand_over_fail.clone() },
+                take_over: Faults { rate: 0.0, rules: driver.take_over_fail.clone() },
+            },
         })
     }
 
@@ -140,7 +192,6 @@ impl Simulated {
         id: InstanceId,
         stamp: Stamp,
         change: Change,
-        faults: &Faults,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
         self.latency.pass(cancel).await?;
@@ -148,7 +199,10 @@ impl Simulated {
         let Some(known) = guests.get_mut(&id) else {
             return Err(Error::new(Reason::InstanceNotFound, format!("no guest {id}")).with("id", id));
         };
-        if let Err(error) = faults.check(&known.name, stamp.attempt, rand::random()) {
+        let faults = self.fails.of(&change);
+        if let Some(Err(error)) =
+            faults.map(|faults| faults.check(&known.name, stamp.attempt, rand::random()))
+        {
             let detail = json!({ "error": error.message, "change": change });
             self.write("change_failed", id, &known.name, stamp, detail)?;
             return Err(error);
@@ -176,11 +230,11 @@ fn replay(entries: &[Entry]) -> BTreeMap<InstanceId, Known> {
     for entry in entries {
         let Ok(id) = InstanceId::parse(&entry.id) else { continue };
         match entry.op.as_str() {
-            "spawn" => {
-                let amount = serde_json::from_value(entry.detail.clone()).unwrap_or_default();
-                guests.insert(id, Known::new(entry.name.clone(), entry.stamp(), amount));
+            "spawn" | "prepare" => {
+                let birth = serde_json::from_value(entry.detail.clone()).unwrap_or_default();
+                guests.insert(id, Known::new(entry.name.clone(), entry.stamp(), birth));
             }
-            "power" | "attach" | "detach" => {
+            "power" | "attach" | "detach" | "rebuild" | "hand_over" | "take_over" | "take_back" => {
                 if let (Some(known), Ok(change)) =
                     (guests.get_mut(&id), serde_json::from_value(entry.detail.clone()))
                 {
@@ -234,9 +288,16 @@ impl Driver for Simulated {
             self.write("spawn_failed", id, &spec.name, stamp, json!({ "error": error.message }))?;
             return Err(error);
         }
+        let volumes = spec.volumes.iter().map(|device| (device.volume.to_string(), device.name.clone()));
+        let birth = Birth {
+            amount: spec.amount,
+            volumes: volumes.collect(),
+            stopped: spec.begins != Begins::Running,
+        };
+        let op = if spec.begins == Begins::Incoming { "prepare" } else { "spawn" };
         let mut guests = self.guests.lock();
-        self.write("spawn", id, &spec.name, stamp, json!(spec.amount))?;
-        let known = Known::new(spec.name.clone(), stamp, spec.amount);
+        self.write(op, id, &spec.name, stamp, json!(birth))?;
+        let known = Known::new(spec.name.clone(), stamp, birth);
         let facts = known.facts(id);
         guests.insert(id, known);
         Ok(facts)
@@ -249,7 +310,7 @@ impl Driver for Simulated {
         act: PowerAct,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
-        self.change(id, stamp, Change::Power(act), &self.power_faults, cancel).await
+        self.change(id, stamp, Change::Power(act), cancel).await
     }
 
     async fn attach(
@@ -260,7 +321,7 @@ impl Driver for Simulated {
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
         let change = Change::Attach { volume: device.volume.to_string(), device: device.name.clone() };
-        self.change(id, stamp, change, &self.attach_faults, cancel).await
+        self.change(id, stamp, change, cancel).await
     }
 
     async fn detach(
@@ -271,7 +332,27 @@ impl Driver for Simulated {
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
         let change = Change::Detach { volume: volume.to_string() };
-        self.change(id, stamp, change, &Faults::default(), cancel).await
+        self.change(id, stamp, change, cancel).await
+    }
+
+    async fn rebuild(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        image: &Image,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error> {
+        self.change(id, stamp, Change::Rebuild { image: image.id.clone() }, cancel).await
+    }
+
+    async fn migrate(
+        &self,
+        id: InstanceId,
+        stamp: Stamp,
+        part: &Move,
+        cancel: &CancellationToken,
+    ) -> Result<GuestFacts, Error> {
+        self.change(id, stamp, Change::Move(part.clone()), cancel).await
     }
 
     async fn destroy(&self, id: InstanceId, stamp: Stamp) -> Result<(), Error> {
@@ -295,7 +376,7 @@ impl Driver for Simulated {
 mod tests {
     use super::*;
     use kilonova_model::{Attempt, Generation, ProjectId};
-    use kilonova_proto::types::v1::{Flavor, Image};
+    use kilonova_proto::types::v1::Flavor;
     use kilonova_runtime::agent::simulated::FailRule;
     use std::path::Path;
 
@@ -313,6 +394,8 @@ mod tests {
             amount: Amount { vcpus: 2, ram_mib: 512, disk_gib: 1 },
             flavor: Flavor::default(),
             image: Image::default(),
+            volumes: Vec::new(),
+            begins: Begins::Running,
         }
     }
 

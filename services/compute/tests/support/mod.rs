@@ -216,6 +216,7 @@ impl Cell {
             spec: Some(InstanceSpec { name: name.to_owned(), ..InstanceSpec::default() }),
             flavor: Some(Flavor { vcpus: 1, ram_mib: 512, disk_gib: 1, ..Flavor::default() }),
             image: Some(Image::default()),
+            ..BuildInstanceRequest::default()
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Engine<P: Placed, A> {
     lanes: Arc<Lanes>,
     /// The server groups that records are members of.
     groups: Groups,
+    /// Since when it drives.
+    since: Instant,
 }
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
@@ -78,6 +80,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             unreachable,
             lanes,
             groups,
+            since: Instant::now(),
         })
     }
 

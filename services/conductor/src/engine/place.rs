@@ -76,7 +76,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             let note = |record: &mut P, taken: usize| {
                 let scheduler =
                     Actor { service: ServiceKind::Scheduler, host: &selected.explanation.scheduler };
-                let attempt = record.status().attempt + 1;
+                let attempt = record.next_attempt();
                 let detail = chosen(&selected, taken);
                 let step = history::done("schedule", scheduler, start, took, attempt, detail);
                 history::add(record.actions_mut(), step);
@@ -108,7 +108,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         fault.explanation = Some(selected.explanation.clone());
         let scheduler = Actor { service: ServiceKind::Scheduler, host: &selected.explanation.scheduler };
         let took = now.duration_since(start).unwrap_or_default();
-        let mut step = history::done("schedule", scheduler, start, took, attempt + 1, "no place");
+        let mut step = history::done("schedule", scheduler, start, took, record.next_attempt(), "no place");
         step.outcome = pb::Outcome::Failed.into();
         history::add(record.actions_mut(), step);
         self.fail_with(id, entry, record, fence, fault).await
@@ -162,8 +162,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     /// Enters the place, and with it the intent to build there.
     fn place(&self, record: &mut P, place: &Alternate, now: SystemTime) {
         record.set_place(place, now + self.config.build_timeout.get(), now);
-        let attempt = record.status().attempt;
-        let step = history::begun("build", self.me(), now, attempt, format!("on {}", place.host));
+        let attempt = record.building_at().map_or(0, |site| site.attempt);
+        let step = history::begun(record.building(), self.me(), now, attempt, format!("on {}", place.host));
         history::add(record.actions_mut(), step);
     }
 

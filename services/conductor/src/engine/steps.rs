@@ -15,8 +15,9 @@ use crate::accept;
 use crate::agents::Agents;
 use crate::cache::Entry;
 use crate::history::{self, Actor};
-use crate::placed::Placed;
+use crate::placed::{Phase, Placed};
 use crate::plan::{Decision, Leave, Sent, Verb, View, plan};
+use crate::quota;
 use crate::records::Written;
 use crate::shards::Fence;
 
@@ -46,6 +47,13 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         plan(&View {
             status: &record.status(),
             receipts: record.receipts(),
+            keeps: &record.keeps(),
+            placing: record.is_placing(),
+            building_at: record.building_at().as_ref(),
+            acts_at: &record.acts_at(),
+            clears: record.clears().as_deref(),
+            tried: record.tried().len(),
+            settling: self.settling(),
             alternates: record.alternates(),
             operation: record.operation(),
             deadline: record.deadline(),
@@ -70,7 +78,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Decision::TakeAlternate => self.take_alternate(id, entry, fence).await,
             Decision::Build => self.build(id, entry, fence).await,
             Decision::LeaveHost(why) => {
-                let error = self.left(&entry.record.status().host, why);
+                let site = entry.record.building_at().unwrap_or_default();
+                let error = self.left(&site.host, why);
                 self.attempt_failed(id, entry, fence, &error, true).await
             }
             Decision::GiveUp => {
@@ -80,8 +89,14 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             }
             Decision::Operate => self.operate(id, entry, fence).await,
             Decision::GiveUpOperation(why) => {
-                let error = self.not_done(&entry.record.status().host, why);
+                let host = entry.record.clears().unwrap_or_else(|| entry.record.acts_at().host);
+                let error = self.not_done(&host, why);
                 self.operation_failed(id, entry, fence, &error).await
+            }
+            Decision::GoOn => {
+                let mut record = P::clone(&entry.record);
+                record.cleared(now + self.config.operation_timeout.get());
+                self.store(id, entry, record, fence).await
             }
             Decision::Conclude => self.conclude(id, entry, fence).await,
             Decision::Terminate(receipt) => {
@@ -107,19 +122,19 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     }
 
     async fn build(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
-        let status = entry.record.status();
-        let Some(epoch) = self.epoch_of(&status.host) else { return Stepped::Stop(Next::Again) };
-        let error = match self.agents.build(id, &entry.record, epoch).await {
+        let Some(site) = entry.record.building_at() else { return Stepped::Stop(Next::Again) };
+        let Some(epoch) = self.epoch_of(&site.host) else { return Stepped::Stop(Next::Again) };
+        let error = match self.agents.build(id, &entry.record, &site, epoch).await {
             Ok(()) => {
                 self.unreachable.lock().remove(&id);
-                let (host, generation, attempt) = (status.host, status.generation, status.attempt);
+                let (host, generation, attempt) = (site.host, entry.record.status().generation, site.attempt);
                 let at = SystemTime::now();
                 self.note_sent(id, Sent { verb: Verb::Build, host, epoch, generation, attempt, at });
                 return Stepped::On(entry.clone());
             }
             Err(error) => error,
         };
-        tracing::info!(%id, host = status.host, attempt = status.attempt, %error, "the host did not take the build");
+        tracing::info!(%id, host = site.host, attempt = site.attempt, %error, "the host did not take the build");
         let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
         match (&error, cause.reason) {
             // The registry or the record is about to say something newer.
@@ -134,9 +149,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             | (CallError::NotExecuted(_), Reason::Draining | Reason::NoSuchHost) => {
                 self.attempt_failed(id, entry, fence, &cause, true).await
             }
-            (CallError::NotExecuted(_), _)
-                if self.unreachable_for(id, status.attempt) >= UNREACHABLE_AFTER =>
-            {
+            (CallError::NotExecuted(_), _) if self.unreachable_for(id, site.attempt) >= UNREACHABLE_AFTER => {
                 self.attempt_failed(id, entry, fence, &cause, true).await
             }
             _ if is_past(entry.record.deadline(), UNREACHABLE_AFTER) => {
@@ -147,20 +160,20 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     }
 
     async fn operate(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
-        let status = entry.record.status();
-        let (Some(epoch), Some(operation)) = (self.epoch_of(&status.host), entry.record.operation()) else {
+        let site = entry.record.acts_at();
+        let (Some(epoch), Some(operation)) = (self.epoch_of(&site.host), entry.record.operation()) else {
             return Stepped::Stop(Next::Again);
         };
-        let error = match self.agents.operate(id, &entry.record, operation, epoch).await {
+        let error = match self.agents.operate(id, &entry.record, operation, &site, epoch).await {
             Ok(()) => {
-                let (host, generation, attempt) = (status.host, operation.generation, status.attempt);
+                let (host, generation, attempt) = (site.host, operation.generation, site.attempt);
                 let at = SystemTime::now();
                 self.note_sent(id, Sent { verb: Verb::Operate, host, epoch, generation, attempt, at });
                 return Stepped::On(entry.clone());
             }
             Err(error) => error,
         };
-        tracing::info!(%id, host = status.host, kind = operation.kind().as_str_name(), %error,
+        tracing::info!(%id, host = site.host, kind = operation.kind().as_str_name(), %error,
             "the host did not take the operation");
         let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
         let deadline = operation.deadline_time.as_ref().and_then(system_time);
@@ -188,8 +201,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     ) -> Stepped<P> {
         let now = SystemTime::now();
         let mut record = P::clone(&entry.record);
-        let status = record.status();
-        let fault = history::fault(cause, &status.host, status.attempt, now);
+        let site = record.acts_at();
+        let fault = history::fault(cause, &site.host, site.attempt, now);
         record.host_did_not(&fault, now + self.config.operation_timeout.get(), now);
         self.store(id, entry, record, fence).await
     }
@@ -197,7 +210,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     /// Does what is left of an operation once the host has done its part.
     async fn conclude(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
         let Some(operation) = entry.record.operation() else { return Stepped::Stop(Next::Again) };
-        let with = match self.agents.conclude(id, &entry.record, operation).await {
+        let mut with = match self.agents.conclude(id, &entry.record, operation).await {
             Ok(with) => with,
             Err(error) => {
                 tracing::info!(%id, kind = operation.kind().as_str_name(), %error, "cannot be concluded yet");
@@ -206,7 +219,28 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         };
         let mut record = P::clone(&entry.record);
         record.conclude(SystemTime::now());
+        let less = quota::difference(&entry.record.usage(), &record.usage());
+        let _lane = self.lanes.enter(record.project_id()).await;
+        match self.taken_off(&record, &less).await {
+            Ok(off) => with = with.and(off),
+            Err(error) => return self.store_failed(id, &error),
+        }
         self.store_with(id, entry, record, fence, with).await
+    }
+
+    /// What takes this off what the record's project uses.
+    async fn taken_off(&self, record: &P, less: &pb::QuotaUsage) -> Result<Txn, Error> {
+        match accept::project(record.project_id()) {
+            Ok(project) if *less != pb::QuotaUsage::default() => {
+                accept::take_off(&self.records.db, &project, less).await
+            }
+            _ => Ok(Txn::new()),
+        }
+    }
+
+    /// For how long yet a host that is not registered is not taken for one that has left.
+    fn settling(&self) -> Duration {
+        self.config.registration_grace.get().saturating_sub(self.since.elapsed())
     }
 
     /// For how long the host of this attempt could not be reached, from the first time that was found on.
@@ -229,11 +263,11 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     ) -> Stepped<P> {
         let now = SystemTime::now();
         let mut record = P::clone(&entry.record);
-        let status = record.status();
+        let site = record.building_at().unwrap_or_default();
         if !may_hold_something {
-            record.drop_receipt(&status.host, status.attempt);
+            record.drop_receipt(&site.host, site.attempt);
         }
-        leave_host(&mut record, history::fault(cause, &status.host, status.attempt, now), now);
+        leave_host(&mut record, history::fault(cause, &site.host, site.attempt, now), now);
         self.store(id, entry, record, fence).await
     }
 
@@ -256,6 +290,11 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         fault: pb::Fault,
     ) -> Stepped<P> {
         let now = SystemTime::now();
+        if record.status().phase == Phase::Ready {
+            // There is no place for it elsewhere; where it is, it is none the worse.
+            record.host_did_not(&fault, now + self.config.operation_timeout.get(), now);
+            return self.store(id, entry, record, fence).await;
+        }
         tracing::info!(%id, reason = fault.reason, message = fault.message, "{} failed", P::NOUN);
         metrics::counter!("conductor_failed_total", "resource" => P::NOUN, "reason" => fault.reason.clone())
             .increment(1);
@@ -292,11 +331,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             }
         };
         let _lane = self.lanes.enter(record.project_id()).await;
-        if let Ok(project) = accept::project(record.project_id()) {
-            match accept::take_off(&self.records.db, &project, &usage).await {
-                Ok(off) => with = with.and(off),
-                Err(error) => return self.store_failed(id, &error),
-            }
+        match self.taken_off(&record, &usage).await {
+            Ok(off) => with = with.and(off),
+            Err(error) => return self.store_failed(id, &error),
         }
         self.sent.lock().remove(&id);
         self.store_gone(id, entry, record, fence, with).await
@@ -416,6 +453,7 @@ fn is_past(deadline: Option<SystemTime>, by: Duration) -> bool {
 
 /// The attempt at the present host came to nothing.
 pub fn leave_host<P: Placed>(record: &mut P, fault: pb::Fault, now: SystemTime) {
-    history::close(record.actions_mut(), "build", Some(&fault), now);
+    let building = record.building();
+    history::close(record.actions_mut(), building, Some(&fault), now);
     record.set_attempt_failed(fault, now);
 }

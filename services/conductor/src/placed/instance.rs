@@ -9,8 +9,9 @@ use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation, Receip
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
 
-use super::{Own, Phase, Placed, Status, Wanted, shared};
-use crate::operations;
+use super::{Own, Phase, Placed, Site, Status, Wanted, shared};
+use crate::moves::{self, flavor_usage};
+use crate::{operations, quota};
 
 static EMPTY_INSTANCE: LazyLock<pb::Instance> = LazyLock::new(pb::Instance::default);
 
@@ -44,7 +45,7 @@ impl Placed for InstanceRecord {
             wanted: if instance.desired() == Desired::Absent { Wanted::Absent } else { Wanted::Present },
             phase: match instance.state() {
                 State::Unspecified | State::Building => Phase::Building,
-                State::Active | State::Stopped => Phase::Ready,
+                State::Active | State::Stopped | State::Resized => Phase::Ready,
                 State::Error => Phase::Failed,
                 State::Deleted => Phase::Gone,
             },
@@ -57,11 +58,53 @@ impl Placed for InstanceRecord {
         self.resource().spec.as_ref()?.hints.as_ref()?.server_group_id.parse().ok()
     }
     fn usage(&self) -> pb::QuotaUsage {
-        let flavor = self.resource().flavor.clone().unwrap_or_default();
-        pb::QuotaUsage { instances: 1, cores: flavor.vcpus, ram_mib: flavor.ram_mib, ..Default::default() }
+        let flavor = self.resource().flavor.as_ref().map(flavor_usage).unwrap_or_default();
+        let own = pb::QuotaUsage { instances: 1, ..flavor };
+        self.extra_usage.as_ref().map_or(own, |extra| quota::sum(&own, extra))
     }
-    fn host_did(&mut self, now: SystemTime) {
-        operations::host_did(self, now);
+    fn is_placing(&self) -> bool {
+        self.status().phase == Phase::Building || moves::is_preparing(self)
+    }
+    fn next_attempt(&self) -> u32 {
+        self.last_attempt.max(self.resource().attempt) + 1
+    }
+    fn building_at(&self) -> Option<Site> {
+        match moves::of(self) {
+            Some(_) if !moves::is_preparing(self) => None,
+            Some(way) => way.destination.as_ref().map(moves::site).filter(|site| !site.host.is_empty()),
+            None => {
+                let instance = self.resource();
+                let building = self.status().phase == Phase::Building && !instance.host.is_empty();
+                building.then(|| Site { host: instance.host.clone(), attempt: instance.attempt })
+            }
+        }
+    }
+    fn building(&self) -> &'static str {
+        if moves::of(self).is_some() { "prepare" } else { "build" }
+    }
+    fn acts_at(&self) -> Site {
+        moves::acts_at(self).unwrap_or_else(|| {
+            let instance = self.resource();
+            Site { host: instance.host.clone(), attempt: instance.attempt }
+        })
+    }
+    fn is_going_to(&self, site: &Site) -> bool {
+        moves::is_going_to(self, site)
+    }
+    fn keeps(&self) -> Vec<String> {
+        moves::keeps(self)
+    }
+    fn clears(&self) -> Option<String> {
+        moves::clears(self)
+    }
+    fn seen_by(&self, host: &str, etag: String) -> Option<pb::Instance> {
+        moves::seen_by(self, host, etag)
+    }
+    fn host_did(&mut self, until: SystemTime, now: SystemTime) {
+        operations::host_did(self, until, now);
+    }
+    fn cleared(&mut self, until: SystemTime) {
+        moves::cleared(self, until);
     }
     fn host_did_not(&mut self, fault: &pb::Fault, again_until: SystemTime, now: SystemTime) {
         operations::host_did_not(self, fault, again_until, now);
@@ -74,30 +117,52 @@ impl Placed for InstanceRecord {
 
 impl Own for InstanceRecord {
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32 {
+        let attempt = self.next_attempt();
+        self.last_attempt = attempt;
+        if moves::is_preparing(self) {
+            moves::set_destination(self, place, attempt);
+            return attempt;
+        }
+        let evacuates = self.evacuated_from.is_some();
         let instance = self.instance.get_or_insert_default();
         instance.host = place.host.clone();
         instance.availability_zone = place.availability_zone.clone();
-        instance.attempt += 1;
-        instance.set_task(pb::instance::Task::Spawning);
+        instance.attempt = attempt;
+        if !evacuates {
+            instance.set_task(pb::instance::Task::Spawning);
+        }
         instance.update_time = Some(timestamp(now));
-        instance.attempt
+        attempt
     }
     fn leave(&mut self, fault: pb::Fault, now: SystemTime) {
+        if moves::is_preparing(self) {
+            return moves::leave_destination(self);
+        }
+        let evacuates = self.evacuated_from.is_some();
         let instance = self.instance.get_or_insert_default();
         instance.host.clear();
         instance.availability_zone.clear();
         instance.failed_attempts.push(fault);
-        instance.set_task(pb::instance::Task::Scheduling);
+        if !evacuates {
+            instance.set_task(pb::instance::Task::Scheduling);
+        }
         instance.update_time = Some(timestamp(now));
     }
-    fn arrive(&mut self, now: SystemTime) {
+    fn arrive(&mut self, until: SystemTime, now: SystemTime) {
+        if moves::is_preparing(self) {
+            return moves::prepared(self, until);
+        }
         let instance = self.instance.get_or_insert_default();
-        instance.set_state(pb::instance::State::Active);
+        instance.set_state(moves::wanted_state(instance.desired()));
         instance.set_task(pb::instance::Task::Unspecified);
         instance.launch_time.get_or_insert(timestamp(now));
         instance.update_time = Some(timestamp(now));
     }
     fn give_up(&mut self, fault: pb::Fault, now: SystemTime) {
+        if moves::stay_after_all(self, now) {
+            return;
+        }
+        self.evacuated_from = None;
         let instance = self.instance.get_or_insert_default();
         instance.set_state(pb::instance::State::Error);
         instance.set_task(pb::instance::Task::Unspecified);
@@ -106,7 +171,9 @@ impl Own for InstanceRecord {
     }
     fn unwant(&mut self, now: SystemTime) {
         self.operations.clear();
+        (self.evacuated_from, self.resized_from) = (None, None);
         let instance = self.instance.get_or_insert_default();
+        instance.previous_host.clear();
         instance.set_desired(pb::instance::Desired::Absent);
         instance.set_task(pb::instance::Task::Deleting);
         for attachment in &mut instance.attachments {

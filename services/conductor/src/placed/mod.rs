@@ -52,6 +52,15 @@ pub struct Status {
     pub generation: u64,
 }
 
+/// A host, and the attempt that went there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Site {
+    /// The host.
+    pub host: String,
+    /// The attempt.
+    pub attempt: u32,
+}
+
 /// A record that is placed on a host or backend and driven there.
 pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + 'static {
     /// Its id.
@@ -83,6 +92,46 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn status(&self) -> Status;
     /// The project that owns it.
     fn project_id(&self) -> &str;
+    /// Whether a place has to be found for it, and built at.
+    fn is_placing(&self) -> bool {
+        self.status().phase == Phase::Building
+    }
+    /// The number of the next attempt.
+    fn next_attempt(&self) -> u32 {
+        self.status().attempt + 1
+    }
+    /// Where it is being built; none while a place is looked for.
+    fn building_at(&self) -> Option<Site> {
+        let Status { host, attempt, .. } = self.status();
+        (self.is_placing() && !host.is_empty()).then_some(Site { host, attempt })
+    }
+    /// What building it is called in its history.
+    fn building(&self) -> &'static str {
+        "build"
+    }
+    /// Where the host's part of the first operation is done.
+    fn acts_at(&self) -> Site {
+        let Status { host, attempt, .. } = self.status();
+        Site { host, attempt }
+    }
+    /// Whether it is on its way to that place, where what was made ready for it is.
+    fn is_going_to(&self, _: &Site) -> bool {
+        false
+    }
+    /// The hosts that are to keep what they have of it.
+    fn keeps(&self) -> Vec<String> {
+        let host = self.status().host;
+        if host.is_empty() { Vec::new() } else { vec![host] }
+    }
+    /// The host that has to say that nothing is left there, before the first operation goes on.
+    fn clears(&self) -> Option<String> {
+        None
+    }
+    /// The record as a host has to see it that compares it with what it has; none if it does not belong there.
+    fn seen_by(&self, host: &str, etag: String) -> Option<Self::Resource> {
+        let status = self.status();
+        (status.host == host && status.phase != Phase::Gone).then(|| self.shown(etag))
+    }
     /// The server group it is a member of.
     fn group(&self) -> Option<ServerGroupId> {
         None
@@ -115,10 +164,12 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn set_place(&mut self, place: &Alternate, deadline: SystemTime, now: SystemTime);
     /// The attempt at its present host came to nothing; it has no host now.
     fn set_attempt_failed(&mut self, fault: pb::Fault, now: SystemTime);
-    /// It is there.
-    fn set_ready(&mut self, now: SystemTime);
-    /// The host did its part of the operation.
-    fn host_did(&mut self, now: SystemTime);
+    /// It is there. What follows has until `until`.
+    fn set_ready(&mut self, until: SystemTime, now: SystemTime);
+    /// The host did its part of the operation. What follows has until `until`.
+    fn host_did(&mut self, until: SystemTime, now: SystemTime);
+    /// The host that had to be cleared is. What follows has until `until`.
+    fn cleared(&mut self, _until: SystemTime) {}
     /// The host did not do its part and will not; what has to be done about that has until then.
     fn host_did_not(&mut self, fault: &pb::Fault, again_until: SystemTime, now: SystemTime);
     /// All that had to be done elsewhere for the operation is done.
@@ -179,14 +230,15 @@ macro_rules! shared {
             self.deadline_time = None;
             self.leave(fault, now);
         }
-        fn set_ready(&mut self, now: SystemTime) {
+        fn set_ready(&mut self, until: SystemTime, now: SystemTime) {
             self.deadline_time = None;
             self.alternates.clear();
-            self.arrive(now);
+            self.arrive(until, now);
         }
         fn set_failed(&mut self, fault: pb::Fault, now: SystemTime) {
             self.deadline_time = None;
             self.operations.clear();
+            self.alternates.clear();
             self.give_up(fault, now);
         }
         fn set_absent(&mut self, deadline: SystemTime, now: SystemTime) {
@@ -214,7 +266,7 @@ use shared;
 trait Own {
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32;
     fn leave(&mut self, fault: pb::Fault, now: SystemTime);
-    fn arrive(&mut self, now: SystemTime);
+    fn arrive(&mut self, until: SystemTime, now: SystemTime);
     fn give_up(&mut self, fault: pb::Fault, now: SystemTime);
     fn unwant(&mut self, now: SystemTime);
     fn bury(&mut self, now: SystemTime);

@@ -59,7 +59,7 @@ impl Placed for VolumeRecord {
         let gigabytes = size + extend::counted_for(self).gigabytes;
         pb::QuotaUsage { volumes: 1, gigabytes, ..Default::default() }
     }
-    fn host_did(&mut self, now: SystemTime) {
+    fn host_did(&mut self, _: SystemTime, now: SystemTime) {
         extend::host_did(self, now);
     }
     fn host_did_not(&mut self, fault: &pb::Fault, _: SystemTime, _: SystemTime) {
@@ -89,7 +89,7 @@ impl Own for VolumeRecord {
         volume.failed_attempts.push(fault);
         volume.update_time = Some(timestamp(now));
     }
-    fn arrive(&mut self, now: SystemTime) {
+    fn arrive(&mut self, _: SystemTime, now: SystemTime) {
         let volume = self.volume.get_or_insert_default();
         volume.set_state(pb::volume::State::Available);
         volume.launch_time.get_or_insert(timestamp(now));

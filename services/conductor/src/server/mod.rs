@@ -1,6 +1,7 @@
 //! The gRPC face: thin adapters from requests to the modules that do the work.
 
 mod groups;
+mod instances;
 mod records;
 mod reports;
 mod tasks;
@@ -68,6 +69,12 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "StartInstance",
         "StopInstance",
         "RebootInstance",
+        "RebuildInstance",
+        "ResizeInstance",
+        "MigrateInstance",
+        "ConfirmResize",
+        "RevertResize",
+        "EvacuateInstance",
         "AttachVolume",
         "DetachVolume",
         "CreateVolume",

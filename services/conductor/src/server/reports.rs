@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::Conductor;
 use crate::cache::Entry;
 use crate::db::{decode, store_error};
-use crate::placed::{Phase, Placed};
+use crate::placed::Placed;
 use crate::records::Records;
 use crate::reports::{self, Report};
 use crate::requests::read_id;
@@ -73,10 +73,9 @@ async fn on_host<P: Placed>(
         let page = records.db.store.list(&prefix, after.as_deref(), SCAN).await.map_err(store_error)?;
         for item in &page.items {
             let read = decode::<P>(item)?;
-            let status = read.record.status();
-            if status.host == host && status.phase != Phase::Gone {
-                let entry = Entry { record: std::sync::Arc::new(read.record), revision: read.revision };
-                found.push(entry.record.shown(entry.etag()));
+            let entry = Entry { record: std::sync::Arc::new(read.record), revision: read.revision };
+            if let Some(seen) = entry.record.seen_by(host, entry.etag()) {
+                found.push(seen);
                 bytes += item.value.len();
                 if found.len() == limit || bytes > MAX_PAGE_BYTES {
                     return Ok((found, encode_token(&filter, &item.key)));

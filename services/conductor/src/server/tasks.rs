@@ -6,27 +6,26 @@ use kilonova_model::check::{self, Checker, MAX_COUNT};
 use kilonova_model::{Error, FlavorId, HostName, ImageId, Reason, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::task_service_server::TaskService;
-use kilonova_proto::conductor::v1::{InstanceRecord, Operation, VolumeRecord};
+use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_rpc::status::to_status;
-use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::Conductor;
+use super::instances::{Asked, power};
 use crate::accept::{self, Request as Accepted};
-use crate::attach;
 use crate::cache::Entry;
 use crate::catalogue;
-use crate::extend;
+use crate::extend::Extend;
 use crate::hosts::HostId;
+use crate::once::change_once;
 use crate::placed::Placed;
-use crate::power;
 use crate::requests::{self, Acceptance, Description, Named, read_id};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn shown<P: Placed>(entry: &Entry<P>) -> P::Resource {
+pub(super) fn shown<P: Placed>(entry: &Entry<P>) -> P::Resource {
     entry.record.shown(entry.etag())
 }
 
@@ -46,7 +45,7 @@ pub(super) fn checked(
 }
 
 impl Conductor {
-    fn acceptance<'a>(&'a self, request_id: &'a str, arrived: SystemTime) -> Acceptance<'a> {
+    pub(super) fn acceptance<'a>(&'a self, request_id: &'a str, arrived: SystemTime) -> Acceptance<'a> {
         Acceptance { conductor: self.name.as_str(), arrived, request_id }
     }
 
@@ -71,7 +70,7 @@ impl Conductor {
         }
         let flavor = self.flavors.get(&read_id::<FlavorId>("instance.flavor_id", &spec.flavor_id)?).await?;
         let image = self.images.get(&read_id::<ImageId>("instance.image_id", &spec.image_id)?).await?;
-        requests::check_fit(&flavor, &image)?;
+        requests::check_fit("instance.flavor_id", &flavor, &image)?;
         let acceptance = self.acceptance(&request_id, arrived);
         let new = requests::new_instances(&spec, count, project.as_str(), &flavor, &image, acceptance);
         let group = spec.hints.map(|hints| hints.server_group_id).filter(|id| !id.is_empty());
@@ -162,27 +161,6 @@ impl Conductor {
         Ok(proto::DeleteInstanceResponse { instance: entry.as_ref().map(shown) })
     }
 
-    /// `message` is the request without its id.
-    async fn operate(
-        &self,
-        method: &'static str,
-        request: Asked<'_>,
-        operation: Operation,
-        message: &impl Message,
-    ) -> Result<pb::Instance, Error> {
-        let arrived = SystemTime::now();
-        checked(request.request_id, request.project_id, |_| {})?;
-        let id = read_id("instance_id", request.instance_id)?;
-        let accepted = Accepted::new(method, request.project_id, request.request_id, message)?;
-        let named = Named { id, project: request.project_id, etag: request.etag };
-        let timeout = self.config.operation_timeout.get();
-        let acceptance = self.acceptance(request.request_id, arrived);
-        let entry =
-            power::operate(&self.acceptor, &accepted, &self.instances, named, operation, timeout, acceptance)
-                .await?;
-        Ok(shown(&entry))
-    }
-
     async fn extend_volume(
         &self,
         mut request: proto::ExtendVolumeRequest,
@@ -197,38 +175,9 @@ impl Conductor {
         let named = Named { id, project: &request.project_id, etag: &request.etag };
         let timeout = self.config.operation_timeout.get();
         let acceptance = self.acceptance(&request_id, arrived);
-        let (acceptor, volumes, size) = (&self.acceptor, &self.volumes, request.size_gib);
-        let entry = extend::accept(acceptor, &accepted, volumes, named, size, timeout, acceptance).await?;
+        let asked = Extend { acceptor: &self.acceptor, size_gib: request.size_gib, timeout, acceptance };
+        let entry = change_once(&self.acceptor, &accepted, &self.volumes, named, &asked).await?;
         Ok(proto::ExtendVolumeResponse { volume: Some(shown(&entry)) })
-    }
-
-    async fn volume_of_instance(
-        &self,
-        method: &'static str,
-        kind: Kind,
-        request: Asked<'_>,
-        volume_id: &str,
-    ) -> Result<pb::Instance, Error> {
-        let arrived = SystemTime::now();
-        checked(request.request_id, request.project_id, |_| {})?;
-        let instance = Named {
-            id: read_id("instance_id", request.instance_id)?,
-            project: request.project_id,
-            etag: request.etag,
-        };
-        let volume = read_id("volume_id", volume_id)?;
-        // What was asked, without the request's id.
-        let asked = proto::AttachVolumeRequest {
-            instance_id: request.instance_id.to_owned(),
-            volume_id: volume_id.to_owned(),
-            ..Default::default()
-        };
-        let accepted = Accepted::new(method, request.project_id, request.request_id, &asked)?;
-        let asked = attach::Asked { kind, instance, volume, timeout: self.config.operation_timeout.get() };
-        let both = attach::Both { instances: &self.instances, volumes: &self.volumes };
-        let acceptance = self.acceptance(request.request_id, arrived);
-        let entry = attach::accept(&self.acceptor, &accepted, both, asked, acceptance).await?;
-        Ok(shown(&entry))
     }
 
     async fn delete_volume(
@@ -306,14 +255,6 @@ impl Conductor {
     }
 }
 
-/// What all operations on an instance are asked with.
-struct Asked<'a> {
-    request_id: &'a str,
-    project_id: &'a str,
-    instance_id: &'a str,
-    etag: &'a str,
-}
-
 /// Answers what is asked of an instance that is there: `$done` gets what all are asked with, and the rest of the message.
 macro_rules! on_instance {
     ($request:expr, $response:ident, |$asked:ident, $message:ident| $done:expr) => {{
@@ -327,10 +268,6 @@ macro_rules! on_instance {
         };
         answer($done.await.map(|instance| proto::$response { instance: Some(instance) }))
     }};
-}
-
-fn power(kind: Kind, hard: bool) -> Operation {
-    Operation { kind: kind.into(), hard, ..Default::default() }
 }
 
 fn not_in_use(record: &VolumeRecord) -> Result<(), Error> {
@@ -406,6 +343,48 @@ impl TaskService for Conductor {
         on_instance!(request, RebootInstanceResponse, |asked, message| {
             self.operate("RebootInstance", asked, power(Kind::Reboot, message.hard), &message)
         })
+    }
+
+    async fn rebuild_instance(
+        &self,
+        request: Request<proto::RebuildInstanceRequest>,
+    ) -> Answer<proto::RebuildInstanceResponse> {
+        on_instance!(request, RebuildInstanceResponse, |asked, message| self.rebuild(asked, &message))
+    }
+
+    async fn resize_instance(
+        &self,
+        request: Request<proto::ResizeInstanceRequest>,
+    ) -> Answer<proto::ResizeInstanceResponse> {
+        on_instance!(request, ResizeInstanceResponse, |asked, message| self.resize(asked, &message))
+    }
+
+    async fn migrate_instance(
+        &self,
+        request: Request<proto::MigrateInstanceRequest>,
+    ) -> Answer<proto::MigrateInstanceResponse> {
+        on_instance!(request, MigrateInstanceResponse, |asked, message| self.migrate(asked, &message))
+    }
+
+    async fn confirm_resize(
+        &self,
+        request: Request<proto::ConfirmResizeRequest>,
+    ) -> Answer<proto::ConfirmResizeResponse> {
+        on_instance!(request, ConfirmResizeResponse, |asked, message| self.confirm(asked, &message))
+    }
+
+    async fn revert_resize(
+        &self,
+        request: Request<proto::RevertResizeRequest>,
+    ) -> Answer<proto::RevertResizeResponse> {
+        on_instance!(request, RevertResizeResponse, |asked, message| self.revert(asked, &message))
+    }
+
+    async fn evacuate_instance(
+        &self,
+        request: Request<proto::EvacuateInstanceRequest>,
+    ) -> Answer<proto::EvacuateInstanceResponse> {
+        on_instance!(request, EvacuateInstanceResponse, |asked, message| self.evacuate(asked, &message))
     }
 
     async fn attach_volume(

@@ -11,8 +11,10 @@ use kilonova_conductor::agents::{Agents, GroupWish, Selected};
 use kilonova_conductor::db::Db;
 use kilonova_conductor::engine::Engine;
 use kilonova_conductor::groups::Groups;
-use kilonova_conductor::placed::Placed;
-use kilonova_conductor::power;
+use kilonova_conductor::once::change_once;
+use kilonova_conductor::operations::hosts_part;
+use kilonova_conductor::placed::{Placed, Site};
+use kilonova_conductor::power::Power;
 use kilonova_conductor::records::Records;
 use kilonova_conductor::reports::{self, Report};
 use kilonova_conductor::requests::{self, Acceptance, Named};
@@ -120,38 +122,44 @@ impl Agents<InstanceRecord> for Hosts {
         Ok(Selected { places, explanation: pb::PlacementExplanation { summary, ..Default::default() } })
     }
 
-    async fn build(&self, id: InstanceId, record: &InstanceRecord, _: Epoch) -> Result<(), CallError> {
-        let status = record.status();
+    async fn build(
+        &self,
+        id: InstanceId,
+        record: &InstanceRecord,
+        at: &Site,
+        _: Epoch,
+    ) -> Result<(), CallError> {
         {
             let mut world = self.world.lock();
-            if world.refusing.contains(&status.host) {
+            if world.refusing.contains(&at.host) {
                 let refusal = Error::new(Reason::ClaimRefused, "no room");
                 return Err(classify(to_status(&refusal)));
             }
-            world.builds.push((id, status.host.clone(), status.attempt));
+            world.builds.push((id, at.host.clone(), at.attempt));
         }
-        self.report(report(id, &status.host, status.generation, status.attempt, ReportStatus::Ready));
+        let generation = record.status().generation;
+        self.report(report(id, &at.host, generation, at.attempt, ReportStatus::Ready));
         Ok(())
     }
 
     async fn operate(
         &self,
         id: InstanceId,
-        record: &InstanceRecord,
+        _: &InstanceRecord,
         operation: &Operation,
+        at: &Site,
         _: Epoch,
     ) -> Result<(), CallError> {
-        let status = record.status();
         let fault = {
             let mut world = self.world.lock();
-            if world.deaf.contains(&status.host) {
+            if world.deaf.contains(&at.host) {
                 return Err(classify(to_status(&Error::new(Reason::ConnectFailed, "not reached"))));
             }
-            world.operations.push((id, status.host.clone(), operation.generation));
+            world.operations.push((id, at.host.clone(), operation.generation));
             world.failing.clone()
         };
-        let done = report(id, &status.host, operation.generation, status.attempt, ReportStatus::Ready);
-        self.report(Report { fault, operation: Some(operation.kind()), ..done });
+        let done = report(id, &at.host, operation.generation, at.attempt, ReportStatus::Ready);
+        self.report(Report { fault, operation: Some(hosts_part(operation)), ..done });
         Ok(())
     }
 
@@ -234,6 +242,7 @@ impl Cell {
         let config = Config {
             shard_ttl: Period::from_secs(1),
             resend_interval: Period::from_millis(200),
+            registration_grace: Period::from_millis(0),
             ..Default::default()
         };
         self.conductor_with(name, config).await
@@ -311,10 +320,8 @@ impl Conductor {
         let named = Named { id, project: "demo", etag: "" };
         let acceptance = Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id };
         let operation = Operation { kind: kind.into(), ..Default::default() };
-        let timeout = self.config.operation_timeout.get();
-        let (acceptor, records) = (&self.acceptor, &self.records);
-        let entry =
-            power::operate(acceptor, &request, records, named, operation, timeout, acceptance).await?;
+        let asked = Power { operation, timeout: self.config.operation_timeout.get(), acceptance };
+        let entry = change_once(&self.acceptor, &request, &self.records, named, &asked).await?;
         Ok(entry.record.resource().clone())
     }
 

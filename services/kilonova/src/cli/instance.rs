@@ -46,6 +46,45 @@ pub enum InstanceCommand {
         #[arg(long)]
         hard: bool,
     },
+    /// Make instances anew from an image, where they are.
+    Rebuild {
+        #[command(flatten)]
+        targets: power::Targets,
+        /// The image; the one each has when not given.
+        #[arg(long, value_name = "IMAGE")]
+        image: Option<String>,
+    },
+    /// Give instances another flavor, on another host. Then confirm or revert it.
+    Resize {
+        #[command(flatten)]
+        targets: power::Targets,
+        /// The new flavor.
+        #[arg(long, value_name = "FLAVOR")]
+        flavor: String,
+    },
+    /// Move instances to another host. Then confirm or revert it, unless --live.
+    Migrate {
+        #[command(flatten)]
+        targets: power::Targets,
+        /// Move them while they run.
+        #[arg(long)]
+        live: bool,
+        /// The only host they may go to.
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+    },
+    /// Keep what a resize or a migration made.
+    Confirm(power::Targets),
+    /// Go back to what was before a resize or a migration.
+    Revert(power::Targets),
+    /// Build instances again elsewhere, because their host is gone. Make sure first that it is off.
+    Evacuate {
+        #[command(flatten)]
+        targets: power::Targets,
+        /// The only host they may go to.
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+    },
     /// Give an instance a volume.
     Attach(volumes::Pair),
     /// Take a volume from an instance.
@@ -59,7 +98,7 @@ pub enum InstanceCommand {
 /// Which instances to list.
 #[derive(Debug, Clone, Args)]
 pub struct List {
-    /// Only in these states: building, active, stopped, error, deleted. Any but deleted when not given.
+    /// Only in these states: building, active, stopped, resized, error, deleted. Any but deleted when not given.
     #[arg(long = "state", value_name = "STATE", value_delimiter = ',')]
     states: Vec<String>,
     /// Only on this host.
@@ -77,6 +116,20 @@ pub(super) async fn run(command: InstanceCommand, options: &GlobalOptions) -> Re
         InstanceCommand::Stop(targets) => power::run(targets, Act::Stop, options, output).await,
         InstanceCommand::Reboot { targets, hard } => {
             power::run(targets, Act::Reboot { hard }, options, output).await
+        }
+        InstanceCommand::Rebuild { targets, image } => {
+            power::run(targets, Act::Rebuild { image: image.unwrap_or_default() }, options, output).await
+        }
+        InstanceCommand::Resize { targets, flavor } => {
+            power::run(targets, Act::Resize { flavor }, options, output).await
+        }
+        InstanceCommand::Migrate { targets, live, host } => {
+            power::run(targets, Act::Migrate { live, host: host.unwrap_or_default() }, options, output).await
+        }
+        InstanceCommand::Confirm(targets) => power::run(targets, Act::Confirm, options, output).await,
+        InstanceCommand::Revert(targets) => power::run(targets, Act::Revert, options, output).await,
+        InstanceCommand::Evacuate { targets, host } => {
+            power::run(targets, Act::Evacuate { host: host.unwrap_or_default() }, options, output).await
         }
         InstanceCommand::Attach(pair) => volumes::run(pair, true, options, output).await,
         InstanceCommand::Detach(pair) => volumes::run(pair, false, options, output).await,

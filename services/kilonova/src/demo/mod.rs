@@ -112,7 +112,8 @@ async fn start(screen: &mut Screen, dir: &Path) -> Result<Cloud, Failure> {
     let mut config: Config = load(Sources::new().settings(settings)).map_err(Failure::failed)?;
     config.data_dir = Some(dir.to_owned());
     let ip = Ipv4Addr::LOCALHOST.into();
-    let cloud = Cloud::start(Plan { counts: COUNTS, ip, ports: PortChoice::Ephemeral, config }).await?;
+    let cloud =
+        Box::pin(Cloud::start(Plan { counts: COUNTS, ip, ports: PortChoice::Ephemeral, config })).await?;
     for kind in ServiceKind::ALL {
         let members = cloud.members().into_iter().filter(|member| member.service == kind);
         let places: Vec<String> = members.map(|member| format!("{} {}", member.host, member.grpc)).collect();

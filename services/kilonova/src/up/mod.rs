@@ -88,7 +88,7 @@ async fn start(flags: &UpFlags, config: crate::config::Config) -> Result<Cloud, 
         backends: flags.backends,
     };
     let ports = if flags.ephemeral_ports { PortChoice::Ephemeral } else { PortChoice::Usual };
-    let cloud = Cloud::start(Plan { counts, ip: flags.listen_ip, ports, config }).await?;
+    let cloud = Box::pin(Cloud::start(Plan { counts, ip: flags.listen_ip, ports, config })).await?;
     let client = client_of(&cloud, Duration::from_secs(30)).await?;
     seed::flavors_and_image(&client).await?;
     seed::hosts_up(&client, usize::from(flags.hosts + flags.backends)).await?;

@@ -100,8 +100,9 @@ pub trait Driver: Send + Sync + 'static {
     /// Lets a host reach a volume, and says how. The same again is answered the same.
     async fn export(&self, id: VolumeId, host: &str) -> Result<BTreeMap<String, String>, Error>;
 
-    /// Keeps a host from reaching a volume any longer. One that does not reach it is a success, and so is no volume.
-    async fn unexport(&self, id: VolumeId, host: &str) -> Result<(), Error>;
+    /// Keeps a host from reaching a volume any longer; every host when there is none. One that does not reach it is a
+    /// success, and so is no volume.
+    async fn unexport(&self, id: VolumeId, host: Option<&str>) -> Result<(), Error>;
 
     /// The size of a volume in GiB; `None` if there is none.
     async fn size(&self, id: VolumeId) -> Result<Option<u32>, Error>;

@@ -209,12 +209,13 @@ impl Driver for Simulated {
         Ok(connection.map(|(key, value)| (key.to_owned(), value)).into())
     }
 
-    async fn unexport(&self, id: VolumeId, host: &str) -> Result<(), Error> {
+    async fn unexport(&self, id: VolumeId, host: Option<&str>) -> Result<(), Error> {
         let mut volumes = self.volumes.lock();
         let Some(known) = volumes.get_mut(&id) else { return Ok(()) };
-        if known.exports.contains(host) {
+        let leave = |one: &&String| host.is_none_or(|host| host == one.as_str());
+        for host in known.exports.iter().filter(leave).cloned().collect::<Vec<_>>() {
             self.write("unexport", id, &known.name, known.stamp, json!({ "host": host }))?;
-            known.exports.remove(host);
+            known.exports.remove(&host);
         }
         Ok(())
     }

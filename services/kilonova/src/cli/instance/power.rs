@@ -1,8 +1,10 @@
-//! `kilonova instance start|stop|reboot`.
+//! `kilonova instance start|stop|reboot|rebuild|resize|migrate|confirm|revert|evacuate`.
 
 use clap::Args;
 use kilonova_proto::api::v1::{
-    ListInstanceActionsRequest, RebootInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+    ConfirmResizeRequest, EvacuateInstanceRequest, ListInstanceActionsRequest, MigrateInstanceRequest,
+    RebootInstanceRequest, RebuildInstanceRequest, ResizeInstanceRequest, RevertResizeRequest,
+    StartInstanceRequest, StopInstanceRequest,
 };
 use kilonova_proto::types::v1::Instance;
 
@@ -26,7 +28,7 @@ pub struct Targets {
 }
 
 /// What to do with them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Act {
     /// Start.
     Start,
@@ -36,6 +38,32 @@ pub enum Act {
     Reboot {
         /// Without asking the guest.
         hard: bool,
+    },
+    /// Rebuild.
+    Rebuild {
+        /// From this image; from its own when empty.
+        image: String,
+    },
+    /// Resize.
+    Resize {
+        /// To this flavor.
+        flavor: String,
+    },
+    /// Migrate.
+    Migrate {
+        /// While it runs.
+        live: bool,
+        /// Only to this host; to any when empty.
+        host: String,
+    },
+    /// Confirm a resize.
+    Confirm,
+    /// Revert a resize.
+    Revert,
+    /// Evacuate.
+    Evacuate {
+        /// Only to this host; to any when empty.
+        host: String,
     },
 }
 
@@ -49,7 +77,7 @@ pub(super) async fn run(
     let find = async |text: &str| super::existing(&client, options, text).await;
     let mut accepted = Vec::new();
     for instance_id in resolve::all(&targets.targets, false, find).await? {
-        accepted.extend(ask(&client, options, instance_id, act).await?);
+        accepted.extend(ask(&client, options, instance_id, act.clone()).await?);
     }
     if !targets.wait {
         return output.list(&accepted);
@@ -85,6 +113,37 @@ async fn ask(
         Act::Reboot { hard } => {
             let request = RebootInstanceRequest { request_id, project_id, instance_id, etag, hard };
             let call = async |request| client.instances().reboot_instance(request).await;
+            client.call(request, None, call).await?.instance
+        }
+        Act::Rebuild { image: image_id } => {
+            let request = RebuildInstanceRequest { request_id, project_id, instance_id, etag, image_id };
+            let call = async |request| client.instances().rebuild_instance(request).await;
+            client.call(request, None, call).await?.instance
+        }
+        Act::Resize { flavor: flavor_id } => {
+            let request = ResizeInstanceRequest { request_id, project_id, instance_id, etag, flavor_id };
+            let call = async |request| client.instances().resize_instance(request).await;
+            client.call(request, None, call).await?.instance
+        }
+        Act::Migrate { live, host: target_host } => {
+            let request =
+                MigrateInstanceRequest { request_id, project_id, instance_id, etag, live, target_host };
+            let call = async |request| client.instances().migrate_instance(request).await;
+            client.call(request, None, call).await?.instance
+        }
+        Act::Confirm => {
+            let request = ConfirmResizeRequest { request_id, project_id, instance_id, etag };
+            let call = async |request| client.instances().confirm_resize(request).await;
+            client.call(request, None, call).await?.instance
+        }
+        Act::Revert => {
+            let request = RevertResizeRequest { request_id, project_id, instance_id, etag };
+            let call = async |request| client.instances().revert_resize(request).await;
+            client.call(request, None, call).await?.instance
+        }
+        Act::Evacuate { host: target_host } => {
+            let request = EvacuateInstanceRequest { request_id, project_id, instance_id, etag, target_host };
+            let call = async |request| client.instances().evacuate_instance(request).await;
             client.call(request, None, call).await?.instance
         }
     })

@@ -87,6 +87,7 @@ impl Waited for Instance {
         State::Stopped as i32,
         State::Error as i32,
         State::Deleted as i32,
+        State::Resized as i32,
     ];
 
     fn id(&self) -> &str {
@@ -109,7 +110,7 @@ impl Waited for Instance {
         match self.state() {
             State::Deleted => Standing::Gone,
             _ if self.task() != Task::Unspecified || self.attachments.iter().any(moving) => Standing::Going,
-            State::Active | State::Stopped => Standing::Ready,
+            State::Active | State::Stopped | State::Resized => Standing::Ready,
             State::Error => Standing::Failed,
             State::Building | State::Unspecified => Standing::Going,
         }

@@ -1,0 +1,338 @@
+//! An instance's way from one host to another, from the record's point of view: pure.
+//!
+//! # Theory of operation
+//!
+//! A resize, a migration and a revert are operations with a [`Move`]: who has the guest, who gets it, and the step. In every step
+//! exactly one host may run it, and the next step begins only when the present one's host has said that it is done. So
+//! whatever crashes, at most one copy runs.
+//!
+//! ```text
+//!               room taken             let go                  runs
+//!   PREPARE ───────────────► HAND_OVER ───────► TAKE_OVER ──────────────► there: RESIZED, or done if it was live
+//!   (destination)            (source)    │      (destination)  │
+//!      │ refused, failed, late:          │ did not             │ did not, or was lost
+//!      │ the next destination            ▼                     ▼
+//!      │ none left                      CLEAR (destination) ◄──┘     ◄──────── revert, of what is RESIZED
+//!      ▼                                 │ nothing is left there
+//!   as it was, FAILED                    ▼
+//!        ▲                             TAKE_BACK (source) ──► as it was: FAILED; for a revert SUCCEEDED
+//!        └───────────────────────────────┘
+//!
+//!   RESIZED ── confirm ──► what is left at the source is removed ──► ACTIVE
+//! ```
+//!
+//! If a destination that may run the guest cannot be cleared in time, or the source does not take it back, the instance ends in
+//! ERROR and says so: running it anyway could make two of it. The source keeps its copy until a move is confirmed.
+//!
+//! An evacuation is no move, since its source cannot take part: the instance loses its host and is built anew elsewhere. The host
+//! that lost it is told so when it is back, and removes its copy before it is ready.
+
+pub mod ask;
+pub mod evacuate;
+
+use std::time::SystemTime;
+
+use kilonova_model::time::timestamp;
+use kilonova_proto::conductor::v1::r#move::Step;
+use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Move, Operation, Place};
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
+use kilonova_proto::types::v1::instance::{Desired, State};
+
+use crate::operations::renumber;
+use crate::placed::{Phase, Placed, Site};
+use crate::quota;
+
+/// The move that goes on.
+#[must_use]
+pub fn of(record: &InstanceRecord) -> Option<&Move> {
+    record.operations.first()?.r#move.as_ref()
+}
+
+/// Whether a destination is looked for, or asked to take the room.
+#[must_use]
+pub fn is_preparing(record: &InstanceRecord) -> bool {
+    let waits = record.operations.first().is_some_and(|operation| !operation.host_done);
+    waits && of(record).is_some_and(|way| way.step() == Step::Prepare)
+}
+
+/// A place as a site.
+#[must_use]
+pub fn site(place: &Place) -> Site {
+    Site { host: place.host.clone(), attempt: place.attempt }
+}
+
+/// What a flavor takes of the quota.
+#[must_use]
+pub fn flavor_usage(flavor: &pb::Flavor) -> pb::QuotaUsage {
+    pb::QuotaUsage { cores: flavor.vcpus, ram_mib: flavor.ram_mib, ..Default::default() }
+}
+
+/// What the greater of two flavors takes more than the first.
+#[must_use]
+pub fn more_than(first: &pb::Flavor, other: &pb::Flavor) -> pb::QuotaUsage {
+    quota::difference(&flavor_usage(other), &flavor_usage(first))
+}
+
+/// The state a guest is in that is as its user wants it.
+#[must_use]
+pub fn wanted_state(desired: Desired) -> State {
+    if desired == Desired::Stopped { State::Stopped } else { State::Active }
+}
+
+/// What the host has to do for a move.
+#[must_use]
+pub fn hosts_part(operation: &Operation, way: &Move) -> Kind {
+    match way.step() {
+        Step::TakeBack => Kind::RevertResize,
+        _ if operation.kind() == Kind::LiveMigrate => Kind::LiveMigrate,
+        _ => Kind::Migrate,
+    }
+}
+
+/// Where the present step is done.
+#[must_use]
+pub fn acts_at(record: &InstanceRecord) -> Option<Site> {
+    let way = of(record)?;
+    let place = if way.step() == Step::TakeOver { &way.destination } else { &way.source };
+    place.as_ref().map(site)
+}
+
+/// Whether its guest is handed over to that place.
+#[must_use]
+pub fn is_going_to(record: &InstanceRecord, place: &Site) -> bool {
+    of(record).is_some_and(|way| {
+        let under_way = matches!(way.step(), Step::HandOver | Step::TakeOver);
+        under_way && way.destination.as_ref().is_some_and(|destination| site(destination) == *place)
+    }) && record.operations.first().is_some_and(|operation| !operation.host_done)
+}
+
+/// The hosts it is not to go to, because it leaves them.
+#[must_use]
+pub fn leaves(record: &InstanceRecord) -> Vec<String> {
+    let source = of(record).and_then(|way| way.source.as_ref()).or(record.evacuated_from.as_ref());
+    source.map(|place| place.host.clone()).into_iter().collect()
+}
+
+/// The only host it may go to.
+#[must_use]
+pub fn target(record: &InstanceRecord) -> Option<&str> {
+    record.operations.first().map(|one| one.target_host.as_str()).filter(|host| !host.is_empty())
+}
+
+/// The flavor it has where it is built.
+#[must_use]
+pub fn flavor_to_be(record: &InstanceRecord) -> Option<&pb::Flavor> {
+    let destination = of(record).and_then(|way| way.destination.as_ref());
+    destination.and_then(|place| place.flavor.as_ref()).or(record.resource().flavor.as_ref())
+}
+
+/// The hosts that are to keep what they have of it.
+#[must_use]
+pub fn keeps(record: &InstanceRecord) -> Vec<String> {
+    let confirms = record.operations.first().is_some_and(|one| one.kind() == Kind::ConfirmResize);
+    let destination = of(record).filter(|way| !matches!(way.step(), Step::Clear | Step::TakeBack));
+    let destination = destination.and_then(|way| way.destination.as_ref());
+    let before = record.resized_from.as_ref().filter(|_| !confirms);
+    let others = [destination, before].into_iter().flatten().map(|place| place.host.clone());
+    let own = record.resource().host.clone();
+    std::iter::once(own).chain(others).filter(|host| !host.is_empty()).collect()
+}
+
+/// The host that has to be cleared before the operation goes on.
+#[must_use]
+pub fn clears(record: &InstanceRecord) -> Option<String> {
+    let operation = record.operations.first()?;
+    let place = match &operation.r#move {
+        Some(way) if way.step() == Step::Clear => way.destination.as_ref(),
+        None if operation.kind() == Kind::ConfirmResize => record.resized_from.as_ref(),
+        _ => None,
+    };
+    place.map(|place| place.host.clone())
+}
+
+/// The instance as a host has to see it that compares records with guests: with that host's attempt, and as being built while the
+/// host has not said that it took the room.
+#[must_use]
+pub fn seen_by(record: &InstanceRecord, host: &str, etag: String) -> Option<pb::Instance> {
+    if record.status().phase == Phase::Gone || !keeps(record).iter().any(|kept| kept == host) {
+        return None;
+    }
+    let shown = record.shown(etag);
+    if shown.host == host {
+        return Some(shown);
+    }
+    let destination = of(record).and_then(|way| way.destination.as_ref());
+    let at = destination.filter(|place| place.host == host).or(record.resized_from.as_ref())?;
+    let state = if is_preparing(record) { State::Building } else { State::Active };
+    Some(pb::Instance { host: at.host.clone(), attempt: at.attempt, state: state.into(), ..shown })
+}
+
+fn way_mut(record: &mut InstanceRecord) -> Option<&mut Move> {
+    record.operations.first_mut()?.r#move.as_mut()
+}
+
+/// A destination is to be asked.
+pub fn set_destination(record: &mut InstanceRecord, place: &Alternate, attempt: u32) {
+    let Some(destination) = way_mut(record).and_then(|way| way.destination.as_mut()) else { return };
+    destination.host.clone_from(&place.host);
+    destination.availability_zone.clone_from(&place.availability_zone);
+    destination.attempt = attempt;
+}
+
+/// The destination does not take it.
+pub fn leave_destination(record: &mut InstanceRecord) {
+    if let Some(destination) = way_mut(record).and_then(|way| way.destination.as_mut()) {
+        (destination.host, destination.attempt) = (String::new(), 0);
+    }
+}
+
+/// The destination has taken the room.
+pub fn prepared(record: &mut InstanceRecord, until: SystemTime) {
+    go_to(record, Step::HandOver, until);
+}
+
+/// Nothing is left where the present step had to clear up.
+pub fn cleared(record: &mut InstanceRecord, until: SystemTime) {
+    if of(record).is_some() {
+        go_to(record, Step::TakeBack, until);
+    } else if let Some(operation) = record.operations.first_mut() {
+        operation.host_done = true;
+    }
+}
+
+/// The next step, with a time and a generation of its own.
+fn go_to(record: &mut InstanceRecord, step: Step, until: SystemTime) {
+    if let Some(operation) = record.operations.first_mut() {
+        operation.deadline_time = Some(timestamp(until));
+        if let Some(way) = &mut operation.r#move {
+            way.set_step(step);
+        }
+        renumber(record);
+    }
+}
+
+/// The host did its part of the present step.
+pub fn host_did(record: &mut InstanceRecord, until: SystemTime) {
+    match of(record).map(Move::step) {
+        Some(Step::HandOver) => go_to(record, Step::TakeOver, until),
+        Some(Step::TakeOver) => arrive(record),
+        Some(_) => finish(record),
+        None => {}
+    }
+}
+
+fn finish(record: &mut InstanceRecord) {
+    if let Some(operation) = record.operations.first_mut() {
+        operation.host_done = true;
+    }
+}
+
+/// The destination runs it: from here on it is there.
+fn arrive(record: &mut InstanceRecord) {
+    let Some(operation) = record.operations.first_mut() else { return };
+    let live = operation.kind() == Kind::LiveMigrate;
+    let Some(Move { source: Some(source), destination: Some(destination), .. }) = operation.r#move.clone()
+    else {
+        return;
+    };
+    operation.host_done = true;
+    stand_at(record, &destination);
+    if !live {
+        record.instance.get_or_insert_default().previous_host.clone_from(&source.host);
+        record.resized_from = Some(source);
+    }
+}
+
+/// It is at that place, with the flavor it has there; what it counts in the quota stays as it is.
+fn stand_at(record: &mut InstanceRecord, place: &Place) {
+    let before = record.usage();
+    let instance = record.instance.get_or_insert_default();
+    instance.host.clone_from(&place.host);
+    instance.availability_zone.clone_from(&place.availability_zone);
+    instance.attempt = place.attempt;
+    if let Some(flavor) = &place.flavor {
+        instance.spec.get_or_insert_default().flavor_id.clone_from(&flavor.id);
+        instance.flavor = Some(flavor.clone());
+    }
+    record.extra_usage = None;
+    record.extra_usage =
+        Some(quota::difference(&before, &record.usage())).filter(|extra| *extra != Default::default());
+}
+
+/// The host did not do its part of the present step, and will not.
+pub fn host_did_not(record: &mut InstanceRecord, fault: &pb::Fault, until: SystemTime) {
+    let Some(operation) = record.operations.first_mut() else { return };
+    let Some(step) = operation.r#move.as_ref().map(Move::step) else { return };
+    operation.undo_cause.get_or_insert_with(|| fault.clone());
+    match step {
+        Step::HandOver | Step::TakeOver => go_to(record, Step::Clear, until),
+        Step::Clear | Step::TakeBack => {
+            operation.broken = true;
+            operation.host_done = true;
+        }
+        Step::Unspecified | Step::Prepare => operation.host_done = true,
+    }
+}
+
+/// The hosts that can no longer need to reach the instance's volumes, once its first operation has ended.
+#[must_use]
+pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
+    let Some(operation) = record.operations.first() else { return Vec::new() };
+    let host = |place: &Option<Place>| place.iter().map(|place| place.host.clone()).collect::<Vec<_>>();
+    let mut hosts = match (&operation.r#move, operation.kind()) {
+        _ if operation.broken => Vec::new(),
+        (None, Kind::ConfirmResize) => host(&record.resized_from),
+        (None, Kind::Evacuate) => [host(&record.evacuated_from), record.tried_hosts.clone()].concat(),
+        (Some(way), Kind::RevertResize) => host(&way.destination),
+        (Some(way), Kind::LiveMigrate) if operation.undo_cause.is_none() => host(&way.source),
+        (Some(_), _) if operation.undo_cause.is_some() => record.tried_hosts.clone(),
+        _ => Vec::new(),
+    };
+    hosts.retain(|host| *host != record.resource().host && !host.is_empty());
+    hosts.dedup();
+    hosts
+}
+
+/// Ends a move, a confirm or an evacuation. The operation is no longer in the record.
+pub fn end(record: &mut InstanceRecord, operation: &Operation) {
+    let resized = operation.undo_cause.is_none()
+        && matches!(operation.kind(), Kind::Resize | Kind::Migrate)
+        && !operation.broken;
+    record.evacuated_from = None;
+    if !resized {
+        (record.resized_from, record.extra_usage) = (None, None);
+    }
+    let instance = record.instance.get_or_insert_default();
+    instance.set_task(pb::instance::Task::Unspecified);
+    if !resized {
+        instance.previous_host.clear();
+    }
+    if operation.broken {
+        instance.set_state(State::Error);
+        instance.fault.clone_from(&operation.undo_cause);
+    } else if resized {
+        instance.set_state(State::Resized);
+    } else {
+        instance.set_state(wanted_state(instance.desired()));
+    }
+}
+
+/// An evacuation that finds no place leaves the instance where it was, if no other host may hold something of it and its host has
+/// not said that nothing is left there.
+pub fn stay_after_all(record: &mut InstanceRecord, now: SystemTime) -> bool {
+    let Some(from) = record.evacuated_from.take() else { return false };
+    if record.receipts.is_empty() || record.receipts.iter().any(|receipt| receipt.host != from.host) {
+        return false;
+    }
+    stand_at(record, &from);
+    let instance = record.instance.get_or_insert_default();
+    instance.set_state(from.state());
+    instance.set_task(pb::instance::Task::Unspecified);
+    instance.failed_attempts.clear();
+    instance.update_time = Some(timestamp(now));
+    true
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+use kilonova_model::{Error, Reason};
+use kilonova_proto::conductor::v1::Receipt;
+use kilonova_proto::types::v1::instance::Task;
+
+use super::ask::{Asked, begin};
+use super::*;
+use crate::history;
+use crate::requests::Acceptance;
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+const LATER: SystemTime = NOW;
+
+fn flavor(id: &str, vcpus: u32) -> pb::Flavor {
+    pb::Flavor { id: id.into(), vcpus, ram_mib: 512, ..Default::default() }
+}
+
+/// On h1, by attempt 1, with one core of two counted in all.
+fn there() -> InstanceRecord {
+    let mut record = InstanceRecord { last_attempt: 1, ..Default::default() };
+    let instance = record.instance.get_or_insert_default();
+    (instance.host, instance.attempt, instance.generation) = ("h1".into(), 1, 1);
+    instance.flavor = Some(flavor("small", 1));
+    instance.set_desired(Desired::Running);
+    instance.set_state(State::Active);
+    record.receipts.push(Receipt { host: "h1".into(), attempt: 1, create_time: None });
+    record.tried_hosts.push("h1".into());
+    record
+}
+
+fn asked(record: &mut InstanceRecord, asked: Asked) -> Result<u32, Reason> {
+    let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
+    let more = begin(record, &asked, LATER, NOW, acceptance);
+    more.map(|more| more.cores).map_err(|error| error.reason)
+}
+
+fn fault() -> pb::Fault {
+    history::fault(&Error::new(Reason::DriverFailed, "x"), "h2", 2, NOW)
+}
+
+fn migration(live: bool) -> Asked {
+    Asked::Migrate { live, target_host: String::new() }
+}
+
+fn step(record: &InstanceRecord) -> Step {
+    of(record).unwrap().step()
+}
+
+/// A resize to two cores that has got its destination, h2 by attempt 2.
+fn placed(first: Asked) -> InstanceRecord {
+    let mut record = there();
+    asked(&mut record, first).unwrap();
+    record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
+    record
+}
+
+fn at(host: &str, attempt: u32) -> Site {
+    Site { host: host.into(), attempt }
+}
+
+#[test]
+fn a_resize_goes_from_host_to_host_and_each_step_has_its_own_generation() {
+    let mut record = placed(Asked::Resize(flavor("large", 2)));
+    assert_eq!((record.building_at(), record.building()), (Some(at("h2", 2)), "prepare"));
+    assert_eq!(record.keeps(), ["h1", "h2"]);
+    assert_eq!(record.usage().cores, 2, "the greater counts");
+    record.set_ready(LATER, NOW);
+    assert_eq!((step(&record), record.acts_at(), record.building_at()), (Step::HandOver, at("h1", 1), None));
+    let handing = record.operations[0].generation;
+    record.host_did(LATER, NOW);
+    assert_eq!((step(&record), record.acts_at()), (Step::TakeOver, at("h2", 2)));
+    assert!(record.operations[0].generation > handing);
+    record.host_did(LATER, NOW);
+    assert!(record.operations[0].host_done);
+    assert_eq!(record.resource().host, "h2");
+    record.conclude(NOW);
+    let instance = record.resource();
+    assert_eq!((instance.state(), instance.task()), (State::Resized, Task::Unspecified));
+    assert_eq!((instance.attempt, instance.previous_host.as_str()), (2, "h1"));
+    assert_eq!(record.keeps(), ["h2", "h1"], "until it is confirmed");
+    assert_eq!(record.usage().cores, 2);
+}
+
+#[test]
+fn a_confirm_gives_up_the_source_and_a_revert_the_destination() {
+    let mut record = placed(Asked::Resize(flavor("small-2", 1)));
+    record.set_ready(LATER, NOW);
+    record.host_did(LATER, NOW);
+    record.host_did(LATER, NOW);
+    record.conclude(NOW);
+    let mut kept = record.clone();
+    asked(&mut kept, Asked::Confirm).unwrap();
+    assert_eq!((kept.keeps(), kept.clears()), (vec!["h2".to_owned()], Some("h1".into())));
+    assert_eq!(left_behind(&kept), ["h1"]);
+    kept.cleared(LATER);
+    assert!(kept.operations[0].host_done);
+    kept.conclude(NOW);
+    assert_eq!((kept.resource().state(), kept.resized_from.is_none()), (State::Active, true));
+
+    asked(&mut record, Asked::Revert).unwrap();
+    assert_eq!((record.resource().host.as_str(), record.resource().attempt), ("h1", 1));
+    assert_eq!((record.keeps(), record.clears()), (vec!["h1".to_owned()], Some("h2".into())));
+    record.cleared(LATER);
+    assert_eq!((step(&record), record.acts_at(), record.clears()), (Step::TakeBack, at("h1", 1), None));
+    record.host_did(LATER, NOW);
+    assert_eq!(left_behind(&record), ["h2"]);
+    record.conclude(NOW);
+    let instance = record.resource();
+    assert_eq!((instance.state(), instance.flavor.as_ref().unwrap().id.as_str()), (State::Active, "small"));
+    assert_eq!(record.actions.last().unwrap().outcome(), pb::Outcome::Succeeded);
+}
+
+#[test]
+fn what_fails_after_the_room_was_taken_is_cleared_before_it_is_taken_back() {
+    for hand_over_done in [false, true] {
+        let mut record = placed(Asked::Resize(flavor("large", 2)));
+        record.set_ready(LATER, NOW);
+        if hand_over_done {
+            record.host_did(LATER, NOW);
+        }
+        record.host_did_not(&fault(), LATER, NOW);
+        assert_eq!((step(&record), record.clears()), (Step::Clear, Some("h2".into())));
+        assert_eq!(record.keeps(), ["h1"]);
+        record.cleared(LATER);
+        assert_eq!((step(&record), record.acts_at()), (Step::TakeBack, at("h1", 1)));
+        record.host_did(LATER, NOW);
+        assert_eq!(left_behind(&record), ["h2"]);
+        record.conclude(NOW);
+        let instance = record.resource();
+        assert_eq!((instance.state(), instance.host.as_str()), (State::Active, "h1"));
+        assert_eq!(record.actions.last().unwrap().outcome(), pb::Outcome::Failed);
+        assert_eq!(record.usage().cores, 1);
+    }
+}
+
+#[test]
+fn a_destination_that_cannot_be_cleared_leaves_an_error_and_nothing_is_started() {
+    let mut record = placed(migration(false));
+    record.set_ready(LATER, NOW);
+    record.host_did(LATER, NOW);
+    record.host_did_not(&fault(), LATER, NOW);
+    record.host_did_not(&fault(), LATER, NOW);
+    assert!(record.operations[0].host_done && left_behind(&record).is_empty());
+    record.conclude(NOW);
+    assert_eq!((record.resource().state(), record.resource().host.as_str()), (State::Error, "h1"));
+    assert_eq!(record.keeps(), ["h1"], "its copy is kept");
+}
+
+#[test]
+fn a_destination_that_does_not_take_it_is_followed_by_the_next_and_at_last_it_stays() {
+    let mut record = placed(migration(true));
+    record.set_attempt_failed(fault(), NOW);
+    assert_eq!((record.building_at(), record.is_placing()), (None, true));
+    assert!(record.resource().failed_attempts.is_empty(), "it runs where it is");
+    record.set_place(&Alternate { host: "h3".into(), ..Default::default() }, LATER, NOW);
+    assert_eq!(record.building_at(), Some(at("h3", 3)));
+    record.set_attempt_failed(fault(), NOW);
+    record.host_did_not(&fault(), LATER, NOW);
+    assert_eq!(left_behind(&record), ["h2", "h3"]);
+    record.conclude(NOW);
+    assert_eq!((record.resource().state(), record.resource().host.as_str()), (State::Active, "h1"));
+}
+
+#[test]
+fn a_live_migration_leaves_its_source_at_once() {
+    let mut record = placed(migration(true));
+    record.set_ready(LATER, NOW);
+    record.host_did(LATER, NOW);
+    record.host_did(LATER, NOW);
+    assert_eq!(left_behind(&record), ["h1"]);
+    record.conclude(NOW);
+    assert_eq!((record.resource().state(), record.keeps()), (State::Active, vec!["h2".to_owned()]));
+}
+
+#[test]
+fn each_host_sees_the_instance_as_it_concerns_it() {
+    let mut record = placed(migration(false));
+    let seen = |record: &InstanceRecord, host: &str| {
+        record.seen_by(host, String::new()).map(|one| (one.host.clone(), one.attempt, one.state()))
+    };
+    assert_eq!(seen(&record, "h1"), Some(("h1".into(), 1, State::Active)));
+    assert_eq!(seen(&record, "h2"), Some(("h2".into(), 2, State::Building)));
+    assert_eq!(seen(&record, "h3"), None);
+    record.set_ready(LATER, NOW);
+    assert_eq!(seen(&record, "h2"), Some(("h2".into(), 2, State::Active)));
+    record.host_did(LATER, NOW);
+    record.host_did(LATER, NOW);
+    record.conclude(NOW);
+    assert_eq!(seen(&record, "h1"), Some(("h1".into(), 1, State::Active)), "until it is confirmed");
+    asked(&mut record, Asked::Revert).unwrap();
+    assert_eq!(seen(&record, "h2"), None);
+}
+
+#[test]
+fn each_needs_its_state_and_nothing_else_going_on() {
+    for (state, ask) in [
+        (State::Building, migration(false)),
+        (State::Stopped, migration(true)),
+        (State::Error, Asked::Resize(flavor("large", 2))),
+        (State::Active, Asked::Confirm),
+        (State::Stopped, Asked::Revert),
+        (State::Resized, migration(false)),
+        (State::Deleted, Asked::Rebuild(pb::Image::default())),
+    ] {
+        let mut record = there();
+        record.instance.as_mut().unwrap().set_state(state);
+        assert_eq!(asked(&mut record, ask.clone()), Err(Reason::InvalidState), "{state:?} {ask:?}");
+    }
+    let mut record = there();
+    asked(&mut record, migration(false)).unwrap();
+    assert_eq!(asked(&mut record, Asked::Rebuild(pb::Image::default())), Err(Reason::InvalidState));
+}
+
+fn evacuated() -> InstanceRecord {
+    let mut record = there();
+    let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
+    evacuate::begin(&mut record, "", |_| false, NOW, acceptance).unwrap();
+    record
+}
+
+#[test]
+fn an_evacuated_instance_belongs_to_its_old_host_no_more() {
+    let mut record = evacuated();
+    assert!(record.is_placing() && record.keeps().is_empty());
+    assert_eq!(record.seen_by("h1", String::new()), None);
+    assert_eq!((record.tried().len(), leaves(&record)), (0, vec!["h1".to_owned()]));
+    record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
+    record.set_ready(LATER, NOW);
+    assert_eq!(left_behind(&record), ["h1"]);
+    record.conclude(NOW);
+    assert_eq!((record.resource().state(), record.evacuated_from.is_none()), (State::Active, true));
+
+    let refused = |host_is_there: bool, state| {
+        let mut record = there();
+        record.instance.as_mut().unwrap().set_state(state);
+        let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
+        evacuate::begin(&mut record, "", |_| host_is_there, NOW, acceptance).is_err()
+    };
+    assert!(refused(true, State::Active) && refused(false, State::Building));
+}
+
+#[test]
+fn an_evacuation_that_fails_stays_only_if_nothing_else_may_be_elsewhere() {
+    let mut record = evacuated();
+    record.set_failed(fault(), NOW);
+    assert_eq!((record.resource().state(), record.resource().host.as_str()), (State::Active, "h1"));
+    assert_eq!(record.resource().attempt, 1);
+
+    let mut record = evacuated();
+    record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
+    record.set_attempt_failed(fault(), NOW);
+    record.set_failed(fault(), NOW);
+    assert_eq!((record.resource().state(), record.resource().host.as_str()), (State::Error, ""));
+
+    let mut record = evacuated();
+    record.drop_receipt("h1", 1);
+    record.set_failed(fault(), NOW);
+    assert_eq!(record.resource().state(), State::Error, "its host has removed it");
+}
+
+#[test]
+fn attempts_are_counted_on_over_all_placements() {
+    let mut record = evacuated();
+    record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
+    assert_eq!((record.resource().attempt, record.tried().len()), (2, 1));
+}

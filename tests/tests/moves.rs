@@ -1,0 +1,335 @@
+//! Instances that change their image, their flavor or their host, end to end through every service, over both stores.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use kilonova_model::{Reason, ServiceKind};
+use kilonova_proto::api::v1 as api;
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::instance::{State, Task};
+use kilonova_proto::types::v1::volume::State as VolumeState;
+use kilonova_rpc::status::from_status;
+use kilonova_runtime::agent::simulated::FailRule;
+use kilonova_runtime::config::Period;
+use kilonova_tests::journal::Line;
+use kilonova_tests::waiting::until;
+use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
+
+over_both_stores!(
+    an_instance_is_rebuilt_where_it_is,
+    a_resize_is_confirmed_or_reverted_and_counts_the_greater_until_then,
+    a_resize_that_cannot_be_done_leaves_the_instance_as_it_was,
+    an_instance_moves_while_it_runs_and_its_volume_with_it,
+    a_move_is_finished_after_every_agent_and_conductor_restarted,
+    an_instance_is_evacuated_and_its_old_host_destroys_its_copy,
+    an_evacuation_without_a_place_leaves_the_instance_where_it_was,
+);
+
+async fn started(plan: Plan) -> Option<(Cluster, Api)> {
+    let cluster = Cluster::start(plan).await?;
+    let api = cluster.api();
+    api.seed().await;
+    Some((cluster, api))
+}
+
+async fn active(api: &Api, name: &str) -> pb::Instance {
+    let id = api.create(name, "small", 1).await.unwrap().remove(0);
+    api.until(&id, State::Active).await
+}
+
+/// The instance once nothing is being done with it.
+async fn settled(api: &Api, id: &str) -> pb::Instance {
+    until(&format!("{id} is left alone"), || async {
+        api.get(id).await.ok().filter(|instance| instance.task() == Task::Unspecified)
+    })
+    .await
+}
+
+async fn volume_in(api: &Api, state: VolumeState, id: &str) -> pb::Volume {
+    until(&format!("volume {id} is {state:?}"), || async {
+        let request = api::GetVolumeRequest { volume_id: id.into(), ..Default::default() };
+        let volume = api.volumes().get_volume(request).await.ok()?.into_inner().volume?;
+        (volume.state() == state).then_some(volume)
+    })
+    .await
+}
+
+async fn with_volume(api: &Api, instance: &str) -> String {
+    let spec = pb::VolumeSpec { name: "disk".into(), size_gib: 1, ..Default::default() };
+    let request = api::CreateVolumeRequest { volume: Some(spec), ..Default::default() };
+    let id = api.volumes().create_volume(request).await.unwrap().into_inner().volume.unwrap().id;
+    volume_in(api, VolumeState::Available, &id).await;
+    let request = api::AttachVolumeRequest {
+        instance_id: instance.into(),
+        volume_id: id.clone(),
+        ..Default::default()
+    };
+    api.instances().attach_volume(request).await.unwrap();
+    volume_in(api, VolumeState::InUse, &id).await;
+    id
+}
+
+async fn resize(api: &Api, id: &str, flavor: &str) -> Result<(), Reason> {
+    let request = api::ResizeInstanceRequest {
+        instance_id: id.into(),
+        flavor_id: flavor.into(),
+        request_id: format!("{id}-{flavor}"),
+        ..Default::default()
+    };
+    let asked = api.instances().resize_instance(request).await;
+    asked.map(drop).map_err(|status| from_status(&status).unwrap().reason)
+}
+
+async fn migrate(api: &Api, id: &str, live: bool) {
+    let request = api::MigrateInstanceRequest { instance_id: id.into(), live, ..Default::default() };
+    api.instances().migrate_instance(request).await.unwrap();
+}
+
+async fn evacuate(api: &Api, id: &str) -> Result<(), Reason> {
+    let request = api::EvacuateInstanceRequest { instance_id: id.into(), ..Default::default() };
+    let asked = api.instances().evacuate_instance(request).await;
+    asked.map(drop).map_err(|status| from_status(&status).unwrap().reason)
+}
+
+async fn flavor(api: &Api, id: &str, vcpus: u32, ram_mib: u32) {
+    let flavor = pb::Flavor { id: id.into(), vcpus, ram_mib, disk_gib: 1, ..Default::default() };
+    let request = api::CreateFlavorRequest { flavor: Some(flavor), ..Default::default() };
+    api.flavors().create_flavor(request).await.unwrap();
+}
+
+async fn used(api: &Api) -> (u32, u32) {
+    let quota = api.quotas().get_quota(api::GetQuotaRequest::default()).await.unwrap().into_inner();
+    let usage = quota.quota.unwrap().usage.unwrap();
+    (usage.cores, usage.ram_mib)
+}
+
+async fn last_action(api: &Api, id: &str) -> pb::Action {
+    let request = api::ListInstanceActionsRequest { instance_id: id.into(), ..Default::default() };
+    let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
+    actions.into_iter().last().unwrap()
+}
+
+/// What was done to one, in order, by the hosts' journals.
+fn deeds(cluster: &Cluster, id: &str) -> Vec<(String, String)> {
+    let mut lines: Vec<Line> = cluster.journals().into_iter().filter(|line| line.id == id).collect();
+    lines.sort_by(|a, b| a.time.cmp(&b.time));
+    lines.into_iter().map(|line| (line.op, line.host)).collect()
+}
+
+fn deed(op: &str, host: &str) -> (String, String) {
+    (op.to_owned(), host.to_owned())
+}
+
+async fn an_instance_is_rebuilt_where_it_is(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.compute.driver.rebuild_fail = vec![FailRule { name: "stuck".into(), attempts: 99 }];
+    let Some((cluster, api)) = started(plan).await else { return };
+    let image = pb::Image { id: "debian".into(), ..Default::default() };
+    let request = api::CreateImageRequest { image: Some(image), ..Default::default() };
+    api.images().create_image(request).await.unwrap();
+    for (name, expected) in [("vm", "debian"), ("stuck", "cirros")] {
+        let before = active(&api, name).await;
+        let request = api::RebuildInstanceRequest {
+            instance_id: before.id.clone(),
+            image_id: "debian".into(),
+            ..Default::default()
+        };
+        let asked = api.instances().rebuild_instance(request).await.unwrap().into_inner().instance.unwrap();
+        assert_eq!(asked.task(), Task::Rebuilding);
+        let after = settled(&api, &before.id).await;
+        assert_eq!((after.state(), &after.host), (State::Active, &before.host));
+        assert_eq!(after.spec.unwrap().image_id, expected);
+    }
+    cluster.shutdown().await;
+}
+
+async fn a_resize_is_confirmed_or_reverted_and_counts_the_greater_until_then(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.conductor.quota.cores = 6;
+    let Some((cluster, api)) = started(plan).await else { return };
+    flavor(&api, "medium", 3, 1024).await;
+    flavor(&api, "large", 30, 1024).await;
+    let (kept, back) = (active(&api, "kept").await, active(&api, "back").await);
+    assert_eq!(resize(&api, &kept.id, "small").await, Err(Reason::ValidationFailed));
+    assert_eq!(resize(&api, &kept.id, "large").await, Err(Reason::QuotaExceeded));
+    assert_eq!(resize(&api, &kept.id, "medium").await, Ok(()));
+    assert_eq!(resize(&api, &kept.id, "medium").await, Ok(()), "the same request again");
+    assert_eq!(used(&api).await, (4, 1536));
+    let there = api.until(&kept.id, State::Resized).await;
+    assert_ne!(there.host, kept.host);
+    assert_eq!((there.flavor.unwrap().vcpus, there.previous_host.as_str()), (3, kept.host.as_str()));
+    assert_eq!(resize(&api, &kept.id, "large").await, Err(Reason::InvalidState));
+    let request = api::ConfirmResizeRequest { instance_id: kept.id.clone(), ..Default::default() };
+    api.instances().confirm_resize(request).await.unwrap();
+    let confirmed = settled(&api, &kept.id).await;
+    assert_eq!((confirmed.state(), confirmed.previous_host.as_str()), (State::Active, ""));
+    let expected = [
+        deed("spawn", &kept.host),
+        deed("prepare", &there.host),
+        deed("hand_over", &kept.host),
+        deed("take_over", &there.host),
+        deed("destroy", &kept.host),
+    ];
+    assert_eq!(deeds(&cluster, &kept.id), expected);
+
+    assert_eq!(resize(&api, &back.id, "medium").await, Ok(()));
+    let there = api.until(&back.id, State::Resized).await;
+    assert_eq!(used(&api).await, (6, 2048));
+    let request = api::RevertResizeRequest { instance_id: back.id.clone(), ..Default::default() };
+    api.instances().revert_resize(request).await.unwrap();
+    let reverted = settled(&api, &back.id).await;
+    assert_eq!((reverted.state(), &reverted.host), (State::Active, &back.host));
+    assert_eq!(reverted.flavor.unwrap().id, "small");
+    assert_eq!(used(&api).await, (4, 1536));
+    let done = deeds(&cluster, &back.id);
+    assert_eq!(done[4..], [deed("destroy", &there.host), deed("take_back", &back.host)]);
+    for id in [&kept.id, &back.id] {
+        api.delete(id).await.unwrap();
+        api.until(id, State::Deleted).await;
+    }
+    assert_eq!(used(&api).await, (0, 0));
+    cluster.shutdown().await;
+}
+
+async fn a_resize_that_cannot_be_done_leaves_the_instance_as_it_was(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    let rule = |name: &str| vec![FailRule { name: name.into(), attempts: 99 }];
+    plan.compute.driver.hand_over_fail = rule("held");
+    plan.compute.driver.take_over_fail = rule("refused");
+    let Some((cluster, api)) = started(plan).await else { return };
+    flavor(&api, "medium", 2, 1024).await;
+    for (name, last) in [("held", "hand_over"), ("refused", "take_over")] {
+        let before = active(&api, name).await;
+        let disk = with_volume(&api, &before.id).await;
+        resize(&api, &before.id, "medium").await.unwrap();
+        let after = settled(&api, &before.id).await;
+        assert_eq!((after.state(), &after.host), (State::Active, &before.host), "{name}");
+        assert_eq!(after.flavor.unwrap().id, "small");
+        let action = last_action(&api, &before.id).await;
+        assert_eq!(action.outcome(), pb::Outcome::Failed);
+        let failed = action.steps.iter().find(|step| step.name == last && step.fault.is_some());
+        assert!(failed.is_some(), "{action:?}");
+        let (op, host) = deeds(&cluster, &before.id).pop().unwrap();
+        assert_eq!((op.as_str(), &host), ("take_back", &before.host));
+        let exports = exports(&cluster, &disk);
+        assert_eq!(exports, vec![before.host], "the destination no longer reaches its volume");
+    }
+    let before = active(&api, "huge").await;
+    assert_eq!(resize(&api, &before.id, "huge").await, Ok(()));
+    let after = settled(&api, &before.id).await;
+    assert_eq!((after.state(), after.host), (State::Active, before.host));
+    let action = last_action(&api, &before.id).await;
+    assert_eq!(action.steps.last().unwrap().fault.as_ref().map(|f| f.reason.as_str()), None);
+    assert_eq!(action.outcome(), pb::Outcome::Failed);
+    let (cores, _) = used(&api).await;
+    assert_eq!(cores, 3, "nothing is counted that is not there");
+    cluster.shutdown().await;
+}
+
+/// Who reaches a volume, by its backend's journal.
+fn exports(cluster: &Cluster, volume: &str) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for line in cluster.journals().into_iter().filter(|line| line.id == volume) {
+        let host = line.detail["host"].as_str().unwrap_or_default().to_owned();
+        match line.op.as_str() {
+            "export" => hosts.push(host),
+            "unexport" => hosts.retain(|one| *one != host),
+            _ => {}
+        }
+    }
+    hosts
+}
+
+async fn an_instance_moves_while_it_runs_and_its_volume_with_it(backing: Backing) {
+    let Some((cluster, api)) = started(Plan::new(backing)).await else { return };
+    let before = active(&api, "vm").await;
+    let disk = with_volume(&api, &before.id).await;
+    migrate(&api, &before.id, true).await;
+    let after = settled(&api, &before.id).await;
+    assert_eq!(after.state(), State::Active);
+    assert_ne!(after.host, before.host);
+    until("the old host holds nothing", || async {
+        let (op, host) = deeds(&cluster, &before.id).pop()?;
+        (op == "destroy" && host == before.host).then_some(())
+    })
+    .await;
+    assert_eq!(exports(&cluster, &disk), vec![after.host]);
+    let request = api::DetachVolumeRequest {
+        instance_id: before.id.clone(),
+        volume_id: disk.clone(),
+        ..Default::default()
+    };
+    api.instances().detach_volume(request).await.unwrap();
+    volume_in(&api, VolumeState::Available, &disk).await;
+    assert!(exports(&cluster, &disk).is_empty());
+    cluster.shutdown().await;
+}
+
+async fn a_move_is_finished_after_every_agent_and_conductor_restarted(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    (plan.computes, plan.conductors) = (2, 1);
+    plan.conductor.resend_interval = Period::from_millis(500);
+    plan.compute.driver.latency = Period::from_millis(300);
+    let Some((mut cluster, api)) = started(plan).await else { return };
+    let before = active(&api, "vm").await;
+    migrate(&api, &before.id, false).await;
+    for op in ["prepare", "hand_over", "take_over"] {
+        until(op, || async { deeds(&cluster, &before.id).iter().find(|deed| deed.0 == op).map(drop) }).await;
+        for (kind, name) in [
+            (ServiceKind::Compute, "compute-1"),
+            (ServiceKind::Compute, "compute-2"),
+            (ServiceKind::Conductor, "conductor-1"),
+        ] {
+            cluster.stop(kind, name).await;
+            cluster.launch(kind, name).await;
+        }
+        cluster.ready().await;
+    }
+    let there = api.until(&before.id, State::Resized).await;
+    let expected = [
+        deed("spawn", &before.host),
+        deed("prepare", &there.host),
+        deed("hand_over", &before.host),
+        deed("take_over", &there.host),
+    ];
+    assert_eq!(deeds(&cluster, &before.id), expected, "each once");
+    cluster.shutdown().await;
+}
+
+async fn an_instance_is_evacuated_and_its_old_host_destroys_its_copy(backing: Backing) {
+    let Some((mut cluster, api)) = started(Plan::new(backing)).await else { return };
+    let before = active(&api, "vm").await;
+    let disk = with_volume(&api, &before.id).await;
+    assert_eq!(evacuate(&api, &before.id).await, Err(Reason::InvalidState), "its host is there");
+    cluster.stop(ServiceKind::Compute, &before.host).await;
+    until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
+    let after = api.until(&before.id, State::Active).await;
+    assert_ne!(after.host, before.host);
+    until("only the new host reaches the volume", || async {
+        (exports(&cluster, &disk) == vec![after.host.clone()]).then_some(())
+    })
+    .await;
+    assert_eq!(last_action(&api, &before.id).await.outcome(), pb::Outcome::Succeeded);
+
+    cluster.launch(ServiceKind::Compute, &before.host).await;
+    cluster.ready().await;
+    let (op, host) = deeds(&cluster, &before.id).pop().unwrap();
+    assert_eq!((op.as_str(), &host), ("destroy", &before.host), "before the host is ready");
+    assert_eq!(settled(&api, &before.id).await.state(), State::Active);
+    cluster.shutdown().await;
+}
+
+async fn an_evacuation_without_a_place_leaves_the_instance_where_it_was(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.computes = 1;
+    let Some((mut cluster, api)) = started(plan).await else { return };
+    let before = active(&api, "vm").await;
+    cluster.stop(ServiceKind::Compute, &before.host).await;
+    until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
+    let after = settled(&api, &before.id).await;
+    assert_eq!((after.state(), &after.host), (State::Active, &before.host));
+    assert_eq!(last_action(&api, &before.id).await.outcome(), pb::Outcome::Failed);
+    cluster.launch(ServiceKind::Compute, &before.host).await;
+    cluster.ready().await;
+    assert_eq!(deeds(&cluster, &before.id), [deed("spawn", &before.host)], "its guest was left alone");
+    cluster.shutdown().await;
+}
