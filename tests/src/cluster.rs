@@ -66,6 +66,7 @@ impl Plan {
         conductor.quota.ram_mib = -1;
         conductor.quota.volumes = -1;
         conductor.quota.gigabytes = -1;
+        conductor.quota.snapshots = -1;
         let scheduler =
             kilonova_scheduler::Config { heartbeat: Period::from_millis(500), ..Default::default() };
         let mut compute = kilonova_compute::Config::default();
@@ -267,6 +268,7 @@ type Instances = api::instance_service_client::InstanceServiceClient<Channel>;
 type Volumes = api::volume_service_client::VolumeServiceClient<Channel>;
 type Hosts = api::host_service_client::HostServiceClient<Channel>;
 type ServerGroups = api::server_group_service_client::ServerGroupServiceClient<Channel>;
+type Snapshots = api::snapshot_service_client::SnapshotServiceClient<Channel>;
 type Flavors = api::flavor_service_client::FlavorServiceClient<Channel>;
 type Images = api::image_service_client::ImageServiceClient<Channel>;
 type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
@@ -294,6 +296,12 @@ impl Api {
     #[must_use]
     pub fn server_groups(&self) -> ServerGroups {
         ServerGroups::new(self.channel.clone())
+    }
+
+    /// Snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> Snapshots {
+        Snapshots::new(self.channel.clone())
     }
 
     /// Flavors.

@@ -88,6 +88,8 @@ reasons! {
     InstanceNotFound = "INSTANCE_NOT_FOUND" => NotFound;
     /// No such volume, or not in this project.
     VolumeNotFound = "VOLUME_NOT_FOUND" => NotFound;
+    /// No such snapshot, or not in this project.
+    SnapshotNotFound = "SNAPSHOT_NOT_FOUND" => NotFound;
     /// No such flavor.
     FlavorNotFound = "FLAVOR_NOT_FOUND" => NotFound;
     /// No such image.
@@ -120,7 +122,7 @@ reasons! {
     BuildTimeout = "BUILD_TIMEOUT" => DeadlineExceeded;
     /// The host did not do in time what was asked of what it holds.
     OperationTimeout = "OPERATION_TIMEOUT" => DeadlineExceeded;
-    /// The host lost the build, as by a restart.
+    /// The host no longer has what was made there.
     BuildLost = "BUILD_LOST" => Internal;
     /// As many hosts were tried as the configuration allows.
     MaxAttemptsExceeded = "MAX_ATTEMPTS_EXCEEDED" => FailedPrecondition;

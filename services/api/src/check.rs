@@ -3,6 +3,7 @@
 mod catalogue;
 mod instance;
 mod server_group;
+mod snapshot;
 mod volume;
 
 use std::time::Duration;

@@ -90,6 +90,10 @@ requests! {
     UpdateVolumeRequest => UpdateVolumeRequest { request_id, project_id, volume_id, etag, volume, update_mask }
     DeleteVolumeRequest => DeleteVolumeRequest { request_id, project_id, volume_id, etag, allow_missing }
     ExtendVolumeRequest => ExtendVolumeRequest { request_id, project_id, volume_id, etag, size_gib }
+    CreateSnapshotRequest => CreateSnapshotRequest { request_id, project_id, volume_id, name, validate_only }
+    DeleteSnapshotRequest => DeleteSnapshotRequest { request_id, project_id, snapshot_id, etag, allow_missing }
+    GetSnapshotRequest => GetSnapshotRequest { snapshot_id, project_id }
+    ListSnapshotsRequest => ListSnapshotsRequest { page_size, page_token, project_id, volume_id }
     CreateFlavorRequest => CreateFlavorRequest { request_id, flavor, validate_only }
     DeleteFlavorRequest => DeleteFlavorRequest { request_id, flavor_id, allow_missing }
     GetFlavorRequest => GetFlavorRequest { flavor_id }
@@ -138,6 +142,10 @@ responses! {
     UpdateVolumeResponse => UpdateVolumeResponse { volume }
     DeleteVolumeResponse => DeleteVolumeResponse { volume }
     ExtendVolumeResponse => ExtendVolumeResponse { volume }
+    CreateSnapshotResponse => CreateSnapshotResponse { snapshot }
+    DeleteSnapshotResponse => DeleteSnapshotResponse { snapshot }
+    GetSnapshotResponse => GetSnapshotResponse { snapshot }
+    ListSnapshotsResponse => ListSnapshotsResponse { snapshots, next_page_token }
     CreateFlavorResponse => CreateFlavorResponse { flavor }
     DeleteFlavorResponse => DeleteFlavorResponse {}
     GetFlavorResponse => GetFlavorResponse { flavor }

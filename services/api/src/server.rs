@@ -10,6 +10,7 @@ use kilonova_proto::api::v1::image_service_server::{ImageService, ImageServiceSe
 use kilonova_proto::api::v1::instance_service_server::{InstanceService, InstanceServiceServer};
 use kilonova_proto::api::v1::quota_service_server::{QuotaService, QuotaServiceServer};
 use kilonova_proto::api::v1::server_group_service_server::{ServerGroupService, ServerGroupServiceServer};
+use kilonova_proto::api::v1::snapshot_service_server::{SnapshotService, SnapshotServiceServer};
 use kilonova_proto::api::v1::volume_service_server::{VolumeService, VolumeServiceServer};
 use kilonova_rpc::server::{Served, ServerBuilder};
 use kilonova_rpc::status::to_status;
@@ -64,6 +65,7 @@ pub fn add(server: ServerBuilder, conductor: Conductor) -> ServerBuilder {
             Served::only("kilonova.api.v1.InstanceService", INSTANCES),
         )
         .add(VolumeServiceServer::new(api.clone()), Served::only("kilonova.api.v1.VolumeService", VOLUMES))
+        .add(SnapshotServiceServer::new(api.clone()), Served::all("kilonova.api.v1.SnapshotService"))
         .add(FlavorServiceServer::new(api.clone()), Served::all("kilonova.api.v1.FlavorService"))
         .add(ImageServiceServer::new(api.clone()), Served::all("kilonova.api.v1.ImageService"))
         .add(ServerGroupServiceServer::new(api.clone()), Served::all("kilonova.api.v1.ServerGroupService"))
@@ -142,6 +144,15 @@ forward! {
         extend_volume(ExtendVolumeRequest) -> ExtendVolumeResponse = tasks.extend_volume;
     } watch {
         watch_volumes(WatchVolumesRequest) -> WatchVolumesResponse;
+    }
+}
+
+forward! {
+    SnapshotService {
+        create_snapshot(CreateSnapshotRequest) -> CreateSnapshotResponse = tasks.create_snapshot;
+        delete_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse = tasks.delete_snapshot;
+        get_snapshot(GetSnapshotRequest) -> GetSnapshotResponse = records.get_snapshot;
+        list_snapshots(ListSnapshotsRequest) -> ListSnapshotsResponse = records.list_snapshots;
     }
 }
 

@@ -36,8 +36,13 @@ impl Work for Guests {
     type Claims = HostClaims;
     type Report = InstanceReport;
 
-    const VERBS: Verbs =
-        Verbs { make: "build", driver_make: "spawn", unmake: "terminate", driver_unmake: "destroy" };
+    const VERBS: Verbs = Verbs {
+        noun: "instance",
+        make: "build",
+        driver_make: "spawn",
+        unmake: "terminate",
+        driver_unmake: "destroy",
+    };
     const NOT_FOUND: Reason = Reason::InstanceNotFound;
 
     fn kind(act: &GuestAct) -> Kind {

@@ -44,7 +44,7 @@ async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, Star
             Arc::new(driver)
         }
     };
-    let reporter = Reporter::new(site.pending_reports());
+    let reporter = Reporter::new(site.pending_reports("instance"));
     let parts = Parts {
         site,
         zone: context.zone.clone(),

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, HostName, InstanceId, ServiceKind, VolumeId};
+use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, ServiceKind, VolumeId};
 use kilonova_proto::compute::v1 as compute;
 use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::conductor::v1::r#move::Step;
-use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Move, Operation, Receipt, VolumeRecord};
+use kilonova_proto::conductor::v1::{
+    Alternate, InstanceRecord, Move, Operation, Receipt, SnapshotRecord, VolumeRecord,
+};
 use kilonova_proto::scheduler::v1 as scheduler;
 use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
 use kilonova_proto::types::v1 as pb;
@@ -22,6 +24,7 @@ use kilonova_rpc::peers::{Channel, Peers};
 use kilonova_store::Txn;
 use tonic::Request;
 
+use crate::connections::refused;
 use crate::history::step_name;
 use crate::moves;
 use crate::operations::hosts_part;
@@ -105,6 +108,8 @@ pub struct Callers {
     pub instances: Records<InstanceRecord>,
     /// Where the volumes are that instances have.
     pub volumes: Records<VolumeRecord>,
+    /// Where the snapshots are that volumes are made of.
+    pub snapshots: Records<SnapshotRecord>,
 }
 
 pub(crate) fn within<T>(message: T, deadline: Duration) -> Request<T> {
@@ -136,9 +141,9 @@ fn stopped(instance: &pb::Instance) -> bool {
 }
 
 /// A record written by a newer version, or a defect.
-fn no_such_operation(kind: Kind) -> CallError {
+pub(crate) fn no_such_operation(kind: Kind) -> CallError {
     let message = format!("this version does not know the operation {}", kind.as_str_name());
-    let error = kilonova_model::Error::new(kilonova_model::Reason::MethodNotImplemented, message);
+    let error = Error::new(Reason::MethodNotImplemented, message);
     classify(kilonova_rpc::status::to_status(&error))
 }
 
@@ -213,6 +218,18 @@ impl Callers {
         }
     }
 
+    /// The backend a snapshot is on.
+    async fn host_of(&self, snapshot_id: &str) -> Result<String, CallError> {
+        let gone = || {
+            let message = format!("snapshot {snapshot_id} is gone");
+            refused(&Error::new(Reason::SnapshotNotFound, message).with("snapshot_id", snapshot_id))
+        };
+        let id = snapshot_id.parse().map_err(|_| gone())?;
+        let entry = self.snapshots.get(id).await.map_err(|error| refused(&error))?;
+        let host = entry.map(|entry| entry.record.resource().host.clone()).unwrap_or_default();
+        if host.is_empty() { Err(gone()) } else { Ok(host) }
+    }
+
     /// Where a compute host listens; empty while it is not registered.
     fn address(&self, host: &str) -> String {
         let members = self.peers.registry().members(ServiceKind::Compute).current();
@@ -223,7 +240,7 @@ impl Callers {
     /// The channel for work to one incarnation of a host. A name that is none belongs to no host.
     pub(crate) fn host(&self, service: ServiceKind, host: &str, epoch: Epoch) -> Result<Channel, CallError> {
         let host = HostName::parse(host).map_err(|error| {
-            let error = kilonova_model::Error::new(kilonova_model::Reason::NoSuchHost, error.to_string());
+            let error = Error::new(Reason::NoSuchHost, error.to_string());
             classify(kilonova_rpc::status::to_status(&error))
         })?;
         Ok(self.peers.cast_host(service, &host).at(epoch))
@@ -414,9 +431,14 @@ impl Agents<VolumeRecord> for Callers {
         _: &GroupWish,
     ) -> Result<Selected, CallError> {
         let volume = record.resource();
+        let mut spec = volume.spec.clone().unwrap_or_default();
+        if !spec.snapshot_id.is_empty() {
+            // As in Cinder by default: where the snapshot is.
+            spec.hints.get_or_insert_default().force_host = self.host_of(&spec.snapshot_id).await?;
+        }
         let request = scheduler::SelectBackendsRequest {
             request_id: step_id(id, volume.generation, volume.attempt + 1, "select"),
-            volume: volume.spec.clone(),
+            volume: Some(spec),
             count: 1,
             alternates,
             excluded_backends: record.tried_hosts.clone(),

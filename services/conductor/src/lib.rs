@@ -32,25 +32,31 @@ pub mod reports;
 pub mod requests;
 mod server;
 pub mod shards;
+pub mod snapshots;
 pub mod watch;
 
 use std::sync::Arc;
 
-use kilonova_model::ServiceKind;
-use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
+use kilonova_model::{FlavorId, ImageId, InstanceId, ServerGroupId, ServiceKind, SnapshotId, VolumeId};
+use kilonova_proto::conductor::v1::{
+    HostRecord, InstanceRecord, ServerGroupRecord, SnapshotRecord, VolumeRecord,
+};
+use kilonova_proto::types::v1 as pb;
 use kilonova_runtime::service::{Context, Launch, Running, StartError};
 use kilonova_store::keys::Keys;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::accept::{Acceptor, Lanes};
-use crate::agents::Callers;
+use crate::agents::{Agents, Callers};
+use crate::cache::Cache;
 use crate::catalogue::Shelf;
 pub use crate::config::Config;
 use crate::db::Db;
 use crate::engine::Engine;
 use crate::groups::Groups;
-use crate::hosts::Hosts;
+use crate::hosts::{HostId, Hosts};
+use crate::placed::Placed;
 use crate::records::Records;
 use crate::server::Conductor;
 use crate::shards::Shards;
@@ -65,8 +71,13 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
 
     let instances = Records::<InstanceRecord>::follow("instances", &db, tasks);
     let volumes = Records::<VolumeRecord>::follow("volumes", &db, tasks);
-    let callers =
-        Callers { peers: context.peers.clone(), instances: instances.clone(), volumes: volumes.clone() };
+    let snapshots = Records::<SnapshotRecord>::follow("snapshots", &db, tasks);
+    let callers = Callers {
+        peers: context.peers.clone(),
+        instances: instances.clone(),
+        volumes: volumes.clone(),
+        snapshots: snapshots.clone(),
+    };
     let flavors = Shelf::flavors(&db, tasks);
     let images = Shelf::images(&db, tasks);
     let groups = Groups::follow(&db, tasks);
@@ -83,8 +94,24 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     );
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
     let lanes = Arc::new(Lanes::default());
-    drive(&context, &config, &instances, &volumes, &callers, &shards, &lanes, &groups, gained_rx);
-    fill(&context, &instances, &volumes, &flavors, &images, &groups, &hosts, &shards);
+    let engines = Engines {
+        callers,
+        shards: shards.clone(),
+        config: config.clone(),
+        lanes: lanes.clone(),
+        groups: groups.clone(),
+    };
+    engines.drive(&context, gained_rx);
+    let memories = Memories {
+        instances: instances.cache.clone(),
+        volumes: volumes.cache.clone(),
+        snapshots: snapshots.cache.clone(),
+        flavors: flavors.cache.clone(),
+        images: images.cache.clone(),
+        groups: groups.cache.clone(),
+        hosts: hosts.cache.clone(),
+    };
+    memories.fill(&context, &shards);
 
     let conductor = Conductor {
         acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes)),
@@ -96,6 +123,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         config,
         instances,
         volumes,
+        snapshots,
         flavors,
         images,
         groups,
@@ -106,100 +134,109 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     context.serve(server).await
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is a part that the engines work on")]
-/// Starts the engines, and has them look at every record of a shard that is gained.
-fn drive(
-    context: &Context,
-    config: &Arc<Config>,
-    instances: &Records<InstanceRecord>,
-    volumes: &Records<VolumeRecord>,
-    callers: &Callers,
-    shards: &Shards,
-    lanes: &Arc<Lanes>,
-    groups: &Groups,
-    mut gained: mpsc::Receiver<()>,
-) {
-    let members = |kind: ServiceKind| context.registry.members(kind);
-    let host = &context.host;
-    let instance_engine = Engine::new(
-        instances.clone(),
-        callers.clone(),
-        members(ServiceKind::Compute),
-        shards.clone(),
-        config.clone(),
-        host.clone(),
-        lanes.clone(),
-        groups.clone(),
-    );
-    let volume_engine = Engine::new(
-        volumes.clone(),
-        callers.clone(),
-        members(ServiceKind::Volume),
-        shards.clone(),
-        config.clone(),
-        host.clone(),
-        lanes.clone(),
-        groups.clone(),
-    );
-    let (agents, stores) = (members(ServiceKind::Compute), members(ServiceKind::Volume));
-    let (tasks, diagnostics) = (context.tasks.clone(), context.diagnostics.clone());
-    context.tasks.spawn("engines", async move {
-        // A host that is not known yet is not a host that has left.
-        agents.known().await;
-        stores.known().await;
-        let instance_queue = instance_engine.run(&tasks);
-        let volume_queue = volume_engine.run(&tasks);
-        let (instances, volumes) = (instance_queue.clone(), volume_queue.clone());
-        diagnostics
-            .add("queues", move || json!({ "instances": instances.stats(), "volumes": volumes.stats() }));
-        while gained.recv().await.is_some() {
-            instance_engine.nudge_all(&instance_queue, |_| true);
-            volume_engine.nudge_all(&volume_queue, |_| true);
-        }
-    });
+/// What the engines work with.
+struct Engines {
+    callers: Callers,
+    shards: Shards,
+    config: Arc<Config>,
+    lanes: Arc<Lanes>,
+    groups: Groups,
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is a memory to be filled")]
-/// Ready once the memory is filled and the shards are shared out.
-fn fill(
-    context: &Context,
-    instances: &Records<InstanceRecord>,
-    volumes: &Records<VolumeRecord>,
-    flavors: &Shelf<kilonova_proto::types::v1::Flavor>,
-    images: &Shelf<kilonova_proto::types::v1::Image>,
-    groups: &Groups,
-    hosts: &Hosts,
-    shards: &Shards,
-) {
-    let readiness = context.readiness.clone();
-    readiness.not("records", "reading the store");
-    readiness.not("shards", "joining the other conductors");
-    let (instances, volumes) = (instances.cache.clone(), volumes.cache.clone());
-    let (flavors, images, hosts) = (flavors.cache.clone(), images.cache.clone(), hosts.cache.clone());
-    let groups = groups.cache.clone();
+impl Engines {
+    fn engine<P: Placed>(&self, context: &Context, records: Records<P>) -> Arc<Engine<P, Callers>>
+    where
+        Callers: Agents<P>,
     {
-        let (instances, volumes, shards) = (instances.clone(), volumes.clone(), shards.clone());
-        context
-            .diagnostics
-            .add("records", move || json!({ "instances": instances.len(), "volumes": volumes.len() }));
-        let owned = move || json!({ "owned": shards.owned(), "owners": shards.owners() });
-        context.diagnostics.add("shards", owned);
+        Engine::new(
+            records,
+            self.callers.clone(),
+            context.registry.members(P::AGENT),
+            self.shards.clone(),
+            self.config.clone(),
+            context.host.clone(),
+            self.lanes.clone(),
+            self.groups.clone(),
+        )
     }
-    let shards = shards.clone();
-    // Followed from the start, so that the first one who asks for the services is told all of them.
-    let members = ServiceKind::ALL.map(|kind| context.registry.members(kind));
-    context.tasks.spawn("filling", async move {
-        for members in &members {
-            members.known().await;
-        }
-        instances.filled().await;
-        volumes.filled().await;
-        flavors.filled().await;
-        images.filled().await;
-        groups.filled().await;
-        hosts.filled().await;
-        readiness.ok("records");
-        shards.settled().await;
-        readiness.ok("shards");
-    });
+
+    /// Starts the engines, and has them look at every record of a shard that is gained.
+    fn drive(&self, context: &Context, mut gained: mpsc::Receiver<()>) {
+        let instance_engine = self.engine(context, self.callers.instances.clone());
+        let volume_engine = self.engine(context, self.callers.volumes.clone());
+        let snapshot_engine = self.engine(context, self.callers.snapshots.clone());
+        let members = |kind: ServiceKind| context.registry.members(kind);
+        let (agents, stores) = (members(ServiceKind::Compute), members(ServiceKind::Volume));
+        let (tasks, diagnostics) = (context.tasks.clone(), context.diagnostics.clone());
+        context.tasks.spawn("engines", async move {
+            // A host that is not known yet is not a host that has left.
+            agents.known().await;
+            stores.known().await;
+            let instance_queue = instance_engine.run(&tasks);
+            let volume_queue = volume_engine.run(&tasks);
+            let snapshot_queue = snapshot_engine.run(&tasks);
+            let queues = (instance_queue.clone(), volume_queue.clone(), snapshot_queue.clone());
+            diagnostics.add("queues", move || {
+                json!({
+                    "instances": queues.0.stats(),
+                    "volumes": queues.1.stats(),
+                    "snapshots": queues.2.stats(),
+                })
+            });
+            while gained.recv().await.is_some() {
+                instance_engine.nudge_all(&instance_queue, |_| true);
+                volume_engine.nudge_all(&volume_queue, |_| true);
+                snapshot_engine.nudge_all(&snapshot_queue, |_| true);
+            }
+        });
+    }
+}
+
+/// What is kept in memory.
+struct Memories {
+    instances: Cache<InstanceId, InstanceRecord>,
+    volumes: Cache<VolumeId, VolumeRecord>,
+    snapshots: Cache<SnapshotId, SnapshotRecord>,
+    flavors: Cache<FlavorId, pb::Flavor>,
+    images: Cache<ImageId, pb::Image>,
+    groups: Cache<ServerGroupId, ServerGroupRecord>,
+    hosts: Cache<HostId, HostRecord>,
+}
+
+impl Memories {
+    /// Ready once all of it is filled and the shards are shared out.
+    fn fill(self, context: &Context, shards: &Shards) {
+        let readiness = context.readiness.clone();
+        readiness.not("records", "reading the store");
+        readiness.not("shards", "joining the other conductors");
+        let counted = (self.instances.clone(), self.volumes.clone(), self.snapshots.clone());
+        context.diagnostics.add("records", move || {
+            json!({
+                "instances": counted.0.len(),
+                "volumes": counted.1.len(),
+                "snapshots": counted.2.len(),
+            })
+        });
+        let described = shards.clone();
+        let owned = move || json!({ "owned": described.owned(), "owners": described.owners() });
+        context.diagnostics.add("shards", owned);
+        let shards = shards.clone();
+        // Followed from the start, so that the first one who asks for the services is told all of them.
+        let members = ServiceKind::ALL.map(|kind| context.registry.members(kind));
+        context.tasks.spawn("filling", async move {
+            for members in &members {
+                members.known().await;
+            }
+            self.instances.filled().await;
+            self.volumes.filled().await;
+            self.snapshots.filled().await;
+            self.flavors.filled().await;
+            self.images.filled().await;
+            self.groups.filled().await;
+            self.hosts.filled().await;
+            readiness.ok("records");
+            shards.settled().await;
+            readiness.ok("shards");
+        });
+    }
 }

@@ -133,6 +133,8 @@ pub struct View<'a> {
     pub now: SystemTime,
     /// Most places tried.
     pub max_attempts: u32,
+    /// Whether there is no other place than the one: it is waited for until the deadline.
+    pub only_place: bool,
     /// For how long yet a host that is not registered is waited for: the registry is only now being followed.
     pub settling: Duration,
     /// When to send an unanswered command again.
@@ -161,7 +163,8 @@ pub fn plan(view: &View<'_>) -> Decision {
             Decision::GiveUpOperation(Leave::Late)
         }
         _ if view.placing => {
-            if view.tried >= view.max_attempts as usize {
+            let most = if view.only_place { 1 } else { view.max_attempts as usize };
+            if view.tried >= most {
                 Decision::GiveUp
             } else if view.alternates > 0 {
                 Decision::TakeAlternate
@@ -180,10 +183,13 @@ pub fn plan(view: &View<'_>) -> Decision {
 
 fn build(view: &View<'_>, site: &Site) -> Decision {
     let Some(epoch) = (view.epoch_of)(&site.host) else {
-        return if view.settling.is_zero() {
-            Decision::LeaveHost(Leave::NotRegistered)
-        } else {
-            Decision::Wait(view.settling)
+        let patience = match view.deadline.filter(|_| view.only_place) {
+            Some(deadline) => until(deadline, view.now),
+            None => view.settling,
+        };
+        return match patience {
+            Duration::ZERO => Decision::LeaveHost(Leave::NotRegistered),
+            patience => Decision::Wait(patience),
         };
     };
     let sent = view.sent(Verb::Build, &site.host, epoch, view.status.generation, site.attempt);
@@ -333,6 +339,7 @@ mod tests {
         tried: usize,
         clears: Option<&'static str>,
         settling: Duration,
+        only_place: bool,
         operation: Option<Operation>,
         deadline: Option<SystemTime>,
         expiry: Option<SystemTime>,
@@ -349,6 +356,7 @@ mod tests {
             tried: 0,
             clears: None,
             settling: Duration::ZERO,
+            only_place: false,
             operation: None,
             deadline: None,
             expiry: None,
@@ -391,6 +399,7 @@ mod tests {
                 epoch_of: &|host| self.up.contains(&host).then_some(Epoch(7)),
                 now: self.now,
                 max_attempts: 3,
+                only_place: self.only_place,
                 resend: Duration::from_secs(10),
             })
         }
@@ -504,6 +513,19 @@ mod tests {
         assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(4)));
         w.settling = Duration::ZERO;
         assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
+    }
+
+    #[test]
+    fn the_only_place_is_waited_for_and_tried_once() {
+        let mut w = world(Wanted::Present, Phase::Building, "h9", 1).receipt("h9", 1);
+        w.only_place = true;
+        w.deadline = Some(w.now + Duration::from_secs(60));
+        assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(60)));
+        w.deadline = Some(w.now);
+        assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
+        w.status.host.clear();
+        w.tried = 1;
+        assert_eq!(w.plan(), Decision::GiveUp);
     }
 
     #[test]

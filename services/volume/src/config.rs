@@ -70,6 +70,8 @@ pub struct DriverConfig {
     pub fail: Vec<FailRule>,
     /// What cannot be made larger, by its name.
     pub extend_fail: Vec<FailRule>,
+    /// What cannot be kept as a snapshot, by the snapshot's name.
+    pub snapshot_fail: Vec<FailRule>,
 }
 
 impl Default for DriverConfig {
@@ -82,6 +84,7 @@ impl Default for DriverConfig {
             fail_rate: 0.0,
             fail: Vec::new(),
             extend_fail: Vec::new(),
+            snapshot_fail: Vec::new(),
         }
     }
 }
@@ -126,6 +129,11 @@ impl DriverConfig {
     /// What cannot be made larger.
     pub fn extend_faults(&self) -> Faults {
         Faults { rate: 0.0, rules: self.extend_fail.clone() }
+    }
+
+    /// What cannot be kept as a snapshot.
+    pub fn snapshot_faults(&self) -> Faults {
+        Faults { rate: 0.0, rules: self.snapshot_fail.clone() }
     }
 
     /// What fails.

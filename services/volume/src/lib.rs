@@ -7,13 +7,14 @@ pub mod manager;
 pub mod pools;
 mod reconcile;
 mod server;
+mod snapshots;
 mod stored;
 
 use std::sync::Arc;
 
 use kilonova_proto::volume::v1::volume_service_server::VolumeServiceServer;
 use kilonova_rpc::server::ServerBuilder;
-use kilonova_runtime::agent::life::{LifeOptions, live, serve_capabilities};
+use kilonova_runtime::agent::life::{LifeOptions, keep_reporting, live, serve_capabilities};
 use kilonova_runtime::agent::reporter::Reporter;
 use kilonova_runtime::agent::work::Site;
 use kilonova_runtime::{Context, Launch, Running, StartError};
@@ -43,7 +44,8 @@ async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, Star
             Arc::new(driver)
         }
     };
-    let reporter = Reporter::new(site.pending_reports());
+    let reporter = Reporter::new(site.pending_reports("volume"));
+    let snapshot_reporter = Reporter::new(site.pending_reports("snapshot"));
     let parts = Parts {
         site,
         zone: context.zone.clone(),
@@ -52,13 +54,15 @@ async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, Star
         tasks: context.tasks.clone(),
         driver,
         reporter: reporter.clone(),
+        snapshot_reporter: snapshot_reporter.clone(),
     };
     let manager = Arc::new(Manager::start(config, parts).await.map_err(StartError::service)?);
 
-    let (described, reports) = (manager.clone(), reporter.clone());
+    let (described, reports, snapshot_reports) =
+        (manager.clone(), reporter.clone(), snapshot_reporter.clone());
     context.diagnostics.add("agent", move || {
         let mut agent = described.describe();
-        agent["pending_reports"] = reports.pending().into();
+        agent["pending_reports"] = (reports.pending() + snapshot_reports.pending()).into();
         agent
     });
     let options = LifeOptions {
@@ -66,6 +70,7 @@ async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, Star
         register_interval: config.register_interval.get(),
     };
     live(context, &manager, reporter, options);
+    keep_reporting(context, "snapshot reports", snapshot_reporter);
     let server = context.server().add(VolumeServiceServer::new(VolumeServer::new(manager.clone())), served());
     Ok(serve_capabilities(server, &manager, manager.publisher()))
 }

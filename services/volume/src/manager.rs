@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, Reason, VolumeId, ZoneName, time};
-use kilonova_proto::conductor::v1::VolumeReport;
+use kilonova_model::{Epoch, Error, Reason, SnapshotId, VolumeId, ZoneName, time};
+use kilonova_proto::conductor::v1::{SnapshotReport, VolumeReport};
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, ServiceKind as ProtoServiceKind, VolumeResources};
 use kilonova_proto::volume::v1::GetVolumeStateResponse;
@@ -46,9 +46,10 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::config::Config;
-use crate::driver::{BackendFigures, Driver, Stored, VolumeOrder};
+use crate::driver::{BackendFigures, Driver, SnapshotOrder, Stored, VolumeOrder};
 use crate::pools::PoolClaims;
 use crate::reconcile::record;
+use crate::snapshots::{self, NoRoom, Snapshots};
 use crate::stored::{Extend, Volumes};
 
 /// What a manager is given.
@@ -67,6 +68,8 @@ pub struct Parts {
     pub driver: Arc<dyn Driver>,
     /// Its line to the conductors.
     pub reporter: Reporter<VolumeReport>,
+    /// Its line to the conductors about snapshots.
+    pub snapshot_reporter: Reporter<SnapshotReport>,
 }
 
 /// The manager.
@@ -76,6 +79,7 @@ pub struct Manager {
     readiness: Readiness,
     driver: Arc<dyn Driver>,
     executor: Executor<Volumes>,
+    snapshots: Executor<Snapshots>,
     admin: Admin,
     publisher: CapabilityPublisher,
     collected: Mutex<Collected>,
@@ -90,13 +94,20 @@ struct Collected {
 impl Manager {
     /// Asks the driver what there is and claims it.
     pub async fn start(config: &Config, parts: Parts) -> Result<Self, Error> {
-        let Parts { site, zone, epochs, readiness, tasks, driver, reporter } = parts;
+        let Parts { site, zone, epochs, readiness, tasks, driver, reporter, snapshot_reporter } = parts;
         let figures = answered(driver.figures()).await?;
         let volumes = answered(driver.list()).await?;
         let claims = PoolClaims::new(figures.pools.clone());
         let work = Volumes::new(site.clone(), driver.clone());
-        let executor = Executor::new(work, claims, site.clone(), tasks, reporter, config.executor());
+        let executor = Executor::new(work, claims, site.clone(), tasks.clone(), reporter, config.executor());
         executor.change(|book| volumes.into_iter().for_each(|volume| restore(book, volume)));
+        let found = answered(driver.list_snapshots()).await?;
+        let work = Snapshots::new(site.clone(), driver.clone());
+        let options = config.executor();
+        let snapshots = Executor::new(work, NoRoom, site.clone(), tasks, snapshot_reporter, options);
+        snapshots.change(|book| {
+            found.into_iter().for_each(|(id, stamp)| book.ledger.restore(id, stamp, (), None));
+        });
         let publisher = CapabilityPublisher::new(Capabilities {
             host: site.host.to_string(),
             service: ProtoServiceKind::Volume.into(),
@@ -109,6 +120,7 @@ impl Manager {
             readiness,
             driver,
             executor,
+            snapshots,
             admin: Admin::default(),
             publisher,
             collected: Mutex::new(Collected { figures, at: SystemTime::now() }),
@@ -151,6 +163,21 @@ impl Manager {
     /// Takes an extend.
     pub fn extend(&self, id: VolumeId, stamp: Stamp, size_gib: u32) -> Result<(), Error> {
         self.executor.act(id, stamp, Extend::to(size_gib))
+    }
+
+    /// Takes a snapshot of a volume that is there.
+    pub fn create_snapshot(&self, id: SnapshotId, stamp: Stamp, order: SnapshotOrder) -> Result<(), Error> {
+        let there = self.executor.read(|book| book.ledger.is_there(order.volume));
+        if !there {
+            let message = format!("{} is not here", order.volume);
+            return Err(Error::new(Reason::VolumeNotFound, message).with("id", order.volume));
+        }
+        self.snapshots.make(id, stamp, order, || refuse_if_stopping(&self.readiness, &self.site.host))
+    }
+
+    /// Takes the end of a snapshot.
+    pub fn delete_snapshot(&self, id: SnapshotId, stamp: Stamp) -> Result<(), Error> {
+        self.snapshots.unmake(id, stamp)
     }
 
     /// Lets a host reach a volume that is there, and says how. Refused if a newer command was seen, as one that ended
@@ -288,6 +315,11 @@ impl Agent for Manager {
             "compared the conductor's records with the storage"
         );
         verdicts.into_iter().for_each(|verdict| self.executor.carry_out(verdict));
+
+        let found = self.snapshots.read(|book| book.ledger.idle());
+        let records = conductor.snapshots().await?;
+        let here = records.iter().filter_map(|snapshot| snapshots::record(&self.site.host, snapshot));
+        plan(here, &found).into_iter().for_each(|verdict| self.snapshots.carry_out(verdict));
         Ok(())
     }
 }

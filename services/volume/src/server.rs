@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kilonova_model::check::Checker;
-use kilonova_model::{Attempt, Error, Generation, ProjectId, VolumeId};
+use kilonova_model::{Attempt, Error, Generation, ProjectId, SnapshotId, VolumeId};
 use kilonova_proto::volume::v1::volume_service_server::VolumeService;
 use kilonova_proto::volume::v1::{
-    CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
+    CreateSnapshotRequest, CreateSnapshotResponse, CreateVolumeRequest, CreateVolumeResponse,
+    DeleteSnapshotRequest, DeleteSnapshotResponse, DeleteVolumeRequest, DeleteVolumeResponse,
     ExtendVolumeRequest, ExtendVolumeResponse, GetVolumeStateRequest, GetVolumeStateResponse,
     InitializeConnectionRequest, InitializeConnectionResponse, SetHostEnabledRequest, SetHostEnabledResponse,
     TerminateConnectionRequest, TerminateConnectionResponse, VolumeCommand,
@@ -20,7 +21,7 @@ use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::life::Agent;
 use tonic::{Request, Response, Status};
 
-use crate::driver::VolumeOrder;
+use crate::driver::{SnapshotOrder, VolumeOrder};
 use crate::manager::Manager;
 use crate::pools::Share;
 
@@ -30,6 +31,8 @@ pub fn served() -> Served {
         "CreateVolume",
         "DeleteVolume",
         "ExtendVolume",
+        "CreateSnapshot",
+        "DeleteSnapshot",
         "InitializeConnection",
         "TerminateConnection",
         "GetVolumeState",
@@ -63,6 +66,21 @@ impl VolumeServer {
     fn take_delete(&self, command: &VolumeCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
         self.manager.delete(volume_id(command)?, stamp(command))
+    }
+
+    /// A snapshot and its volume, checked.
+    fn snapshot(
+        &self,
+        command: Option<VolumeCommand>,
+        snapshot_id: &str,
+    ) -> Result<(SnapshotId, Stamp, VolumeId), Error> {
+        let command = command.unwrap_or_default();
+        self.admit(&command.target_host, command.target_epoch)?;
+        let mut check = Checker::new();
+        let volume = check.id::<VolumeId>("command.volume_id", &command.volume_id);
+        let id = check.id::<SnapshotId>("snapshot_id", snapshot_id);
+        check.finish()?;
+        Ok((id.expect("checked above"), stamp(&command), volume.expect("checked above")))
     }
 
     /// The volume, checked, and the connector's host; empty when it has none.
@@ -148,6 +166,26 @@ impl VolumeService for VolumeServer {
             .admit(&command.target_host, command.target_epoch)
             .and_then(|()| self.manager.extend(volume_id(&command)?, stamp(&command), size_gib));
         taken.map(|()| Response::new(ExtendVolumeResponse {})).map_err(refused)
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
+        let CreateSnapshotRequest { command, snapshot_id, name } = request.into_inner();
+        let (id, stamp, volume) = self.snapshot(command, &snapshot_id).map_err(refused)?;
+        let taken = self.manager.create_snapshot(id, stamp, SnapshotOrder { volume, name });
+        taken.map(|()| Response::new(CreateSnapshotResponse {})).map_err(refused)
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<DeleteSnapshotRequest>,
+    ) -> Result<Response<DeleteSnapshotResponse>, Status> {
+        let DeleteSnapshotRequest { command, snapshot_id } = request.into_inner();
+        let (id, stamp, _) = self.snapshot(command, &snapshot_id).map_err(refused)?;
+        let taken = self.manager.delete_snapshot(id, stamp);
+        taken.map(|()| Response::new(DeleteSnapshotResponse {})).map_err(refused)
     }
 
     async fn initialize_connection(

@@ -51,8 +51,13 @@ impl Work for Volumes {
     type Claims = PoolClaims;
     type Report = VolumeReport;
 
-    const VERBS: Verbs =
-        Verbs { make: "create", driver_make: "create", unmake: "delete", driver_unmake: "delete" };
+    const VERBS: Verbs = Verbs {
+        noun: "volume",
+        make: "create",
+        driver_make: "create",
+        unmake: "delete",
+        driver_unmake: "delete",
+    };
     const NOT_FOUND: Reason = Reason::VolumeNotFound;
 
     fn kind(_: &Extend) -> Kind {

@@ -13,6 +13,9 @@ impl Reason {
             Self::InstanceNotFound => {
                 "look for it with `kilonova instance list`; it may be deleted or in another project"
             }
+            Self::SnapshotNotFound => {
+                "look for it with `kilonova snapshot list`; it may be deleted or in another project"
+            }
             Self::VolumeNotFound => {
                 "look for it with `kilonova volume list`; it may be deleted or in another project"
             }
@@ -40,7 +43,7 @@ impl Reason {
             Self::OperationTimeout => {
                 "look whether that host is overloaded or hangs, then ask again; it may yet be done"
             }
-            Self::BuildLost => "nothing: another host is tried; look why that host's agent restarted",
+            Self::BuildLost => "look what happened to it on that host; delete it and create it again",
             Self::MaxAttemptsExceeded => {
                 "read why each attempt failed, mend the cause, delete it and create it again"
             }

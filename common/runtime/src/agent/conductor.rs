@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use kilonova_model::{Epoch, HostName};
 use kilonova_proto::conductor::v1::report_service_client::ReportServiceClient;
 use kilonova_proto::conductor::v1::{
-    InstanceReport, ListHostInstancesRequest, ListHostVolumesRequest, RegisterHostRequest,
-    ReportInstancesRequest, ReportVolumesRequest, VolumeReport,
+    InstanceReport, ListHostInstancesRequest, ListHostSnapshotsRequest, ListHostVolumesRequest,
+    RegisterHostRequest, ReportInstancesRequest, ReportSnapshotsRequest, ReportVolumesRequest,
+    SnapshotReport, VolumeReport,
 };
-use kilonova_proto::types::v1::{Instance, Volume};
+use kilonova_proto::types::v1::{Instance, Snapshot, Volume};
 use kilonova_rpc::peers::Channel;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -93,6 +94,22 @@ impl Conductor {
             }
         }
     }
+
+    /// Every snapshot that belongs on the backend.
+    pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Status> {
+        let mut client = self.client().await?;
+        let (mut found, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let (host, epoch) = self.names();
+            let request = ListHostSnapshotsRequest { host, epoch, page_size: PAGE, page_token };
+            let page = client.list_host_snapshots(within(request)).await?.into_inner();
+            found.extend(page.snapshots);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
 }
 
 fn within<T>(message: T) -> Request<T> {
@@ -112,6 +129,22 @@ impl Report for VolumeReport {
     type Key = String;
     fn key(&self) -> String {
         self.volume_id.clone()
+    }
+}
+
+impl Report for SnapshotReport {
+    type Key = String;
+    fn key(&self) -> String {
+        self.snapshot_id.clone()
+    }
+}
+
+#[async_trait]
+impl Sink<SnapshotReport> for Conductor {
+    async fn send(&self, reports: Vec<SnapshotReport>) -> Result<(), Status> {
+        let (host, epoch) = self.names();
+        let request = ReportSnapshotsRequest { host, epoch, reports };
+        self.client().await?.report_snapshots(within(request)).await.map(drop)
     }
 }
 

@@ -99,7 +99,7 @@ impl<W: Work> Executor<W> {
         reporter: Reporter<W::Report>,
         options: ExecutorOptions,
     ) -> Self {
-        let meters = Meters::new(&site);
+        let meters = Meters::new(&site, W::VERBS.noun);
         let book = Book { ledger: Ledger::default(), claims, failed_in_row: 0 };
         let shared = Shared {
             work,

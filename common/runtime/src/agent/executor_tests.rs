@@ -79,8 +79,13 @@ impl Work for Hand {
     type Claims = Room;
     type Report = Told;
 
-    const VERBS: Verbs =
-        Verbs { make: "build", driver_make: "spawn", unmake: "terminate", driver_unmake: "destroy" };
+    const VERBS: Verbs = Verbs {
+        noun: "thing",
+        make: "build",
+        driver_make: "spawn",
+        unmake: "terminate",
+        driver_unmake: "destroy",
+    };
     const NOT_FOUND: Reason = Reason::InstanceNotFound;
 
     fn kind(act: &Kind) -> Kind {

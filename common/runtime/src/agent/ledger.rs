@@ -384,6 +384,14 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
         self.entries.iter().filter(|(_, entry)| there(entry)).map(|(id, entry)| (*id, entry.stamp)).collect()
     }
 
+    /// Whether a resource is there, whatever is done with it.
+    pub fn is_there(&self, id: K) -> bool {
+        let there = |entry: &Entry<M>| {
+            matches!(entry.phase, Phase::Acting(..) | Phase::Settled(Outcome::Ready(_), _))
+        };
+        self.entries.get(&id).is_some_and(there)
+    }
+
     /// What is known of a resource.
     pub fn view(&self, id: K) -> Option<View<'_, M>> {
         let entry = self.entries.get(&id)?;

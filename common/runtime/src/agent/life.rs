@@ -67,7 +67,7 @@ pub fn live<A: Agent, R: Report>(
 
     let registered = watch::Sender::new(false);
     let known = registered.subscribe();
-    context.tasks.spawn("reports", reporter.run(conductor.clone()));
+    keep_reporting(context, "reports", reporter);
     context.tasks.spawn(
         "registration",
         keep_registered(
@@ -83,6 +83,16 @@ pub fn live<A: Agent, R: Report>(
         .spawn("reconcile", reconcile(agent.clone(), conductor.clone(), known, context.readiness.clone()));
     context.tasks.spawn("capabilities", publish(agent.clone(), conductor));
     context.tasks.spawn("driver refresh", refresh(agent.clone(), options.refresh_interval));
+}
+
+/// Tells conductors what is reported of one kind of resource.
+pub fn keep_reporting<R: Report>(context: &Context, name: &'static str, reporter: Reporter<R>)
+where
+    Conductor: Sink<R>,
+{
+    let channel = context.peers.call(ServiceKind::Conductor);
+    let conductor = Conductor::new(channel, context.host.clone(), context.epochs());
+    context.tasks.spawn(name, reporter.run(conductor));
 }
 
 /// Adds the agent's capability streams to its server.

@@ -15,11 +15,11 @@ pub(super) struct Meters {
 }
 
 impl Meters {
-    pub fn new(site: &Site) -> Self {
+    pub fn new(site: &Site, resource: &'static str) -> Self {
         let (service, host) = (site.service.as_str(), site.host.to_string());
         let builds = |result: &'static str| {
             metrics::counter!("kilonova_agent_builds_total",
-                "service" => service, "host" => host.clone(), "result" => result)
+                "service" => service, "host" => host.clone(), "resource" => resource, "result" => result)
         };
         Self {
             started: builds("started"),
@@ -27,18 +27,18 @@ impl Meters {
             failed: builds("failed"),
             overtaken: builds("overtaken"),
             removed: metrics::counter!("kilonova_agent_removed_total",
-                "service" => service, "host" => host.clone()),
+                "service" => service, "host" => host.clone(), "resource" => resource),
             took: metrics::histogram!("kilonova_agent_build_seconds",
-                "service" => service, "host" => host.clone()),
+                "service" => service, "host" => host.clone(), "resource" => resource),
         }
     }
 }
 
 impl Site {
-    /// Shows how many reports wait to be accepted.
-    pub fn pending_reports(&self) -> Gauge {
+    /// Shows how many reports of one kind of resource wait to be accepted.
+    pub fn pending_reports(&self, resource: &'static str) -> Gauge {
         metrics::gauge!("kilonova_agent_reports_pending",
-            "service" => self.service.as_str(), "host" => self.host.to_string())
+            "service" => self.service.as_str(), "host" => self.host.to_string(), "resource" => resource)
     }
 
     /// Shows how much of a resource is claimed, in its own unit.

@@ -95,6 +95,8 @@ pub trait Work: Send + Sync + 'static {
 /// What is called what: in task names, history and logs.
 #[derive(Debug, Clone, Copy)]
 pub struct Verbs {
+    /// What is made: `instance`, `volume`, `snapshot`.
+    pub noun: &'static str,
     /// The command to make: `build`.
     pub make: &'static str,
     /// The driver's part in it: `spawn`.

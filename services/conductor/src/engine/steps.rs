@@ -54,6 +54,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             clears: record.clears().as_deref(),
             tried: record.tried().len(),
             settling: self.settling(),
+            only_place: P::ONLY_PLACE,
             alternates: record.alternates(),
             operation: record.operation(),
             deadline: record.deadline(),
@@ -145,11 +146,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             (CallError::Refused(_), Reason::ClaimRefused | Reason::HostDisabled) => {
                 self.attempt_failed(id, entry, fence, &cause, false).await
             }
-            (CallError::Refused(_), _)
-            | (CallError::NotExecuted(_), Reason::Draining | Reason::NoSuchHost) => {
-                self.attempt_failed(id, entry, fence, &cause, true).await
-            }
-            (CallError::NotExecuted(_), _) if self.unreachable_for(id, site.attempt) >= UNREACHABLE_AFTER => {
+            (CallError::Refused(_), _) => self.attempt_failed(id, entry, fence, &cause, true).await,
+            (CallError::NotExecuted(_), reason)
+                if !P::ONLY_PLACE
+                    && (matches!(reason, Reason::Draining | Reason::NoSuchHost)
+                        || self.unreachable_for(id, site.attempt) >= UNREACHABLE_AFTER) =>
+            {
                 self.attempt_failed(id, entry, fence, &cause, true).await
             }
             _ if is_past(entry.record.deadline(), UNREACHABLE_AFTER) => {

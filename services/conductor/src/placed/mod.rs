@@ -3,6 +3,7 @@
 //! [`Placed`] lets one plan and one engine drive both.
 
 mod instance;
+mod snapshot;
 mod volume;
 
 use std::fmt::{Debug, Display};
@@ -76,6 +77,8 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     const NOT_FOUND: Reason;
     /// Why there is no place for it.
     const NO_PLACE: Reason;
+    /// Whether there is one place for it and no other, which is then waited for.
+    const ONLY_PLACE: bool = false;
 
     /// Its key in the store.
     fn key(keys: &Keys, id: Self::Id) -> String;

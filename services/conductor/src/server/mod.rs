@@ -4,6 +4,7 @@ mod groups;
 mod instances;
 mod records;
 mod reports;
+mod snapshots;
 mod tasks;
 mod watches;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use kilonova_model::HostName;
 use kilonova_proto::conductor::v1::report_service_server::ReportServiceServer;
 use kilonova_proto::conductor::v1::task_service_server::TaskServiceServer;
-use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
+use kilonova_proto::conductor::v1::{InstanceRecord, SnapshotRecord, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::registry::Registry;
 use kilonova_rpc::server::{Served, ServerBuilder};
@@ -42,6 +43,8 @@ pub struct Conductor {
     pub instances: Records<InstanceRecord>,
     /// The volumes.
     pub volumes: Records<VolumeRecord>,
+    /// The snapshots.
+    pub snapshots: Records<SnapshotRecord>,
     /// The flavors.
     pub flavors: Shelf<pb::Flavor>,
     /// The images.
@@ -81,6 +84,8 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "UpdateVolume",
         "DeleteVolume",
         "ExtendVolume",
+        "CreateSnapshot",
+        "DeleteSnapshot",
         "CreateFlavor",
         "DeleteFlavor",
         "CreateImage",
@@ -100,6 +105,8 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "ListVolumes",
         "WatchVolumes",
         "ListVolumeActions",
+        "GetSnapshot",
+        "ListSnapshots",
         "GetFlavor",
         "ListFlavors",
         "GetImage",

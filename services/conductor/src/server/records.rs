@@ -247,6 +247,20 @@ impl RecordService for Conductor {
         )
     }
 
+    async fn get_snapshot(
+        &self,
+        request: Request<proto::GetSnapshotRequest>,
+    ) -> Answer<proto::GetSnapshotResponse> {
+        answer(self.get_snapshot(request.get_ref()).await)
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<proto::ListSnapshotsRequest>,
+    ) -> Answer<proto::ListSnapshotsResponse> {
+        answer(self.list_snapshots(request.get_ref()))
+    }
+
     async fn get_flavor(
         &self,
         request: Request<proto::GetFlavorRequest>,

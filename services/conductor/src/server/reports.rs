@@ -4,7 +4,7 @@ use kilonova_model::page::{MAX_PAGE_BYTES, decode_token, encode_token, page_size
 use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::report_service_server::ReportService;
-use kilonova_proto::conductor::v1::{InstanceRecord, ReportStatus, VolumeRecord};
+use kilonova_proto::conductor::v1::{InstanceRecord, ReportStatus, SnapshotRecord, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::status::to_status;
@@ -174,6 +174,43 @@ impl ReportService for Conductor {
             reports::enter(&self.volumes, read, again, nothing).await.map_err(|error| to_status(&error))?;
         }
         Ok(Response::new(proto::ReportVolumesResponse {}))
+    }
+
+    async fn report_snapshots(
+        &self,
+        request: Request<proto::ReportSnapshotsRequest>,
+    ) -> Answer<proto::ReportSnapshotsResponse> {
+        let message = request.get_ref();
+        let host = self.own_host(&request, ServiceKind::Volume, &message.host, message.epoch)?;
+        check_count(message.reports.len())?;
+        let again = self.config.operation_timeout.get();
+        for report in request.into_inner().reports {
+            let read = Report {
+                id: read_id("reports.snapshot_id", &report.snapshot_id).map_err(|e| to_status(&e))?,
+                host: host.to_string(),
+                generation: report.generation,
+                attempt: report.attempt,
+                status: report.status(),
+                fault: report.fault,
+                steps: report.steps,
+                operation: None,
+            };
+            let nothing = |_: &mut SnapshotRecord| false;
+            reports::enter(&self.snapshots, read, again, nothing).await.map_err(|error| to_status(&error))?;
+        }
+        Ok(Response::new(proto::ReportSnapshotsResponse {}))
+    }
+
+    async fn list_host_snapshots(
+        &self,
+        request: Request<proto::ListHostSnapshotsRequest>,
+    ) -> Answer<proto::ListHostSnapshotsResponse> {
+        let message = request.get_ref();
+        let host = self.own_host(&request, ServiceKind::Volume, &message.host, message.epoch)?;
+        let (size, token) = (message.page_size, message.page_token.as_str());
+        let (snapshots, next_page_token) =
+            on_host(&self.snapshots, host.as_str(), size, token).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(proto::ListHostSnapshotsResponse { snapshots, next_page_token }))
     }
 
     async fn list_host_instances(

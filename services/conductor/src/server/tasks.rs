@@ -88,9 +88,6 @@ impl Conductor {
         let spec = request.volume.clone().unwrap_or_default();
         checked(&request.request_id, &request.project_id, |check| {
             check::volume_spec(check, "volume", &spec);
-            let not_yet = "volumes with contents are not served by this version";
-            check.ensure(spec.snapshot_id.is_empty(), "volume.snapshot_id", not_yet);
-            check.ensure(spec.image_id.is_empty(), "volume.image_id", not_yet);
             let hints = spec.hints.clone().unwrap_or_default();
             let instances = "names instances, which volumes are not placed by";
             check.ensure(hints.same_host.is_empty(), "volume.hints.same_host", instances);
@@ -102,9 +99,39 @@ impl Conductor {
         let project = accept::project(&request.project_id)?;
         let bare = proto::CreateVolumeRequest { request_id: String::new(), ..request };
         let accepted = Accepted::new("CreateVolume", project.as_str(), &request_id, &bare)?;
+        if self.acceptor.replay(&accepted).await?.is_none() {
+            self.check_contents(&spec, project.as_str()).await?;
+        }
         let new = requests::new_volume(&spec, project.as_str(), self.acceptance(&request_id, arrived));
         let entries = self.acceptor.create(&accepted, &self.volumes, vec![new], validate_only).await?;
         Ok(proto::CreateVolumeResponse { volume: entries.first().map(shown) })
+    }
+
+    /// Whether what a volume is to be made of is there, and fits.
+    async fn check_contents(&self, spec: &pb::VolumeSpec, project: &str) -> Result<(), Error> {
+        let mut check = Checker::new();
+        let both = !spec.snapshot_id.is_empty() && !spec.image_id.is_empty();
+        check.ensure(!both, "volume.image_id", "is for a volume without snapshot_id");
+        check.finish()?;
+        let smallest = if !spec.snapshot_id.is_empty() {
+            let id = read_id("volume.snapshot_id", &spec.snapshot_id)?;
+            let snapshot = requests::get(&self.snapshots, Named { id, project, etag: "" }).await?;
+            let snapshot = snapshot.record.resource();
+            let state = snapshot.state();
+            if state != pb::snapshot::State::Available {
+                let message =
+                    format!("the snapshot is {}; this needs one that is AVAILABLE", state.as_str_name());
+                return Err(Error::new(Reason::InvalidState, message).with("state", state.as_str_name()));
+            }
+            snapshot.size_gib
+        } else if !spec.image_id.is_empty() {
+            self.images.get(&read_id::<ImageId>("volume.image_id", &spec.image_id)?).await?.min_disk_gib
+        } else {
+            0
+        };
+        let mut check = Checker::new();
+        check.ensure(spec.size_gib >= smallest, "volume.size_gib", format!("at least {smallest}"));
+        check.finish()
     }
 
     async fn update_instance(
@@ -272,6 +299,11 @@ macro_rules! on_instance {
 
 fn not_in_use(record: &VolumeRecord) -> Result<(), Error> {
     use pb::volume::State;
+    let snapshots = record.snapshot_ids.len();
+    if snapshots > 0 {
+        let message = format!("the volume has {snapshots} snapshots; delete them first");
+        return Err(Error::new(Reason::InvalidState, message).with("snapshots", snapshots));
+    }
     match record.resource().state() {
         State::Creating | State::Available | State::Error | State::Deleting => Ok(()),
         state => {
@@ -431,6 +463,20 @@ impl TaskService for Conductor {
         request: Request<proto::DeleteVolumeRequest>,
     ) -> Answer<proto::DeleteVolumeResponse> {
         answer(self.delete_volume(request.into_inner()).await)
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<proto::CreateSnapshotRequest>,
+    ) -> Answer<proto::CreateSnapshotResponse> {
+        answer(self.create_snapshot(request.into_inner()).await)
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<proto::DeleteSnapshotRequest>,
+    ) -> Answer<proto::DeleteSnapshotResponse> {
+        answer(self.delete_snapshot(request.into_inner()).await)
     }
 
     async fn create_flavor(

@@ -9,6 +9,7 @@ use kilonova_proto::api::v1::image_service_client::ImageServiceClient;
 use kilonova_proto::api::v1::instance_service_client::InstanceServiceClient;
 use kilonova_proto::api::v1::quota_service_client::QuotaServiceClient;
 use kilonova_proto::api::v1::server_group_service_client::ServerGroupServiceClient;
+use kilonova_proto::api::v1::snapshot_service_client::SnapshotServiceClient;
 use kilonova_proto::api::v1::volume_service_client::VolumeServiceClient;
 use kilonova_proto::base::v1::GetServiceInfoRequest;
 use kilonova_proto::base::v1::base_service_client::BaseServiceClient;
@@ -148,6 +149,12 @@ impl Client {
     #[must_use]
     pub fn volumes(&self) -> VolumeServiceClient<Channel> {
         VolumeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// The snapshots of the api.
+    #[must_use]
+    pub fn snapshots(&self) -> SnapshotServiceClient<Channel> {
+        SnapshotServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// The flavors of the api.

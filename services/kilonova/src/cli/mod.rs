@@ -21,6 +21,7 @@ pub mod quota;
 pub mod resolve;
 pub mod server_group;
 pub mod service;
+pub mod snapshot;
 pub mod timeline;
 pub mod volume;
 pub mod wait;
@@ -41,6 +42,9 @@ pub enum Command {
     /// Block storage: create, list, show, delete.
     #[command(subcommand, after_help = EXIT_CODES)]
     Volume(volume::VolumeCommand),
+    /// What volumes held at a moment: create, list, show, delete.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Snapshot(snapshot::SnapshotCommand),
     /// The sizes instances can have: create, list, show, delete.
     #[command(subcommand, after_help = EXIT_CODES)]
     Flavor(flavor::FlavorCommand),
@@ -78,6 +82,7 @@ pub async fn execute(command: Command, options: &GlobalOptions) -> Result<(), Fa
     match command {
         Command::Instance(command) => instance::run(command, options).await,
         Command::Volume(command) => volume::run(command, options).await,
+        Command::Snapshot(command) => snapshot::run(command, options).await,
         Command::Flavor(command) => flavor::run(command, options).await,
         Command::Image(command) => image::run(command, options).await,
         Command::ServerGroup(command) => server_group::run(command, options).await,

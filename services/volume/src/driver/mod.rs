@@ -5,7 +5,7 @@ pub mod simulated;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use kilonova_model::{Error, ProjectId, VolumeId};
+use kilonova_model::{Error, ProjectId, SnapshotId, VolumeId};
 use kilonova_proto::types::v1::VolumeSpec;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_runtime::agent::ledger::Stamp;
@@ -22,6 +22,15 @@ pub struct VolumeOrder {
     pub share: Share,
     /// What the user asked for.
     pub spec: VolumeSpec,
+}
+
+/// What is asked of the driver for one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotOrder {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: String,
 }
 
 /// A volume as the storage has it.
@@ -75,7 +84,10 @@ pub trait Driver: Send + Sync + 'static {
     /// Every volume that Kilonova made here, with the newest command that was done.
     async fn list(&self) -> Result<Vec<Stored>, Error>;
 
-    /// Makes a volume. Soon after `cancel` it ends, either way; it may also be dropped at any `.await`. What it leaves
+    /// Every snapshot that Kilonova made here, with the newest command that was done.
+    async fn list_snapshots(&self) -> Result<Vec<(SnapshotId, Stamp)>, Error>;
+
+    /// Makes a volume, with the contents of the snapshot or the image that its spec names. Soon after `cancel` it ends, either way; it may also be dropped at any `.await`. What it leaves
     /// behind when it does not succeed, [`Driver::delete`] removes.
     async fn create(
         &self,
@@ -96,6 +108,18 @@ pub trait Driver: Send + Sync + 'static {
         size_gib: u32,
         cancel: &CancellationToken,
     ) -> Result<(), Error>;
+
+    /// Keeps a volume's contents as they are now. Cancelled or failed as [`Driver::create`].
+    async fn create_snapshot(
+        &self,
+        id: SnapshotId,
+        stamp: Stamp,
+        order: &SnapshotOrder,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error>;
+
+    /// Removes a snapshot. There being none is a success.
+    async fn delete_snapshot(&self, id: SnapshotId, stamp: Stamp) -> Result<(), Error>;
 
     /// Lets a host reach a volume, and says how. The same again is answered the same.
     async fn export(&self, id: VolumeId, host: &str) -> Result<BTreeMap<String, String>, Error>;

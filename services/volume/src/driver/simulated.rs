@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, HostName, Reason, VolumeId};
+use kilonova_model::{Epoch, Error, HostName, Reason, SnapshotId, VolumeId};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{BackendFigures, Driver, PoolFigures, Stored, VolumeOrder};
+use super::{BackendFigures, Driver, PoolFigures, SnapshotOrder, Stored, VolumeOrder};
 use crate::config::{Config, PoolConfig};
 use crate::pools::Share;
 
@@ -21,10 +21,13 @@ use crate::pools::Share;
 pub struct Simulated {
     journal: Journal,
     volumes: Mutex<BTreeMap<VolumeId, Known>>,
+    /// The snapshots, with their volumes and the commands that made them.
+    snapshots: Mutex<BTreeMap<SnapshotId, (VolumeId, Stamp)>>,
     pools: Vec<PoolConfig>,
     latency: Latency,
     faults: Faults,
     extend_faults: Faults,
+    snapshot_faults: Faults,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -54,10 +57,12 @@ impl Simulated {
         Ok(Self {
             journal,
             volumes: Mutex::new(replay(&entries)),
+            snapshots: Mutex::new(replay_snapshots(&entries)),
             pools: config.driver.pools.clone(),
             latency: config.driver.latency(),
             faults: config.driver.faults(),
             extend_faults: config.driver.extend_faults(),
+            snapshot_faults: config.driver.snapshot_faults(),
         })
     }
 
@@ -76,12 +81,21 @@ impl Simulated {
     fn write(
         &self,
         op: &'static str,
-        id: VolumeId,
+        id: impl std::fmt::Display,
         name: &str,
         stamp: Stamp,
         detail: Value,
     ) -> Result<(), Error> {
         self.journal.write(Record { op, id: id.to_string(), name, stamp, detail })
+    }
+
+    /// What a volume is made of has to be here.
+    fn check_source(&self, snapshot: &str) -> Result<(), Error> {
+        let Ok(id) = SnapshotId::parse(snapshot) else { return Ok(()) };
+        if self.snapshots.lock().contains_key(&id) {
+            return Ok(());
+        }
+        Err(Error::new(Reason::SnapshotNotFound, format!("no snapshot {id}")).with("id", id))
     }
 
     fn figures_of(&self, pool: &PoolConfig) -> PoolFigures {
@@ -136,6 +150,24 @@ fn replay(entries: &[Entry]) -> BTreeMap<VolumeId, Known> {
     volumes
 }
 
+/// The snapshots that are there at the end of a journal.
+fn replay_snapshots(entries: &[Entry]) -> BTreeMap<SnapshotId, (VolumeId, Stamp)> {
+    let mut snapshots = BTreeMap::new();
+    for entry in entries {
+        let Ok(id) = SnapshotId::parse(&entry.id) else { continue };
+        match (entry.op.as_str(), entry.detail["volume"].as_str().and_then(|text| text.parse().ok())) {
+            ("create_snapshot", Some(volume)) => {
+                snapshots.insert(id, (volume, entry.stamp()));
+            }
+            ("delete_snapshot", _) => {
+                snapshots.remove(&id);
+            }
+            _ => {}
+        }
+    }
+    snapshots
+}
+
 #[async_trait]
 impl Driver for Simulated {
     async fn list(&self) -> Result<Vec<Stored>, Error> {
@@ -158,7 +190,9 @@ impl Driver for Simulated {
     ) -> Result<(), Error> {
         let name = &order.spec.name;
         let passed = self.latency.pass(cancel).await;
-        let result = passed.and_then(|()| self.faults.check(name, stamp.attempt, rand::random()));
+        let result = passed
+            .and_then(|()| self.faults.check(name, stamp.attempt, rand::random()))
+            .and_then(|()| self.check_source(&order.spec.snapshot_id));
         if let Err(error) = result {
             self.write("create_failed", id, name, stamp, json!({ "error": error.message }))?;
             return Err(error);
@@ -193,6 +227,39 @@ impl Driver for Simulated {
         self.write("extend", id, &known.name, stamp, json!({ "size_gib": size_gib }))?;
         known.share.size_gib = known.share.size_gib.max(size_gib);
         (known.stamp, known.act) = (stamp, Some(Kind::Extend));
+        Ok(())
+    }
+
+    async fn list_snapshots(&self) -> Result<Vec<(SnapshotId, Stamp)>, Error> {
+        Ok(self.snapshots.lock().iter().map(|(id, (_, stamp))| (*id, *stamp)).collect())
+    }
+
+    async fn create_snapshot(
+        &self,
+        id: SnapshotId,
+        stamp: Stamp,
+        order: &SnapshotOrder,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        self.latency.pass(cancel).await?;
+        self.snapshot_faults.check(&order.name, stamp.attempt, rand::random())?;
+        let mut snapshots = self.snapshots.lock();
+        if !self.volumes.lock().contains_key(&order.volume) {
+            let message = format!("no volume {}", order.volume);
+            return Err(Error::new(Reason::VolumeNotFound, message).with("id", order.volume));
+        }
+        let detail = json!({ "volume": order.volume.to_string() });
+        self.write("create_snapshot", id, &order.name, stamp, detail)?;
+        snapshots.insert(id, (order.volume, stamp));
+        Ok(())
+    }
+
+    async fn delete_snapshot(&self, id: SnapshotId, stamp: Stamp) -> Result<(), Error> {
+        let mut snapshots = self.snapshots.lock();
+        if snapshots.contains_key(&id) {
+            self.write("delete_snapshot", id, "", stamp, Value::Null)?;
+            snapshots.remove(&id);
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::cli::host::known;
 use crate::cli::numbers::whole;
 use crate::cli::options::{GlobalOptions, Mutation, key_value};
 use crate::cli::output::Output;
+use crate::cli::snapshot;
 use crate::cli::wait::{Goal, wait};
 
 /// What to create.
@@ -20,6 +21,12 @@ pub struct Create {
     /// The name.
     #[arg(default_value = "")]
     name: String,
+    /// Make it of this snapshot: its id, or its name if no other has it.
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "image")]
+    snapshot: Option<String>,
+    /// Make it of this image.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
     /// The size in GiB.
     #[arg(long, value_name = "GIB", allow_negative_numbers = true, value_parser = whole::<u32>)]
     size: u32,
@@ -55,7 +62,11 @@ pub(super) async fn run(create: Create, options: &GlobalOptions, output: Output)
         known(&client, ServiceKind::Volume, host).await?;
     }
     let validate_only = create.validate_only;
-    let request = request(create, options.project());
+    let snapshot_id = match &create.snapshot {
+        Some(text) => snapshot::resolve(&client, options, text).await?,
+        None => String::new(),
+    };
+    let request = request(create, options.project(), snapshot_id);
     let request_id = request.request_id.clone();
     let call = async |request| client.volumes().create_volume(request).await;
     let created = Vec::from_iter(client.call(request, Some(&request_id), call).await?.volume);
@@ -67,7 +78,7 @@ pub(super) async fn run(create: Create, options: &GlobalOptions, output: Output)
     ended.verdict
 }
 
-fn request(create: Create, project_id: String) -> CreateVolumeRequest {
+fn request(create: Create, project_id: String, snapshot_id: String) -> CreateVolumeRequest {
     let hints = SchedulerHints {
         force_host: create.host.unwrap_or_default(),
         exclude_hosts: create.exclude_host,
@@ -83,7 +94,8 @@ fn request(create: Create, project_id: String) -> CreateVolumeRequest {
             extra_specs: BTreeMap::from_iter(create.extra_spec),
             metadata: BTreeMap::from_iter(create.metadata),
             hints: (hints != SchedulerHints::default()).then_some(hints),
-            ..Default::default()
+            snapshot_id,
+            image_id: create.image.unwrap_or_default(),
         }),
         validate_only: create.validate_only,
     }
