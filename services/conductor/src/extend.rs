@@ -7,21 +7,19 @@ use std::time::{Duration, SystemTime};
 
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, FieldViolation, Reason, VolumeId};
-use kilonova_proto::conductor::v1::{Operation, UsageRecord, VolumeRecord};
+use kilonova_proto::conductor::v1::{Operation, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::QuotaUsage;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::volume::State;
-use kilonova_store::{Compare, Txn};
-use prost::Message;
 
 use crate::accept::{Acceptor, Request, project};
 use crate::cache::Entry;
 use crate::db::conflict;
+use crate::history;
 use crate::placed::Placed;
 use crate::records::{Records, Written};
 use crate::requests::{Acceptance, Named, stored};
-use crate::{history, quota};
 
 /// How often a request is tried again when somebody else was faster.
 const TRIES: usize = 16;
@@ -52,15 +50,8 @@ pub async fn accept(
         };
         let project = project(record.project_id())?;
         let _lane = acceptor.enter(&project).await;
-        let usage = acceptor.usage(&project).await?;
-        let limits = acceptor.limits(&project).await?.record;
-        let used = usage.record.usage.unwrap_or_default();
-        quota::check(project.as_str(), &limits, &used, &more)?;
-        let key = volumes.db.keys.usage(&project);
-        let counted = UsageRecord { usage: Some(quota::sum(&used, &more)) };
-        let with = Txn::new()
-            .when(Compare::ModRevision(key.clone(), usage.revision))
-            .put(key, counted.encode_to_vec());
+        let basis = acceptor.basis(&project).await?;
+        let with = basis.count(&volumes.db.keys, &project, &basis.with(&project, &more)?);
         let with = acceptor.remember(request, vec![named.id.to_string()], with);
         if let Written::Stored(entry) = volumes.write(named.id, &entry, record, None, with).await? {
             return Ok(entry);

@@ -84,7 +84,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     fill(&context, &instances, &volumes, &flavors, &images, &groups, &hosts, &shards);
 
     let conductor = Conductor {
-        acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes)),
+        acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes, tasks)),
         name: context.host.clone(),
         tasks: context.tasks.clone(),
         streams_end: context.streams_end.clone(),
