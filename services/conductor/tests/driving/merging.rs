@@ -122,10 +122,11 @@ async fn nobody_waits_for_a_conductor_that_stops() {
     let cell = Cell::new(&["h1"]).await;
     let conductor = cell.conductor("c1").await;
     let _lane = conductor.acceptor.enter(&demo()).await;
-    let (answer, ()) = tokio::join!(conductor.create("", 1), conductor.die());
-    assert_eq!(answer.unwrap_err().reason, Reason::StoreOutcomeUnknown);
-    let late = tokio::time::timeout(Duration::from_secs(5), conductor.create("", 1)).await;
-    assert_eq!(late.unwrap().unwrap_err().reason, Reason::StoreOutcomeUnknown);
+    let soon = |asked| tokio::time::timeout(Duration::from_secs(10), asked);
+    let (answer, ()) = tokio::join!(soon(conductor.create("", 1)), conductor.die());
+    assert_eq!(answer.unwrap().unwrap_err().reason, Reason::StoreOutcomeUnknown);
+    let late = soon(conductor.create("", 1)).await.unwrap();
+    assert_eq!(late.unwrap_err().reason, Reason::StoreOutcomeUnknown);
 }
 
 /// An accept path whose memory says what a test wants.
