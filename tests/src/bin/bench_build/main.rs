@@ -33,6 +33,9 @@ async fn main() {
     if let Some(endpoint) = words.iter().find_map(|word| word.strip_prefix("--conductor=")) {
         return records::child(endpoint).await;
     }
+    if let Some(endpoint) = words.iter().find_map(|word| word.strip_prefix("--victim=")) {
+        return takeover::child(endpoint).await;
+    }
     let has = |word: &str| words.iter().any(|given| given.trim_start_matches("--") == word);
     let size = if has("quick") {
         Size { window: Duration::from_secs(2), kills: 1, records: 10_000, rounds: 2 }
@@ -44,9 +47,9 @@ async fn main() {
         if all || has("builds") {
             builds::measure(backing, size).await;
         }
-        if all || has("takeover") {
-            takeover::measure(backing, size).await;
-        }
+    }
+    if all || has("takeover") {
+        takeover::measure(size).await;
     }
     if all || has("records") {
         records::measure(size).await;
