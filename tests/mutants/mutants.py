@@ -14,6 +14,8 @@ CONDUCTOR_UNITS = ("-p", "kilonova-conductor", "--lib")
 COMPUTE = ("-p", "kilonova-compute", "--test", "commands")
 VOLUME = ("-p", "kilonova-volume", "--test", "commands")
 RUNTIME_UNITS = ("-p", "kilonova-runtime", "--lib", "agent::")
+STORE = ("-p", "kilonova-store", "--test", "conformance", "at_once")
+STORE_UNITS = ("-p", "kilonova-store", "--lib", "etcd::")
 OPERATIONS = ("-p", "kilonova-tests", "--test", "operations", "embedded::")
 
 
@@ -98,6 +100,27 @@ MUTANTS = (
         "        let Some(id) = &request.id else { return txn };\n",
         "        let Some(id) = request.id.as_ref().filter(|_| false) else { return txn };\n",
         DRIVING,
+    ),
+    Mutant(
+        "a transaction that conflicts is refused for all that waited with it",
+        "common/store/src/etcd/group.rs",
+        "        Ok(TxnOutcome::Conflict { .. }) => true,\n",
+        "        Ok(TxnOutcome::Conflict { .. }) => false,\n",
+        STORE,
+    ),
+    Mutant(
+        "a transaction is judged before one that it waited with and depends on",
+        "common/store/src/etcd/group.rs",
+        "            && !touched.any(|key| self.written.contains(key))\n",
+        "            && !touched.any(|_| false)\n",
+        STORE_UNITS,
+    ),
+    Mutant(
+        "a transaction that may have been committed is committed again",
+        "common/store/src/etcd/group.rs",
+        "        Err(error) => !error.is_transient(),\n",
+        "        Err(_) => true,\n",
+        STORE_UNITS,
     ),
     Mutant(
         "a host that was tried is tried again",
