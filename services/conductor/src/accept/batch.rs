@@ -22,7 +22,7 @@ use kilonova_model::{Error, ProjectId, Reason, Revision};
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::{Txn, TxnOutcome};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{MutexGuard, oneshot};
 
 use super::book::Book;
 use super::lanes::Lanes;
@@ -109,9 +109,15 @@ impl Drop for Turn {
 
 impl Turn {
     async fn run(mut self) {
+        let worker = self.worker.clone();
         let mut waiting = Vec::new();
-        while self.gather(&mut waiting) {
-            self.worker.settle(&self.project, &mut waiting).await;
+        loop {
+            // Whoever comes until it is the project's turn is with them.
+            let lane = worker.lanes.enter(self.project.as_str()).await;
+            if !self.gather(&mut waiting) {
+                return;
+            }
+            worker.settle(&self.project, lane, &mut waiting).await;
         }
     }
 
@@ -147,8 +153,7 @@ impl Worker {
     }
 
     /// Answers some of those that wait, at least one.
-    async fn settle(&self, project: &ProjectId, waiting: &mut Vec<Waiting>) {
-        let lane = self.lanes.enter(project.as_str()).await;
+    async fn settle(&self, project: &ProjectId, lane: MutexGuard<'_, ()>, waiting: &mut Vec<Waiting>) {
         let mut basis = self.book.remembered(project);
         let mut is_read = false;
         for attempt in 0..TRIES {

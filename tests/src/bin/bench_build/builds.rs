@@ -131,12 +131,9 @@ impl Seen {
         let (sender, receiver) = oneshot::channel();
         {
             let mut all = self.0.lock();
-            match all.insert(id.clone(), Waits::For(sender)) {
-                Some(Waits::Seen(when)) => {
-                    all.insert(id, Waits::Over);
-                    return when;
-                }
-                _ => {}
+            if let Some(Waits::Seen(when)) = all.insert(id.clone(), Waits::For(sender)) {
+                all.insert(id, Waits::Over);
+                return when;
             }
         }
         let seen = tokio::time::timeout(Duration::from_secs(60), receiver).await;
