@@ -4,7 +4,7 @@ BOOTSTRAP := deploy/dev/bootstrap.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/.tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
-.PHONY: help demo up test lint bench bench-rpc bench-fanout bench-discovery bench-peers mutants proto-baseline clean
+.PHONY: help demo up test lint bench bench-rpc bench-fanout bench-discovery bench-peers bench-accept bench-build mutants proto-baseline clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,14 @@ bench-discovery: ## measure how soon callers notice members that come, die and f
 	@$(BOOTSTRAP) test
 	@cargo build --release -p kilonova-tests --bin member --bin bench_discovery
 	@$(TARGET)/release/bench_discovery $(ARGS)
+
+bench-accept: ## measure how many requests are accepted durably, over both stores, in a release build
+	@$(BOOTSTRAP) test
+	@cargo run --release -p kilonova-tests --bin bench_accept -- $(ARGS)
+
+bench-build: ## measure builds, takeover of shards, memory and listings, over both stores, in a release build
+	@$(BOOTSTRAP) test
+	@cargo run --release -p kilonova-tests --bin bench_build -- $(ARGS)
 
 proto-baseline: ## accept the protos as they are: later ones are checked against them
 	@$(BOOTSTRAP) lint

@@ -14,6 +14,8 @@ CONDUCTOR_UNITS = ("-p", "kilonova-conductor", "--lib")
 COMPUTE = ("-p", "kilonova-compute", "--test", "commands")
 VOLUME = ("-p", "kilonova-volume", "--test", "commands")
 RUNTIME_UNITS = ("-p", "kilonova-runtime", "--lib", "agent::")
+STORE = ("-p", "kilonova-store", "--test", "conformance", "at_once")
+STORE_UNITS = ("-p", "kilonova-store", "--lib", "etcd::")
 OPERATIONS = ("-p", "kilonova-tests", "--test", "operations", "embedded::")
 
 
@@ -45,17 +47,80 @@ MUTANTS = (
     ),
     Mutant(
         "two requests may have the last of a quota",
-        f"{CONDUCTOR}/accept.rs",
-        "                .when(Compare::ModRevision(usage_key.clone(), usage.revision))\n",
+        f"{CONDUCTOR}/accept/merge.rs",
+        "            .when(Compare::ModRevision(key.clone(), self.used_at))\n",
+        "",
+        DRIVING,
+    ),
+    Mutant(
+        "a quota that was lowered meanwhile does not count",
+        f"{CONDUCTOR}/accept/merge.rs",
+        "            .when(Compare::ModRevision(keys.quota(project), self.limits_at))\n",
+        "",
+        DRIVING,
+    ),
+    Mutant(
+        "a quota counts one of the requests accepted together",
+        f"{CONDUCTOR}/accept/merge.rs",
+        "        now.used = used;\n",
+        "        choice.used = used;\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "equal requests may be accepted together",
+        f"{CONDUCTOR}/accept/merge.rs",
+        "        if ask.request.id.as_ref().is_some_and(|id| !ids.insert(id)) {\n",
+        "        if ask.request.id.as_ref().is_some_and(|id| !ids.insert(id) && false) {\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "a quota refuses by what is only remembered",
+        f"{CONDUCTOR}/accept/batch.rs",
+        "            if choice.taken.is_empty() && is_read {\n",
+        "            if choice.taken.is_empty() {\n",
+        DRIVING,
+    ),
+    Mutant(
+        "a quota refuses what was accepted before",
+        f"{CONDUCTOR}/accept/batch.rs",
+        "                Ok(Some(ids)) => Ok(Accepted::Earlier(ids)),\n                Ok(None) => Err(refusal),\n",
+        "                Ok(_) => Err(refusal),\n",
+        DRIVING,
+    ),
+    Mutant(
+        "those that wait together are left waiting when the conductor stops",
+        f"{CONDUCTOR}/accept/batch.rs",
+        "            self.worker.queues.lock().remove(&self.project);\n",
         "",
         DRIVING,
     ),
     Mutant(
         "a request is not remembered",
-        f"{CONDUCTOR}/accept.rs",
+        f"{CONDUCTOR}/accept/book.rs",
         "        let Some(id) = &request.id else { return txn };\n",
         "        let Some(id) = request.id.as_ref().filter(|_| false) else { return txn };\n",
         DRIVING,
+    ),
+    Mutant(
+        "a transaction that conflicts is refused for all that waited with it",
+        "common/store/src/etcd/group.rs",
+        "        Ok(TxnOutcome::Conflict { .. }) => true,\n",
+        "        Ok(TxnOutcome::Conflict { .. }) => false,\n",
+        STORE,
+    ),
+    Mutant(
+        "a transaction is judged before one that it waited with and depends on",
+        "common/store/src/etcd/group.rs",
+        "            && !touched.any(|key| self.written.contains(key))\n",
+        "            && !touched.any(|_| false)\n",
+        STORE_UNITS,
+    ),
+    Mutant(
+        "a transaction that may have been committed is committed again",
+        "common/store/src/etcd/group.rs",
+        "        Err(error) => !error.is_transient(),\n",
+        "        Err(_) => true,\n",
+        STORE_UNITS,
     ),
     Mutant(
         "a host that was tried is tried again",

@@ -30,6 +30,23 @@ pub enum Backing {
     Etcd,
 }
 
+impl Backing {
+    /// Opens an empty one, with its process where it has one. `None` when the store's program is missing, which is said.
+    pub async fn open(self) -> Option<(SharedStore, Option<EtcdProcess>)> {
+        if self == Self::Embedded {
+            return Some((Arc::new(EmbeddedStore::open_temporary().expect("a store")), None));
+        }
+        let etcd = EtcdProcess::start().await.expect("etcd starts")?;
+        Some((connected(etcd.endpoint()).await, Some(etcd)))
+    }
+}
+
+/// The store in an etcd that runs.
+pub async fn connected(endpoint: String) -> SharedStore {
+    let options = EtcdOptions { endpoints: vec![endpoint], ..Default::default() };
+    Arc::new(EtcdStore::connect(options).await.expect("etcd answers"))
+}
+
 /// How many of each, and how they are set.
 #[derive(Clone)]
 pub struct Plan {
@@ -104,17 +121,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts it and waits until all of it is ready. `None` when the store's program is missing, which is said.
     pub async fn start(plan: Plan) -> Option<Self> {
-        let etcd = match plan.backing {
-            Backing::Embedded => None,
-            Backing::Etcd => Some(EtcdProcess::start().await.expect("etcd starts")?),
-        };
-        let store: SharedStore = match &etcd {
-            None => Arc::new(EmbeddedStore::open_temporary().expect("a store")),
-            Some(etcd) => {
-                let options = EtcdOptions { endpoints: vec![etcd.endpoint()], ..Default::default() };
-                Arc::new(EtcdStore::connect(options).await.expect("etcd answers"))
-            }
-        };
+        let (store, etcd) = plan.backing.open().await?;
         let mut cluster = Self::over(plan, store, CellName::parse("test").expect("a cell name")).await;
         cluster._etcd = etcd;
         Some(cluster)

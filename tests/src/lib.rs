@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod echo;
 pub mod journal;
+pub mod measure;
 pub mod process;
 pub mod waiting;
 

@@ -174,7 +174,9 @@ impl Txn {
         Ok(())
     }
 
-    fn bytes(&self) -> usize {
+    /// The bytes of its keys and values, as [`MAX_TXN_BYTES`] counts them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         let compares = self.compares.iter().map(|c| c.key().len());
         let ops = self.ops.iter().map(|op| match op {
             Op::Put { key, value, .. } => key.len() + value.len(),

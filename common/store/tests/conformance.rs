@@ -60,6 +60,7 @@ conformance!(
     revisions_grow_and_mark_the_keys,
     one_of_many_concurrent_writers_wins,
     no_increment_is_lost,
+    none_of_many_at_once_spoils_the_others,
     operations_of_a_transaction_are_done_together,
     a_read_sees_every_acknowledged_write,
     a_listing_is_paged_in_key_order,

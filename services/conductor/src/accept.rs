@@ -1,20 +1,25 @@
 //! Accepting requests: everything is checked, then stored in one transaction, then answered.
 //!
 //! A transaction holds the new records, the request's id with their ids, the project's usage, and the server group they join. It
-//! compares that the request's id is new and that usage and group are as they were read, so that of two equal requests, or two that
-//! together exceed a quota, one wins on whichever conductor they arrive.
+//! compares that the request's id is new and that usage, limits and group are as they were known, so that of two equal requests, or
+//! two that together exceed a quota, one wins on whichever conductor they arrive. Creates of one project that wait together share a
+//! transaction ([`batch`]); what they are judged on is remembered, not read ([`book`]).
+
+pub mod batch;
+pub mod book;
+mod lanes;
+pub mod merge;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use kilonova_model::page::fingerprint;
-use kilonova_model::time::timestamp;
-use kilonova_model::{Error, FieldViolation, ProjectId, Reason, RequestId, Revision, ServerGroupId};
-use kilonova_proto::conductor::v1::{QuotaRecord, RequestRecord, UsageRecord};
+use kilonova_model::{Error, FieldViolation, ProjectId, RequestId, Revision, ServerGroupId};
+use kilonova_proto::conductor::v1::UsageRecord;
 use kilonova_proto::types::v1 as pb;
+use kilonova_runtime::tasks::Tasks;
 use kilonova_store::{Compare, Txn, TxnOutcome};
 use prost::Message;
-use tokio::sync::Mutex;
 
 use crate::cache::Entry;
 use crate::config::Config;
@@ -23,13 +28,15 @@ use crate::groups::Groups;
 use crate::placed::Placed;
 use crate::quota;
 use crate::records::Records;
+use batch::{Accepted, Batches};
+use book::Book;
+pub use lanes::Lanes;
+use merge::Ask;
 
 /// The project of a request that names none.
 const DEFAULT_PROJECT: &str = "default";
 /// How often a request is tried again when the project's usage changed under it.
 const TRIES: usize = 32;
-/// How many projects can be in this conductor's accept path side by side.
-const LANES: usize = 64;
 
 /// Reads a project id; none is the default project.
 pub fn project(text: &str) -> Result<ProjectId, Error> {
@@ -74,39 +81,24 @@ impl Request {
 
 /// The accept path: quota, idempotency and the transaction that stores both with what was asked.
 pub struct Acceptor {
-    db: Db,
-    config: Arc<Config>,
+    book: Arc<Book>,
     lanes: Arc<Lanes>,
-}
-
-/// One transaction on a project's usage at a time, so that those of one conductor do not make each other fail.
-pub struct Lanes(Vec<Mutex<()>>);
-
-impl Default for Lanes {
-    fn default() -> Self {
-        Self((0..LANES).map(|_| Mutex::default()).collect())
-    }
-}
-
-impl Lanes {
-    /// Waits for the project's turn.
-    pub async fn enter(&self, project: &str) -> tokio::sync::MutexGuard<'_, ()> {
-        let lane = usize::try_from(fingerprint(project) % LANES as u64).unwrap_or(0);
-        self.0[lane].lock().await
-    }
+    batches: Batches,
 }
 
 impl Acceptor {
-    /// Accepts into this store.
+    /// Accepts into this store, in tasks of `tasks`.
     #[must_use]
-    pub fn new(db: Db, config: Arc<Config>, lanes: Arc<Lanes>) -> Self {
-        Self { db, config, lanes }
+    pub fn new(db: Db, config: Arc<Config>, lanes: Arc<Lanes>, tasks: &Tasks) -> Self {
+        let book = Arc::new(Book::follow(db, config, tasks));
+        let batches = Batches::new(book.clone(), lanes.clone(), tasks);
+        Self { book, lanes, batches }
     }
 
     /// The store it accepts into.
     #[must_use]
     pub fn db(&self) -> &Db {
-        &self.db
+        &self.book.db
     }
 
     /// Waits for the project's turn.
@@ -147,102 +139,117 @@ impl Acceptor {
         validate_only: bool,
     ) -> Result<Vec<Entry<P>>, Error> {
         let wanted = new.iter().fold(pb::QuotaUsage::default(), |sum, (_, r)| quota::sum(&sum, &r.usage()));
-        let _lane = self.lanes.enter(request.project.as_str()).await;
-        let _group_lane = match group {
-            Some((groups, id)) => Some(groups.enter(id).await),
-            None => None,
-        };
+        match group {
+            _ if validate_only => self.judge(request, records, new, group, &wanted).await,
+            Some((groups, id)) => self.join(request, records, new, groups, id, &wanted).await,
+            None => {
+                let ask = Ask { request: request.clone(), wanted, txn: self.stored(request, records, &new) };
+                match self.batches.accept(ask).await? {
+                    Accepted::New(revision) => Ok(entered(records, new, revision)),
+                    Accepted::Earlier(ids) => earlier(records, ids).await,
+                }
+            }
+        }
+    }
+
+    /// The new records and the request's id, if none of them is there.
+    fn stored<P: Placed>(&self, request: &Request, records: &Records<P>, new: &[(P::Id, P)]) -> Txn {
+        let txn = new.iter().fold(Txn::new(), |txn, (id, record)| {
+            let key = P::key(&records.db.keys, *id);
+            txn.when_absent(key.clone()).put(key, record.encode_to_vec())
+        });
+        self.remember(request, new.iter().map(|(id, _)| id.to_string()).collect(), txn)
+    }
+
+    /// Says what would become of a request, and stores nothing.
+    async fn judge<P: Placed>(
+        &self,
+        request: &Request,
+        records: &Records<P>,
+        new: Vec<(P::Id, P)>,
+        group: Option<(&Groups, ServerGroupId)>,
+        wanted: &pb::QuotaUsage,
+    ) -> Result<Vec<Entry<P>>, Error> {
+        if let Some(ids) = self.replay(request).await? {
+            return earlier(records, ids).await;
+        }
+        self.book.read(&request.project).await?.with(&request.project, wanted)?;
+        if let Some((groups, id)) = group {
+            groups.joined(id, &request.project, new.iter().map(|(id, _)| id.to_string())).await?;
+        }
+        let unsaved = |(_, r): (P::Id, P)| Entry { record: Arc::new(r), revision: Revision(0) };
+        Ok(new.into_iter().map(unsaved).collect())
+    }
+
+    /// Stores new members of a server group, alone: its record grows with each of them.
+    async fn join<P: Placed>(
+        &self,
+        request: &Request,
+        records: &Records<P>,
+        new: Vec<(P::Id, P)>,
+        groups: &Groups,
+        id: ServerGroupId,
+        wanted: &pb::QuotaUsage,
+    ) -> Result<Vec<Entry<P>>, Error> {
+        let project = &request.project;
+        let _lane = self.enter(project).await;
+        let _group_lane = groups.enter(id).await;
         for attempt in 0..TRIES {
             if let Some(ids) = self.replay(request).await? {
                 return earlier(records, ids).await;
             }
-            let usage = self.usage(&request.project).await?;
-            let limits = self.limits(&request.project).await?.record;
-            let used = usage.record.usage.unwrap_or_default();
-            quota::check(request.project.as_str(), &limits, &used, &wanted)?;
-            let joined = match group {
-                Some((groups, id)) => {
-                    let members = new.iter().map(|(id, _)| id.to_string());
-                    Some((groups, groups.joined(id, &request.project, members).await?))
-                }
-                None => None,
-            };
-            if validate_only {
-                let unsaved = |(_, r): (P::Id, P)| Entry { record: Arc::new(r), revision: Revision(0) };
-                return Ok(new.into_iter().map(unsaved).collect());
-            }
-            let usage_key = self.db.keys.usage(&request.project);
-            let usage_record = UsageRecord { usage: Some(quota::sum(&used, &wanted)) };
-            let mut txn = Txn::new()
-                .when(Compare::ModRevision(usage_key.clone(), usage.revision))
-                .put(usage_key, usage_record.encode_to_vec());
-            for (id, record) in &new {
-                let key = P::key(&self.db.keys, *id);
-                txn = txn.when_absent(key.clone()).put(key, record.encode_to_vec());
-            }
-            if let Some((groups, change)) = &joined {
-                txn = groups.with(txn, change);
-            }
-            let ids = new.iter().map(|(id, _)| id.to_string()).collect();
-            match self.db.commit(self.remember(request, ids, txn)).await? {
+            let basis = self.book.read(project).await?;
+            let used = basis.with(project, wanted)?;
+            let change = groups.joined(id, project, new.iter().map(|(id, _)| id.to_string())).await?;
+            let txn = basis.count(&records.db.keys, project, &used);
+            let txn = groups.with(txn, &change).and(self.stored(request, records, &new));
+            match self.book.db.commit(txn).await? {
                 TxnOutcome::Committed { revision } => {
-                    if let Some((groups, change)) = joined {
-                        groups.committed(change, revision);
-                    }
-                    let enter = |(id, record): (P::Id, P)| {
-                        let entry = Entry { record: Arc::new(record), revision };
-                        records.cache.committed(id, entry.record.clone(), revision);
-                        entry
-                    };
-                    return Ok(new.into_iter().map(enter).collect());
+                    self.book.counted(project, used, revision);
+                    groups.committed(change, revision);
+                    return Ok(entered(records, new, revision));
                 }
                 TxnOutcome::Conflict { .. } => pause(attempt).await,
             }
         }
-        Err(conflict(&format!("the usage of project {}", request.project)))
+        Err(conflict(&format!("the usage of project {project}")))
     }
 
     /// The ids an earlier request of that id was answered with. `Err` if it was another request.
     pub async fn replay(&self, request: &Request) -> Result<Option<Vec<String>>, Error> {
-        let Some(id) = &request.id else { return Ok(None) };
-        let key = self.db.keys.request(&request.project, id);
-        let Some(Read { record, .. }) = self.db.read::<RequestRecord>(&key).await? else { return Ok(None) };
-        if record.method != request.method || record.fingerprint != request.fingerprint {
-            return Err(Error::new(
-                Reason::RequestIdReused,
-                format!("request_id {id} was used before for another request"),
-            )
-            .with("request_id", id)
-            .with("method", &record.method));
-        }
-        Ok(Some(record.resource_ids))
+        self.book.replay(request).await
     }
 
     /// Adds the request's id to a transaction that carries it out.
     #[must_use]
     pub fn remember(&self, request: &Request, resource_ids: Vec<String>, txn: Txn) -> Txn {
-        let Some(id) = &request.id else { return txn };
-        let key = self.db.keys.request(&request.project, id);
-        let record = RequestRecord {
-            method: request.method.to_owned(),
-            fingerprint: request.fingerprint.clone(),
-            resource_ids,
-            expire_time: Some(timestamp(SystemTime::now() + self.config.request_retention.get())),
-        };
-        txn.when_absent(key.clone()).put(key, record.encode_to_vec())
+        self.book.remember(request, resource_ids, txn)
+    }
+
+    /// What a project uses and may use, from the store.
+    pub async fn basis(&self, project: &ProjectId) -> Result<merge::Basis, Error> {
+        self.book.read(project).await
     }
 
     /// What a project may use, and the revision of its own limits, 0 when it has the default ones.
     pub async fn limits(&self, project: &ProjectId) -> Result<Read<pb::QuotaLimits>, Error> {
-        let own = self.db.read_or_default::<QuotaRecord>(&self.db.keys.quota(project)).await?;
-        let record = own.record.limits.unwrap_or_else(|| self.config.quota.limits());
-        Ok(Read { record, revision: own.revision })
+        self.book.limits(project).await
     }
 
     /// What a project uses.
     pub async fn usage(&self, project: &ProjectId) -> Result<Read<UsageRecord>, Error> {
-        self.db.read_or_default(&self.db.keys.usage(project)).await
+        self.book.usage(project).await
     }
+}
+
+/// Enters what was stored in memory.
+fn entered<P: Placed>(records: &Records<P>, new: Vec<(P::Id, P)>, revision: Revision) -> Vec<Entry<P>> {
+    let enter = |(id, record): (P::Id, P)| {
+        let entry = Entry { record: Arc::new(record), revision };
+        records.cache.committed(id, entry.record.clone(), revision);
+        entry
+    };
+    new.into_iter().map(enter).collect()
 }
 
 /// What takes this off what a project uses, if that is still as it is read here.

@@ -114,7 +114,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     memories.fill(&context, &shards);
 
     let conductor = Conductor {
-        acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes)),
+        acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes, tasks)),
         name: context.host.clone(),
         tasks: context.tasks.clone(),
         streams_end: context.streams_end.clone(),

@@ -2,16 +2,13 @@
 
 use async_trait::async_trait;
 use kilonova_model::{Error, ProjectId};
-use kilonova_proto::conductor::v1::UsageRecord;
 use kilonova_proto::types::v1::QuotaUsage;
-use kilonova_store::{Compare, Txn};
-use prost::Message;
+use kilonova_store::Txn;
 
 use crate::accept::{Acceptor, Request};
 use crate::cache::Entry;
 use crate::db::conflict;
 use crate::placed::Placed;
-use crate::quota;
 use crate::records::{Records, Written};
 use crate::requests::{Named, stored};
 
@@ -58,11 +55,6 @@ pub async fn count(acceptor: &Acceptor, project: &ProjectId, more: &QuotaUsage) 
     if *more == QuotaUsage::default() {
         return Ok(Txn::new());
     }
-    let usage = acceptor.usage(project).await?;
-    let limits = acceptor.limits(project).await?.record;
-    let used = usage.record.usage.unwrap_or_default();
-    quota::check(project.as_str(), &limits, &used, more)?;
-    let key = acceptor.db().keys.usage(project);
-    let counted = UsageRecord { usage: Some(quota::sum(&used, more)) };
-    Ok(Txn::new().when(Compare::ModRevision(key.clone(), usage.revision)).put(key, counted.encode_to_vec()))
+    let basis = acceptor.basis(project).await?;
+    Ok(basis.count(&acceptor.db().keys, project, &basis.with(project, more)?))
 }

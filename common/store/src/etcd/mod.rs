@@ -1,11 +1,13 @@
 //! The store in an etcd cluster.
 //!
 //! Transactions, leases and revisions are etcd's own. Added here: a deadline on every call, an answer to
-//! whether a failed call may have been done, which compares of a conflict failed, and watches that heal.
+//! whether a failed call may have been done, which compares of a conflict failed, transactions that wait together in
+//! one, and watches that heal.
 
 mod cluster;
 mod convert;
 mod failure;
+mod group;
 mod known;
 mod options;
 mod watch;
@@ -19,6 +21,7 @@ use kilonova_model::Revision;
 
 use self::cluster::{Cluster, revision_of};
 use self::failure::{Effect, Failure};
+use self::group::Groups;
 pub use self::options::{Credentials, EtcdOptions};
 use crate::page::{PageRequest, next_token};
 use crate::txn::validate_key;
@@ -27,18 +30,24 @@ use crate::{KeyValue, LeaseId, Page, Store, StoreError, Txn, TxnOutcome, Watch, 
 /// A store in an etcd cluster.
 pub struct EtcdStore {
     cluster: Arc<Cluster>,
+    groups: Groups,
 }
 
 impl EtcdStore {
     /// Connects to a cluster, and fails if it does not answer within the deadline.
     pub async fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
-        Ok(Self { cluster: Arc::new(Cluster::connect(options).await?) })
+        Ok(Self::over(Cluster::connect(options).await?))
     }
 
     /// Takes a cluster that may be away: calls fail until it is there, and watches wait for it. With credentials it
     /// must be there: they are shown at once.
     pub async fn connect_lazily(options: EtcdOptions) -> Result<Self, StoreError> {
-        Ok(Self { cluster: Arc::new(Cluster::unchecked(options).await?) })
+        Ok(Self::over(Cluster::unchecked(options).await?))
+    }
+
+    fn over(cluster: Cluster) -> Self {
+        let cluster = Arc::new(cluster);
+        Self { groups: Groups::start(cluster.clone()), cluster }
     }
 }
 
@@ -82,12 +91,7 @@ impl Store for EtcdStore {
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         txn.validate()?;
-        let request = convert::txn_request(&txn);
-        let call = || async { self.cluster.kv().txn(request.clone()).await };
-        let answer = self.cluster.call(Effect::Write, call).await;
-        let answer = answer.map_err(|failure| failure.into_error(Effect::Write))?;
-        let revision = revision_of(answer.header()).map_err(|failure| failure.into_error(Effect::Write))?;
-        Ok(convert::txn_outcome(&txn, &answer, revision))
+        self.groups.commit(txn).await
     }
 
     fn watch(&self, prefix: &str, from: WatchFrom) -> Watch {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::future::join_all;
 use kilonova_model::Revision;
 use kilonova_store::{Compare, KeyValue, SharedStore, StoreError, Txn, TxnOutcome};
 use tokio::task::JoinSet;
@@ -113,6 +114,30 @@ async fn increment(store: &SharedStore) {
         let txn = Txn::new().when_unchanged(&item).put("counter", (value + 1).to_string());
         if store.txn(txn).await.unwrap().committed().is_some() {
             return;
+        }
+    }
+}
+
+/// Of transactions at once each is judged by itself, under a compare they share and beside some that fail.
+pub async fn none_of_many_at_once_spoils_the_others(store: SharedStore) {
+    let fence = put(&store, "fence", "").await;
+    let stale = Revision(fence.0 + 1_000_000);
+    let one = |n: u64| {
+        let by = if n.is_multiple_of(7) { stale } else { fence };
+        let txn = Txn::new().when(Compare::ModRevision("fence".into(), by));
+        store.txn(txn.when_absent(format!("k/{n}")).put(format!("k/{n}"), n.to_string()))
+    };
+    let outcomes = join_all((0..300).map(one)).await;
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        let (n, outcome) = (n as u64, outcome.expect("the store answers"));
+        let value = value_of(&store, &format!("k/{n}")).await;
+        if n.is_multiple_of(7) {
+            assert!(matches!(&outcome, TxnOutcome::Conflict { failed, .. } if *failed == [0]), "{outcome:?}");
+            assert_eq!(value, None);
+        } else {
+            let (item, _) = store.get(&format!("k/{n}")).await.expect("the store answers");
+            assert_eq!(item.map(|item| item.mod_revision), outcome.committed());
+            assert_eq!(value, Some(n.to_string().into()));
         }
     }
 }

@@ -98,7 +98,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 
     /// Looks at every record that is this conductor's and passes.
     pub fn nudge_all(&self, queue: &Queue<P::Id>, pass: impl Fn(&P) -> bool) {
-        for id in self.records.cache.ids(|id, record| self.shards.owns(id) && pass(record)) {
+        for id in self.records.cache.ids(|id, record| pass(record) && self.shards.owns(id)) {
             queue.nudge(id);
         }
     }

@@ -3,7 +3,9 @@
 use std::time::SystemTime;
 
 use kilonova_model::check::{self, Checker, MAX_COUNT};
-use kilonova_model::{Error, FlavorId, HostName, ImageId, Reason, ServiceKind};
+use kilonova_model::{
+    Error, FlavorId, HostName, ImageId, InstanceId, ProjectId, Reason, ServerGroupId, ServiceKind,
+};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::task_service_server::TaskService;
 use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
@@ -64,20 +66,40 @@ impl Conductor {
         let count = request.count;
         let bare = proto::BuildInstancesRequest { request_id: String::new(), ..request };
         let accepted = Accepted::new("BuildInstances", project.as_str(), &request_id, &bare)?;
-        // What was accepted stays accepted, whatever became of its flavor and image.
-        if let Some(entries) = self.acceptor.earlier(&accepted, &self.instances).await? {
-            return Ok(proto::BuildInstancesResponse { instances: entries.iter().map(shown).collect() });
-        }
-        let flavor = self.flavors.get(&read_id::<FlavorId>("instance.flavor_id", &spec.flavor_id)?).await?;
-        let image = self.images.get(&read_id::<ImageId>("instance.image_id", &spec.image_id)?).await?;
-        requests::check_fit("instance.flavor_id", &flavor, &image)?;
-        let acceptance = self.acceptance(&request_id, arrived);
-        let new = requests::new_instances(&spec, count, project.as_str(), &flavor, &image, acceptance);
-        let group = spec.hints.map(|hints| hints.server_group_id).filter(|id| !id.is_empty());
-        let group = group.map(|id| read_id("instance.hints.server_group_id", &id)).transpose()?;
+        let prepared = self.prepare(&spec, count, &project, self.acceptance(&request_id, arrived)).await;
+        let (new, group) = match prepared {
+            Ok(prepared) => prepared,
+            // What was accepted stays accepted, whatever became of its flavor and image.
+            Err(error) => match self.acceptor.earlier(&accepted, &self.instances).await? {
+                Some(entries) => {
+                    return Ok(proto::BuildInstancesResponse {
+                        instances: entries.iter().map(shown).collect(),
+                    });
+                }
+                None => return Err(error),
+            },
+        };
         let group = group.map(|id| (&self.groups, id));
         let entries = self.acceptor.create_in(&accepted, &self.instances, new, group, validate_only).await?;
         Ok(proto::BuildInstancesResponse { instances: entries.iter().map(shown).collect() })
+    }
+
+    /// The records of new instances, and the server group they join.
+    async fn prepare(
+        &self,
+        spec: &pb::InstanceSpec,
+        count: u32,
+        project: &ProjectId,
+        acceptance: Acceptance<'_>,
+    ) -> Result<(Vec<(InstanceId, InstanceRecord)>, Option<ServerGroupId>), Error> {
+        let flavor = self.flavors.get(&read_id::<FlavorId>("instance.flavor_id", &spec.flavor_id)?).await?;
+        let image = self.images.get(&read_id::<ImageId>("instance.image_id", &spec.image_id)?).await?;
+        requests::check_fit("instance.flavor_id", &flavor, &image)?;
+        let group =
+            spec.hints.as_ref().map(|hints| hints.server_group_id.as_str()).filter(|id| !id.is_empty());
+        let group = group.map(|id| read_id("instance.hints.server_group_id", id)).transpose()?;
+        let new = requests::new_instances(spec, count, project.as_str(), &flavor, &image, acceptance);
+        Ok((new, group))
     }
 
     async fn create_volume(

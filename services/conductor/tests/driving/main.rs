@@ -7,5 +7,6 @@ mod builds;
 mod conductors;
 mod deletes;
 mod groups;
+mod merging;
 mod operations;
 mod support;

@@ -279,7 +279,7 @@ impl Cell {
         });
         records.cache.filled().await;
         shards.settled().await;
-        let acceptor = Acceptor::new(db, config.clone(), lanes);
+        let acceptor = Acceptor::new(db, config.clone(), lanes, &tasks);
         Conductor { name, tasks, records, groups, acceptor, shards, config }
     }
 }
