@@ -47,3 +47,14 @@ pub fn read(data_dir: &Path) -> Vec<Line> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().map(|line| serde_json::from_str(line).expect("journal lines are JSON")).collect()
 }
+
+/// Reads the journals of all agents whose data directories are in this one, however deep.
+#[must_use]
+pub fn read_all(dir: &Path) -> Vec<Line> {
+    let mut lines = read(dir);
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        lines.extend(read_all(&entry.path()));
+    }
+    lines
+}

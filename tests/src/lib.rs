@@ -5,7 +5,9 @@ pub mod checker;
 pub mod cluster;
 pub mod echo;
 pub mod journal;
+pub mod points;
 pub mod process;
+pub mod user;
 pub mod waiting;
 
 pub use cluster::{Api, Backing, Cluster, Plan};

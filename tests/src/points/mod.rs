@@ -1,0 +1,175 @@
+//! Places at which a cell is made to fail, numbered: every transaction of a conductor on records, every command to an
+//! agent, and every report of one. A run without a fault counts them; the runs after it fail one each.
+//!
+//! [`store`] stands between conductors and the store, [`proxy`] in front of conductors and agents. Both ask one
+//! [`Points`] what is to happen. A crash is told to the test, which cuts the member as `kill -9` would; until then whatever
+//! reached the point hangs, so that nothing follows it.
+
+pub mod proxy;
+pub mod store;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use kilonova_model::ServiceKind;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::cluster::MemberId;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// A transaction of a conductor on records.
+    Write,
+    /// A command to an agent.
+    Command,
+    /// A report of an agent.
+    Report,
+}
+
+/// What happens there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// It is not done, and the caller hears so.
+    Refuse,
+    /// It is done, and the caller does not hear so.
+    Lose,
+    /// It is done twice.
+    Twice,
+    /// The writer, or the agent, dies before it is done.
+    CrashBefore,
+    /// The writer, or the agent, dies once it is done and before anybody hears so.
+    CrashAfter,
+    /// The one who asked dies once it is done and before it hears so.
+    CrashCaller,
+}
+
+impl Place {
+    /// The faults that can happen there.
+    #[must_use]
+    pub fn faults(self) -> &'static [Fault] {
+        match self {
+            Self::Write => &[Fault::Refuse, Fault::Lose, Fault::CrashBefore, Fault::CrashAfter],
+            Self::Command => &[
+                Fault::Refuse,
+                Fault::Lose,
+                Fault::Twice,
+                Fault::CrashBefore,
+                Fault::CrashAfter,
+                Fault::CrashCaller,
+            ],
+            Self::Report => &[
+                Fault::Refuse,
+                Fault::Lose,
+                Fault::Twice,
+                Fault::CrashBefore,
+                Fault::CrashAfter,
+                Fault::CrashCaller,
+            ],
+        }
+    }
+}
+
+/// One fault at one place: the first is number 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Point {
+    /// Which.
+    pub place: Place,
+    /// Which of them.
+    pub number: usize,
+    /// What happens.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}: {:?}", self.place, self.number, self.fault)
+    }
+}
+
+/// The points of one cell.
+#[derive(Debug)]
+pub struct Points {
+    state: Mutex<State>,
+    crashes: mpsc::UnboundedSender<MemberId>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counting: bool,
+    armed: Option<Point>,
+    counts: BTreeMap<Place, usize>,
+    /// What was counted, for whoever looks at a failure.
+    trace: Vec<String>,
+    hit: bool,
+    /// Incarnations that are to die, and do nothing more.
+    dying: Vec<MemberId>,
+}
+
+impl Points {
+    /// Points that count nothing yet, and where their crashes are told.
+    #[must_use]
+    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<MemberId>) {
+        let (crashes, told) = mpsc::unbounded_channel();
+        (Arc::new(Self { state: Mutex::default(), crashes }), told)
+    }
+
+    /// Counts from now on, and fails at this point, if one is given.
+    pub fn arm(&self, point: Option<Point>) {
+        let mut state = self.state.lock();
+        (state.counting, state.armed) = (true, point);
+    }
+
+    /// How many of each there were.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<Place, usize> {
+        self.state.lock().counts.clone()
+    }
+
+    /// What was counted, in order.
+    #[must_use]
+    pub fn trace(&self) -> Vec<String> {
+        self.state.lock().trace.clone()
+    }
+
+    /// Whether the point was reached.
+    #[must_use]
+    pub fn hit(&self) -> bool {
+        self.state.lock().hit
+    }
+
+    /// A new incarnation of a member that died.
+    pub fn risen(&self, member: &MemberId) {
+        self.state.lock().dying.retain(|dying| dying != member);
+    }
+
+    /// Counts one, and says what is to happen to it.
+    fn next(&self, place: Place, what: impl FnOnce() -> String) -> Option<Fault> {
+        let mut state = self.state.lock();
+        if !state.counting {
+            return None;
+        }
+        let count = state.counts.entry(place).or_default();
+        *count += 1;
+        let number = *count;
+        let due = state.armed.filter(|armed| armed.place == place && armed.number == number);
+        let mark = due.map(|point| format!(" <== {:?}", point.fault)).unwrap_or_default();
+        state.trace.push(format!("{place:?} {number}: {}{mark}", what()));
+        state.hit |= due.is_some();
+        due.map(|point| point.fault)
+    }
+
+    fn is_dying(&self, kind: ServiceKind, host: &str) -> bool {
+        self.state.lock().dying.iter().any(|(of, name)| *of == kind && name == host)
+    }
+
+    /// Has a member die, and never comes back to the caller.
+    async fn crash<T>(&self, member: MemberId) -> T {
+        self.state.lock().dying.push(member.clone());
+        // A test that ended no longer listens.
+        let _ = self.crashes.send(member);
+        std::future::pending().await
+    }
+}
