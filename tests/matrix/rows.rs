@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_tests::Plan;
+use kilonova_tests::checker::Want;
 use kilonova_tests::user::User;
 use tokio::time::sleep;
 
@@ -72,7 +73,7 @@ pub const ROWS: &[Row] = &[
     row!("detach", |u| attached(&u).await, |u, ids| u.detach(&ids[0], &ids[1]).await.unwrap()),
     row!("delete with a volume", |u| attached(&u).await, |u, ids| {
         u.delete(&ids[0]).await.unwrap();
-        u.wants(&ids[1], kilonova_tests::checker::Want::State("AVAILABLE"));
+        u.wants(&ids[1], Want::State("AVAILABLE"));
     }),
     row!(
         "a member of a group",
@@ -89,6 +90,30 @@ pub const ROWS: &[Row] = &[
         |plan| plan.compute.driver.fail = vec![FailRule { name: "unlucky".into(), attempts: 1 }],
         |_u| vec![],
         |u, _ids| _ = u.create("unlucky", 1, "").await.unwrap()
+    ),
+    row!(
+        "every host fails",
+        |plan| plan.compute.driver.fail = vec![FailRule { name: "doomed".into(), attempts: 99 }],
+        |_u| vec![],
+        |u, _ids| {
+            let id = u.create("doomed", 1, "").await.unwrap().remove(0);
+            u.wants(&id, Want::State("ERROR"));
+        }
+    ),
+    row!(
+        "an attach fails",
+        |plan| plan.compute.driver.attach_fail = vec![FailRule { name: "vm".into(), attempts: 99 }],
+        |u| vec![instance(&u).await, volume(&u).await],
+        |u, ids| {
+            u.attach(&ids[0], &ids[1]).await.unwrap();
+            u.wants(&ids[1], Want::State("AVAILABLE"));
+        }
+    ),
+    row!(
+        "an extend fails",
+        |plan| plan.volume.driver.extend_fail = vec![FailRule { name: "data".into(), attempts: 99 }],
+        |u| vec![volume(&u).await],
+        |u, ids| u.extend(&ids[0], 3).await.unwrap()
     ),
 ];
 

@@ -150,6 +150,7 @@ impl Judge {
             let on_its_way = outages.iter().any(|outage| outage.until.is_none());
             let expected = Expected {
                 wanted: self.user.wanted(),
+                complete: true,
                 capacity: self.capacity,
                 outages,
                 aftermath: AFTERMATH,

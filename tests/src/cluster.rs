@@ -204,7 +204,7 @@ impl Cluster {
             ServiceKind::Conductor => PointStore::before(self.store.clone(), points.clone(), host),
             _ => self.store.clone(),
         };
-        if matches!(kind, ServiceKind::Api | ServiceKind::Scheduler) {
+        if kind == ServiceKind::Api {
             return (store, None);
         }
         if !self.proxies.contains_key(&member) {

@@ -190,6 +190,19 @@ const CASES: &[Case] = &[
     ("an acknowledged id is lost", |_, e| _ = e.wanted.insert("i9".into(), Want::Present), "as was asked"),
     ("a delete was forgotten", |_, e| _ = e.wanted.insert("i2".into(), Want::Absent), "as was asked"),
     ("another state", |_, e| _ = e.wanted.insert("v1".into(), Want::State("AVAILABLE")), "as was asked"),
+    (
+        "a record that nobody was told of",
+        |_, e| {
+            e.complete = true;
+            e.wanted.remove("i2");
+        },
+        "as was asked",
+    ),
+    (
+        "tried twice in one place",
+        |w, _| guest(w, "i2").tried_hosts = vec!["h2".into(), "h2".into()],
+        "tried once",
+    ),
     ("a receipt elsewhere", |w, _| guest(w, "i1").receipts.push(receipt("h3")), "receipts"),
     ("no receipt at home", |w, _| guest(w, "i1").receipts.clear(), "receipts"),
     ("two guests", |w, _| w.events.retain(|e| e.at != at(6)), "one guest at most"),

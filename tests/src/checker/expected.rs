@@ -69,6 +69,8 @@ pub struct Outage {
 pub struct Expected {
     /// Every acknowledged id, and what was wanted of it last.
     pub wanted: BTreeMap<String, Want>,
+    /// Whether that is all there may be: whoever always hears an answer in the end knows of every record.
+    pub complete: bool,
     /// What there is to promise.
     pub capacity: Capacity,
     /// When which host could not be asked. This is the only excuse for a second guest: the instance was rebuilt

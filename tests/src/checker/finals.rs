@@ -1,5 +1,7 @@
 //! Every acknowledged id has come to an end, and nothing is left at hosts that are not its own.
 
+use std::collections::BTreeSet;
+
 use kilonova_proto::conductor::v1::Receipt;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::instance::{State as InstanceState, Task};
@@ -10,6 +12,7 @@ use super::{Expected, Findings, Want, World};
 const FINAL: &str = "final state";
 const WANTED: &str = "as was asked";
 const RECEIPTS: &str = "receipts";
+const TRIED: &str = "tried once";
 
 /// Every record is in a final state, and every acknowledged id in one that was asked for.
 pub fn acknowledged(world: &World, expected: &Expected, findings: &mut Findings) {
@@ -52,6 +55,21 @@ pub fn acknowledged(world: &World, expected: &Expected, findings: &mut Findings)
         findings.add_unless(known || world.others.contains(id), WANTED, id, || {
             "it was acknowledged and is not there".into()
         });
+    }
+}
+
+/// No record is there that nobody was told of, and none was tried twice in one place.
+pub fn only_what_was_asked(world: &World, expected: &Expected, findings: &mut Findings) {
+    for id in world.instances.keys().chain(world.volumes.keys()) {
+        let known = !expected.complete || expected.wanted.contains_key(id);
+        findings.add_unless(known, WANTED, id, || "nobody was told of it".into());
+    }
+    let instances = world.instances.iter().map(|(id, record)| (id, &record.tried_hosts));
+    let volumes = world.volumes.iter().map(|(id, record)| (id, &record.tried_hosts));
+    for (id, tried) in instances.chain(volumes) {
+        let different: BTreeSet<&String> = tried.iter().collect();
+        findings
+            .add_unless(different.len() == tried.len(), TRIED, id, || format!("it was tried on {tried:?}"));
     }
 }
 

@@ -84,6 +84,7 @@ pub fn lasting(world: &World, expected: &Expected) -> Vec<Violation> {
 pub fn settling(world: &World, expected: &Expected) -> Vec<Violation> {
     let mut findings = Findings::default();
     finals::acknowledged(world, expected, &mut findings);
+    finals::only_what_was_asked(world, expected, &mut findings);
     finals::receipts(world, expected, &mut findings);
     guests::as_recorded(world, &mut findings);
     volumes::as_recorded(world, expected, &mut findings);

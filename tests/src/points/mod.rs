@@ -11,12 +11,17 @@ pub mod store;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kilonova_model::ServiceKind;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::cluster::MemberId;
+
+/// How long a writer stands still: longer than the shards and the registry of a cell with points keep it.
+const STALL: Duration = Duration::from_millis(3500);
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +49,8 @@ pub enum Fault {
     CrashAfter,
     /// The one who asked dies once it is done and before it hears so.
     CrashCaller,
+    /// The writer stands still for longer than its shards stay with it, and then goes on where it was.
+    Stall,
 }
 
 impl Place {
@@ -51,7 +58,7 @@ impl Place {
     #[must_use]
     pub fn faults(self) -> &'static [Fault] {
         match self {
-            Self::Write => &[Fault::Refuse, Fault::Lose, Fault::CrashBefore, Fault::CrashAfter],
+            Self::Write => &[Fault::Refuse, Fault::Lose, Fault::CrashBefore, Fault::CrashAfter, Fault::Stall],
             Self::Command => &[
                 Fault::Refuse,
                 Fault::Lose,
@@ -106,6 +113,8 @@ struct State {
     hit: bool,
     /// Incarnations that are to die, and do nothing more.
     dying: Vec<MemberId>,
+    /// Who stands still until when.
+    still: Vec<(MemberId, Instant)>,
 }
 
 impl Points {
@@ -163,6 +172,21 @@ impl Points {
 
     fn is_dying(&self, kind: ServiceKind, host: &str) -> bool {
         self.state.lock().dying.iter().any(|(of, name)| *of == kind && name == host)
+    }
+
+    /// Has a member stand still for a while.
+    async fn stall(&self, member: &MemberId) {
+        self.state.lock().still.push((member.clone(), Instant::now() + STALL));
+        self.wait_if_still(member).await;
+    }
+
+    /// Waits for as long as a member stands still.
+    async fn wait_if_still(&self, member: &MemberId) {
+        let until =
+            self.state.lock().still.iter().find(|(still, _)| still == member).map(|(_, until)| *until);
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
     }
 
     /// Has a member die, and never comes back to the caller.

@@ -96,6 +96,7 @@ fn place(path: &str) -> Option<Place> {
         "kilonova.compute.v1.ComputeService" | "kilonova.volume.v1.VolumeService" if !reads => {
             Some(Place::Command)
         }
+        "kilonova.scheduler.v1.SchedulerService" if method.starts_with("Select") => Some(Place::Command),
         "kilonova.conductor.v1.ReportService" if method.starts_with("Report") => Some(Place::Report),
         _ => None,
     }

@@ -25,8 +25,9 @@ impl PointStore {
         Arc::new(Self { inner, points, conductor: conductor.to_owned() })
     }
 
-    /// One that is dead does nothing more, whatever of it still runs.
+    /// One that is dead does nothing more, whatever of it still runs; one that stands still waits.
     async fn alive(&self) {
+        self.points.wait_if_still(&(ServiceKind::Conductor, self.conductor.clone())).await;
         if self.points.is_dying(ServiceKind::Conductor, &self.conductor) {
             std::future::pending().await
         }
@@ -75,6 +76,10 @@ impl Store for PointStore {
             Some(Fault::Lose) => {
                 self.inner.txn(txn).await?;
                 Err(StoreError::Unknown { message: "the answer is made to be lost".to_owned() })
+            }
+            Some(Fault::Stall) => {
+                self.points.stall(&me).await;
+                self.inner.txn(txn).await
             }
             Some(Fault::CrashBefore) => self.points.crash(me).await,
             Some(Fault::CrashAfter | Fault::CrashCaller) => {

@@ -33,6 +33,8 @@ pub async fn judge(cell: &Cell, store: &SharedStore, user: &User) -> io::Result<
         let world = World::read(store, NAME, journal::read_all(&cell.dir)).await.map_err(io::Error::other)?;
         let expected = Expected {
             wanted: user.wanted(),
+            // A user who gave up may have created what it does not know of.
+            complete: false,
             // The hosts are set as the program sets them by default.
             capacity: Capacity::of(&Plan::new(Backing::Etcd)),
             outages: cell.outages.lock().clone(),
