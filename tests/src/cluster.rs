@@ -9,7 +9,7 @@ use kilonova_model::{CellName, HostName, ServiceKind, ZoneName};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::types::v1 as pb;
 use kilonova_runtime::config::Period;
-use kilonova_runtime::service::{Launch, LaunchOptions, Running};
+use kilonova_runtime::service::{Launch, LaunchOptions, Running, StartError};
 use kilonova_store::SharedStore;
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::etcd::{EtcdOptions, EtcdStore};
@@ -23,6 +23,9 @@ use crate::points::Points;
 use crate::points::proxy::PointProxy;
 use crate::points::store::PointStore;
 use crate::waiting::until;
+
+/// How often a member is started until it has to run.
+const STARTS: usize = 3;
 
 /// Which store carries the cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,8 +153,23 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one more member, or one again.
+    /// Starts one more member, or one again; once more if it does not start, as a supervisor would: on a machine that is
+    /// too busy a short lease may end before it is used.
     pub async fn launch(&mut self, kind: ServiceKind, host: &str) {
+        let mut tries = 1;
+        loop {
+            match self.start_member(kind, host).await {
+                Ok(running) => {
+                    self.members.insert((kind, host.to_owned()), running);
+                    return;
+                }
+                Err(error) => assert!(tries < STARTS, "{kind} {host} does not start: {error}"),
+            }
+            tries += 1;
+        }
+    }
+
+    async fn start_member(&mut self, kind: ServiceKind, host: &str) -> Result<Running, StartError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (store, advertise) = self.through_points(kind, host, &listener).await;
         let mut options = LaunchOptions { settle: Duration::from_millis(20), ..Default::default() };
@@ -170,7 +188,7 @@ impl Cluster {
             options,
         };
         let data_dir = self.data_dir(host);
-        let started = match kind {
+        match kind {
             ServiceKind::Api => Box::pin(kilonova_api::start(Default::default(), launch)).await,
             ServiceKind::Conductor => {
                 Box::pin(kilonova_conductor::start(self.plan.conductor.clone(), launch)).await
@@ -186,8 +204,7 @@ impl Cluster {
                 let config = kilonova_volume::Config { data_dir, ..self.plan.volume.clone() };
                 Box::pin(kilonova_volume::start(config, launch)).await
             }
-        };
-        self.members.insert((kind, host.to_owned()), started.expect("the service starts"));
+        }
     }
 
     /// The store as a member has it, and where others reach the member, if that is not where it listens.

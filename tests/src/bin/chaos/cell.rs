@@ -64,9 +64,32 @@ pub struct Member {
     pub id: MemberId,
     grpc: u16,
     http: u16,
-    command: Vec<String>,
+    /// The programs it is run with in turn, one each time it is started.
+    programs: Vec<PathBuf>,
+    starts: usize,
+    arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
+}
+
+/// The programs a cell is run with.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The one that is tested.
+    pub kilonova: PathBuf,
+    /// An older one, which conductors are run with in turn with it.
+    pub older: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Those of one member: of several conductors some begin with the older.
+    fn of(&self, kind: ServiceKind, number: usize) -> Vec<PathBuf> {
+        let mut programs = vec![self.kilonova.clone()];
+        programs.extend(self.older.clone().filter(|_| kind == ServiceKind::Conductor));
+        let first = number % programs.len();
+        programs.rotate_left(first);
+        programs
+    }
 }
 
 /// The cell. What holds a member's lock does something to it.
@@ -86,7 +109,7 @@ pub struct Cell {
 
 impl Cell {
     /// Starts all of it and waits until it is ready.
-    pub async fn start(kilonova: &Path, dir: &Path) -> io::Result<Self> {
+    pub async fn start(programs: &Programs, dir: &Path) -> io::Result<Self> {
         let Some(etcd) = EtcdProcess::start().await? else {
             return Err(io::Error::other("there is no etcd"));
         };
@@ -94,7 +117,8 @@ impl Cell {
         let (mut members, mut apis) = (BTreeMap::new(), Vec::new());
         for (kind, count) in COUNTS {
             for number in 1..=count {
-                let mut member = Member::new(kilonova, dir, &endpoint, kind, &name(kind, number)).await?;
+                let own = programs.of(kind, number);
+                let mut member = Member::new(own, dir, &endpoint, kind, &name(kind, number)).await?;
                 member.spawn()?;
                 if kind == ServiceKind::Api {
                     apis.push(format!("127.0.0.1:{}", member.grpc));
@@ -144,13 +168,19 @@ impl Cell {
 }
 
 impl Member {
-    async fn new(kilonova: &Path, dir: &Path, etcd: &str, kind: ServiceKind, host: &str) -> io::Result<Self> {
+    async fn new(
+        programs: Vec<PathBuf>,
+        dir: &Path,
+        etcd: &str,
+        kind: ServiceKind,
+        host: &str,
+    ) -> io::Result<Self> {
         // Both are taken before either is given back, so that they differ.
         let (grpc, http) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
         let (grpc, http) = (grpc.local_addr()?.port(), http.local_addr()?.port());
         let own = dir.join(host);
         std::fs::create_dir_all(&own)?;
-        let mut command = vec![kilonova.display().to_string(), kind.to_string()];
+        let mut arguments = vec![kind.to_string()];
         let flags = [
             ("--host", host.to_owned()),
             ("--listen", format!("127.0.0.1:{grpc}")),
@@ -159,19 +189,22 @@ impl Member {
             ("--data-dir", own.display().to_string()),
         ];
         for (flag, value) in flags {
-            command.extend([flag.to_owned(), value]);
+            arguments.extend([flag.to_owned(), value]);
         }
         for setting in SETTINGS {
-            command.extend(["--set".to_owned(), (*setting).to_owned()]);
+            arguments.extend(["--set".to_owned(), (*setting).to_owned()]);
         }
-        Ok(Self { id: (kind, host.to_owned()), grpc, http, command, log: own.join("log"), child: None })
+        let (id, log) = ((kind, host.to_owned()), own.join("log"));
+        Ok(Self { id, grpc, http, programs, starts: 0, arguments, log, child: None })
     }
 
     /// Starts it. It ends with this process.
     pub fn spawn(&mut self) -> io::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.command[0])
-            .args(&self.command[1..])
+        let program = &self.programs[self.starts % self.programs.len()];
+        self.starts += 1;
+        let child = Command::new(program)
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use cell::Cell;
+use cell::{Cell, Programs};
 use monkey::Monkey;
 use traffic::Worker;
 use verdict::{Verdict, judge};
@@ -49,6 +49,9 @@ struct Flags {
     /// The program; the one beside this if not given.
     #[arg(long)]
     kilonova: Option<PathBuf>,
+    /// An older program: conductors run with it and with the other one in turn, and side by side.
+    #[arg(long)]
+    older: Option<PathBuf>,
     /// Keep data and logs in this directory.
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -74,9 +77,10 @@ async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
         Some(path) => path,
         None => std::env::current_exe()?.with_file_name("kilonova"),
     };
+    let programs = Programs { kilonova, older: flags.older };
     let temporary = tempfile::Builder::new().prefix("kilonova-chaos-").tempdir()?;
     let dir = flags.keep.unwrap_or_else(|| temporary.path().to_owned());
-    let cell = Arc::new(Cell::start(&kilonova, &dir).await?);
+    let cell = Arc::new(Cell::start(&programs, &dir).await?);
     println!("chaos: {} processes are ready", cell.members.len());
     let store = cell.store().await?;
     let apis: Vec<Api> = cell.apis.iter().map(|address| Api::at(address)).collect();
