@@ -1,9 +1,10 @@
-//! The crash matrix: every row of flows, and at each of its transactions, commands and reports every fault there is. An undisturbed run
-//! counts them first.
+//! The crash matrix: every row of flows, and at each of its transactions, commands and reports every fault there
+//! is. An undisturbed run counts them first.
 //!
-//! A sample, drawn with a seed that is printed: most points over the embedded store, few over etcd. `KILONOVA_MATRIX=all` runs all
-//! over both, `KILONOVA_MATRIX_ROW` only rows whose name has that in it, `KILONOVA_MATRIX_POINT` only points such as
-//! `Write 3: Lose`, `KILONOVA_MATRIX_SEED` draws the sample of that seed again.
+//! A sample, drawn with a seed that is printed: most points over the embedded store, few over etcd.
+//! `KILONOVA_MATRIX=all` runs all over both, `KILONOVA_MATRIX_ROW` only rows whose name has that in it,
+//! `KILONOVA_MATRIX_POINT` only points such as `Write 3: Lose`, `KILONOVA_MATRIX_SEED` draws the sample of that
+//! seed again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -31,12 +32,12 @@ use rows::{ROWS, Row};
 use run::{Ended, run};
 
 /// How many cells side by side: most of a run is waiting for leases.
-const AT_ONCE: usize = 12;
+const AT_ONCE: usize = 16;
 /// How often a point is run until it is met.
 const TRIES: usize = 3;
 /// How many points over each store, unless all.
-const SAMPLE_EMBEDDED: usize = 500;
-const SAMPLE_ETCD: usize = 60;
+const SAMPLE_EMBEDDED: usize = 400;
+const SAMPLE_ETCD: usize = 50;
 
 /// Where cells are made.
 #[derive(Clone)]

@@ -1,5 +1,5 @@
-//! The flows, one a row: what is there before, and what is asked then. What is wanted in the end is what the user writes down with
-//! each answer: see [`User`].
+//! The flows, one a row: what is there before, and what is asked then. What is wanted in the end is what the user
+//! writes down with each answer: see [`User`].
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_runtime::agent::simulated::FailRule;
+use kilonova_runtime::config::Period;
 use kilonova_tests::Plan;
 use kilonova_tests::checker::Want;
 use kilonova_tests::user::User;
@@ -47,10 +48,23 @@ macro_rules! row {
 pub const ROWS: &[Row] = &[
     row!("create one", |_u| vec![], |u, _ids| _ = create(&u, 1).await),
     row!("create three", |_u| vec![], |u, _ids| _ = create(&u, 3).await),
-    row!("delete while it is built", |_u| vec![], |u, _ids| {
+    row!("delete at once", |_u| vec![], |u, _ids| {
         let ids = create(&u, 1).await;
         u.delete(&ids[0]).await.unwrap();
     }),
+    row!(
+        "delete while it is built",
+        |plan| {
+            plan.compute.driver.latency = Period::from_millis(300);
+            plan.compute.driver.latency_jitter = Period::from_millis(0);
+        },
+        |_u| vec![],
+        |u, _ids| {
+            let id = create(&u, 1).await.remove(0);
+            until_spawning(&u, &id).await;
+            u.delete(&id).await.unwrap();
+        }
+    ),
     row!("delete", |u| vec![instance(&u).await], |u, ids| u.delete(&ids[0]).await.unwrap()),
     row!("stop", |u| vec![instance(&u).await], |u, ids| u.stop(&ids[0]).await.unwrap()),
     row!(
@@ -74,6 +88,20 @@ pub const ROWS: &[Row] = &[
     row!("delete with a volume", |u| attached(&u).await, |u, ids| {
         u.delete(&ids[0]).await.unwrap();
         u.wants(&ids[1], Want::State("AVAILABLE"));
+    }),
+    row!("create and delete", |_u| vec![], |u, _ids| {
+        let id = instance(&u).await;
+        u.delete(&id).await.unwrap();
+    }),
+    row!("stop and start", |u| vec![instance(&u).await], |u, ids| {
+        u.stop(&ids[0]).await.unwrap();
+        until_instance(&u, &ids[0], "STOPPED").await;
+        u.start(&ids[0]).await.unwrap();
+    }),
+    row!("attach and detach", |u| vec![instance(&u).await, volume(&u).await], |u, ids| {
+        u.attach(&ids[0], &ids[1]).await.unwrap();
+        until_volume(&u, &ids[1], "IN_USE").await;
+        u.detach(&ids[0], &ids[1]).await.unwrap();
     }),
     row!(
         "a member of a group",
@@ -145,6 +173,15 @@ async fn until_instance(user: &User, id: &str, state: &str) {
     while user.instance_state(id).await.as_deref() != Some(state) {
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Until its host was asked for it, or has made it.
+async fn until_spawning(user: &User, id: &str) {
+    while user.instance_task(id).await.is_none_or(|task| task == "SCHEDULING") {
+        sleep(Duration::from_millis(5)).await;
+    }
+    // The command follows what says so.
+    sleep(Duration::from_millis(50)).await;
 }
 
 async fn until_volume(user: &User, id: &str, state: &str) {

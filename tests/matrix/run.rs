@@ -81,6 +81,7 @@ pub async fn run(
     let outages = Arc::new(Mutex::new(Vec::new()));
     let judge = Judge {
         user: user.clone(),
+        points: points.clone(),
         outages: outages.clone(),
         capacity,
         store,
@@ -126,6 +127,7 @@ pub async fn run(
 /// Asks the checker.
 struct Judge {
     user: User,
+    points: Arc<Points>,
     outages: Arc<Mutex<Vec<Outage>>>,
     capacity: Capacity,
     store: SharedStore,
@@ -147,7 +149,7 @@ impl Judge {
                 }
             };
             let outages = self.outages.lock().clone();
-            let on_its_way = outages.iter().any(|outage| outage.until.is_none());
+            let on_its_way = self.points.waits() || outages.iter().any(|outage| outage.until.is_none());
             let expected = Expected {
                 wanted: self.user.wanted(),
                 complete: true,

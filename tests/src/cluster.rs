@@ -153,8 +153,8 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one more member, or one again; once more if it does not start, as a supervisor would: on a machine that is
-    /// too busy a short lease may end before it is used.
+    /// Starts one more member, or one again; once more if it does not start, as a supervisor would: on a machine
+    /// that is too busy a short lease may end before it is used.
     pub async fn launch(&mut self, kind: ServiceKind, host: &str) {
         let mut tries = 1;
         loop {

@@ -39,8 +39,8 @@ pub fn count(lines: &[Line], op: &str) -> BTreeMap<String, Vec<String>> {
     hosts
 }
 
-/// Reads the journal in an agent's data directory; one that did nothing has none. A last line cut short, as by the end of
-/// the process that wrote it, says nothing.
+/// Reads the journal in an agent's data directory; one that did nothing has none. A last line cut short, as by the
+/// end of the process that wrote it, says nothing.
 #[must_use]
 pub fn read(data_dir: &Path) -> Vec<Line> {
     let text = std::fs::read_to_string(data_dir.join("journal.jsonl")).unwrap_or_default();

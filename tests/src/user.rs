@@ -261,6 +261,12 @@ impl User {
         state.as_str_name().strip_prefix("STATE_").map(ToOwned::to_owned)
     }
 
+    /// What is being done with an instance, as `SPAWNING`.
+    pub async fn instance_task(&self, id: &str) -> Option<String> {
+        let task = self.apis[0].get(id).await.ok()?.task();
+        task.as_str_name().strip_prefix("TASK_").map(ToOwned::to_owned)
+    }
+
     /// The state of a volume, as `AVAILABLE`.
     pub async fn volume_state(&self, volume_id: &str) -> Option<String> {
         let request = api::GetVolumeRequest { volume_id: volume_id.to_owned(), ..Default::default() };

@@ -74,7 +74,8 @@ pub struct Expected {
     /// What there is to promise.
     pub capacity: Capacity,
     /// When which host could not be asked. This is the only excuse for a second guest: the instance was rebuilt
-    /// elsewhere while its host, of which nobody could know more, still had it (`docs/consistency.md`, "Not promised").
+    /// elsewhere while its host, of which nobody could know more, still had it (`docs/consistency.md`, "Not
+    /// promised").
     pub outages: Vec<Outage>,
     /// How long after an outage something decided during it may still be done.
     pub aftermath: Duration,

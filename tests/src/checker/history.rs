@@ -1,4 +1,5 @@
-//! The history tells what happened: how actions ended agrees with where the record is, and their times with each other.
+//! The history tells what happened: how actions ended agrees with where the record is, and their times with each
+//! other.
 
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::Outcome;

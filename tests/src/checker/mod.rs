@@ -1,8 +1,9 @@
 //! An independent judge of a cell: it reads every record in the store and every line of the simulated drivers'
-//! journals, and nothing else. It shares no code with the services' logic, so that a mistake there is not made here too.
+//! journals, and nothing else. It shares no code with the services' logic, so that a mistake there is not made here
+//! too.
 //!
-//! [`lasting`] is what must hold at every moment, judged from the journals, which keep all moments. [`settling`] is what
-//! must hold once nothing is on its way; until then some of it may not.
+//! [`lasting`] is what must hold at every moment, judged from the journals, which keep all moments. [`settling`] is
+//! what must hold once nothing is on its way; until then some of it may not.
 
 mod attachments;
 mod counts;

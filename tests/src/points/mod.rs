@@ -2,8 +2,8 @@
 //! agent, and every report of one. A run without a fault counts them; the runs after it fail one each.
 //!
 //! [`store`] stands between conductors and the store, [`proxy`] in front of conductors and agents. Both ask one
-//! [`Points`] what is to happen. A crash is told to the test, which cuts the member as `kill -9` would; until then whatever
-//! reached the point hangs, so that nothing follows it.
+//! [`Points`] what is to happen. A crash is told to the test, which cuts the member as `kill -9` would; until then
+//! whatever reached the point hangs, so that nothing follows it.
 
 pub mod proxy;
 pub mod store;
@@ -22,6 +22,11 @@ use crate::cluster::MemberId;
 
 /// How long a writer stands still: longer than the shards and the registry of a cell with points keep it.
 const STALL: Duration = Duration::from_millis(3500);
+
+/// How long until all that a command sets off at once has begun.
+const SET_OFF: Duration = Duration::from_millis(300);
+/// How late what is late arrives: when the same was long done because it was sent again.
+const LATE: Duration = Duration::from_millis(2000);
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +48,8 @@ pub enum Fault {
     Lose,
     /// It is done twice.
     Twice,
+    /// Its caller hears that the answer was lost, and it arrives long after that.
+    Late,
     /// The writer, or the agent, dies before it is done.
     CrashBefore,
     /// The writer, or the agent, dies once it is done and before anybody hears so.
@@ -59,18 +66,11 @@ impl Place {
     pub fn faults(self) -> &'static [Fault] {
         match self {
             Self::Write => &[Fault::Refuse, Fault::Lose, Fault::CrashBefore, Fault::CrashAfter, Fault::Stall],
-            Self::Command => &[
+            Self::Command | Self::Report => &[
                 Fault::Refuse,
                 Fault::Lose,
                 Fault::Twice,
-                Fault::CrashBefore,
-                Fault::CrashAfter,
-                Fault::CrashCaller,
-            ],
-            Self::Report => &[
-                Fault::Refuse,
-                Fault::Lose,
-                Fault::Twice,
+                Fault::Late,
                 Fault::CrashBefore,
                 Fault::CrashAfter,
                 Fault::CrashCaller,
@@ -113,6 +113,8 @@ struct State {
     hit: bool,
     /// Incarnations that are to die, and do nothing more.
     dying: Vec<MemberId>,
+    /// How many are late and have not yet arrived.
+    late: usize,
     /// Who stands still until when.
     still: Vec<(MemberId, Instant)>,
 }
@@ -149,6 +151,12 @@ impl Points {
         self.state.lock().hit
     }
 
+    /// Whether something is late and has not yet arrived.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.state.lock().late > 0
+    }
+
     /// A new incarnation of a member that died.
     pub fn risen(&self, member: &MemberId) {
         self.state.lock().dying.retain(|dying| dying != member);
@@ -172,6 +180,17 @@ impl Points {
 
     fn is_dying(&self, kind: ServiceKind, host: &str) -> bool {
         self.state.lock().dying.iter().any(|(of, name)| *of == kind && name == host)
+    }
+
+    /// Lets the time pass until what is late arrives.
+    async fn be_late<T>(&self, arrives: impl Future<Output = T>) -> T {
+        self.state.lock().late += 1;
+        tokio::time::sleep(LATE).await;
+        let arrived = arrives.await;
+        // What it sets off begins only now.
+        tokio::time::sleep(SET_OFF).await;
+        self.state.lock().late -= 1;
+        arrived
     }
 
     /// Has a member stand still for a while.

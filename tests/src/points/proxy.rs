@@ -1,5 +1,5 @@
-//! A gRPC proxy in front of one member, which sees the path of every call and spoils one. It knows nothing of the messages:
-//! bodies pass as they are, so that streams pass too.
+//! A gRPC proxy in front of one member, which sees the path of every call and spoils one. It knows nothing of the
+//! messages: bodies pass as they are, so that streams pass too.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kilonova_model::ServiceKind;
 use kilonova_rpc::caller::{CALLER_HOST, CALLER_SERVICE};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -41,7 +42,7 @@ impl PointProxy {
         let address = listener.local_addr()?;
         let (target, way) = watch::channel(None);
         let mut task = JoinSet::new();
-        task.spawn(accept(listener, way, Arc::new(Behind { member, points })));
+        task.spawn(accept(listener, way, Arc::new(Behind { member, points, late: Mutex::default() })));
         Ok(Self { address, target, _task: task })
     }
 
@@ -61,6 +62,7 @@ impl PointProxy {
 struct Behind {
     member: MemberId,
     points: Arc<Points>,
+    late: Mutex<JoinSet<()>>,
 }
 
 async fn accept(listener: TcpListener, way: watch::Receiver<Option<SocketAddr>>, behind: Arc<Behind>) {
@@ -140,6 +142,14 @@ impl Behind {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let whole = || Request::from_parts(parts.clone(), full(body.clone()));
+        if fault == Fault::Late {
+            let (points, request) = (self.points.clone(), whole());
+            self.late.lock().spawn(async move {
+                // The member may have died meanwhile, and it never arrives.
+                let _ = points.be_late(forward(upstream, request)).await;
+            });
+            return Ok(lost());
+        }
         let mut answer = forward(upstream.clone(), whole()).await?;
         match fault {
             Fault::Twice => {

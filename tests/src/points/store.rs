@@ -71,7 +71,7 @@ impl Store for PointStore {
         };
         let me = (ServiceKind::Conductor, self.conductor.clone());
         match due {
-            None | Some(Fault::Twice) => self.inner.txn(txn).await,
+            None | Some(Fault::Twice | Fault::Late) => self.inner.txn(txn).await,
             Some(Fault::Refuse) => Err(StoreError::Unavailable { message: "made to fail".to_owned() }),
             Some(Fault::Lose) => {
                 self.inner.txn(txn).await?;

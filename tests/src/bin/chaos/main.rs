@@ -1,5 +1,5 @@
-//! Chaos: a cell of real processes over a real etcd, users who work at it, monkeys that break it, and in the end the independent
-//! checker. Exits with 1 on any violation. Ends only what it started, also when it is interrupted.
+//! Chaos: a cell of real processes over a real etcd, users who work at it, monkeys that break it, and in the end
+//! the independent checker. Exits with 1 on any violation. Ends only what it started, also when it is interrupted.
 
 mod cell;
 mod monkey;
@@ -145,8 +145,9 @@ async fn break_it(
         monkey(1).break_processes(until),
         monkey(2).break_processes(until),
         monkey(3).break_etcd(until, every),
+        monkey(4).break_services(until, every / 2),
     );
-    broken.0.and(broken.1).and(broken.2)?;
+    broken.0.and(broken.1).and(broken.2).and(broken.3)?;
     stop.cancel();
     let mut longest = Duration::ZERO;
     while let Some(ended) = work.join_next().await {

@@ -95,6 +95,24 @@ impl Monkey {
         }
     }
 
+    /// Kills all members of one service at once, now and then until then.
+    pub async fn break_services(mut self, until: Instant, every: Duration) -> io::Result<()> {
+        loop {
+            let wait = every.mul_f64(self.random.random_range(0.6..1.0));
+            if Instant::now() + wait > until {
+                return Ok(());
+            }
+            sleep(wait).await;
+            let kind = weighted(&mut self.random, &VICTIMS);
+            self.note(format!("kill every {kind}"));
+            let victims: Vec<MemberId> =
+                self.cell.members.keys().filter(|(of, _)| *of == kind).cloned().collect();
+            let pause = Duration::from_millis(self.random.random_range(0..3000));
+            let killed = victims.iter().map(|victim| self.act(victim, Act::Kill, pause));
+            futures::future::try_join_all(killed).await?;
+        }
+    }
+
     async fn act(&self, victim: &MemberId, act: Act, pause: Duration) -> io::Result<()> {
         let mut member = self.cell.members[victim].lock().await;
         self.cell.away(victim);
