@@ -175,9 +175,8 @@ impl Member {
         kind: ServiceKind,
         host: &str,
     ) -> io::Result<Self> {
-        // Both are taken before either is given back, so that they differ.
-        let (grpc, http) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
-        let (grpc, http) = (grpc.local_addr()?.port(), http.local_addr()?.port());
+        let grpc = free_port().await;
+        let http = free_port().await;
         let own = dir.join(host);
         std::fs::create_dir_all(&own)?;
         let mut arguments = vec![kind.to_string()];
@@ -272,5 +271,15 @@ impl Member {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer.split(' ').nth(1) == Some("200"))
+    }
+}
+
+/// A port below those that the system gives to whoever asks for any: it stays free while its process is down.
+async fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(12_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
     }
 }

@@ -8,7 +8,7 @@ mod verdict;
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use cell::{Cell, Programs};
 use monkey::Monkey;
 use traffic::Worker;
-use verdict::{Verdict, judge};
+use verdict::{Verdict, judge, longest};
 
 /// How long one request is sent again: longer than etcd is ever cut off.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -73,14 +73,31 @@ async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
     let seed = flags.seed.unwrap_or_else(rand::random);
     let seconds = if flags.quick { 90 } else { flags.seconds };
     println!("chaos: {seconds} s, --seed {seed}");
-    let kilonova = match flags.kilonova {
-        Some(path) => path,
+    let kilonova = match &flags.kilonova {
+        Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("kilonova"),
     };
-    let programs = Programs { kilonova, older: flags.older };
+    let programs = Programs { kilonova, older: flags.older.clone() };
     let temporary = tempfile::Builder::new().prefix("kilonova-chaos-").tempdir()?;
-    let dir = flags.keep.unwrap_or_else(|| temporary.path().to_owned());
-    let cell = Arc::new(Cell::start(&programs, &dir).await?);
+    let dir = flags.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let ended = judged(&flags, seed, seconds, &programs, &dir).await;
+    if !matches!(ended, Ok(ExitCode::SUCCESS)) {
+        println!("data and logs are kept in {}", dir.display());
+        if dir == temporary.path() {
+            let _kept = temporary.keep();
+        }
+    }
+    ended
+}
+
+async fn judged(
+    flags: &Flags,
+    seed: u64,
+    seconds: u64,
+    programs: &Programs,
+    dir: &Path,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let cell = Arc::new(Cell::start(programs, dir).await?);
     println!("chaos: {} processes are ready", cell.members.len());
     let store = cell.store().await?;
     let apis: Vec<Api> = cell.apis.iter().map(|address| Api::at(address)).collect();
@@ -88,7 +105,7 @@ async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
     let user = User::new(apis, PATIENCE).loosely();
 
     let done = Arc::new(Mutex::new(BTreeMap::new()));
-    let longest = break_it(&cell, &user, seed, (seconds, flags.users), &done).await?;
+    break_it(&cell, &user, seed, (seconds, flags.users), &done).await?;
     cell.all_ready().await?;
     println!("chaos: nothing is broken any more");
     let used = judge(&cell, &store, &user).await?;
@@ -106,33 +123,25 @@ async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
         cleared.world.volumes.len(),
         cleared.world.events.len()
     );
-    println!(
-        "longest: a build seen by its user {longest:?}, all at rest {:?}, all deleted {:?}",
-        used.took, cleared.took
-    );
+    println!("longest, by the histories: {:?}", longest(&used.world));
+    println!("until all was at rest {:?}, until all was deleted {:?}", used.took, cleared.took);
     let violations: Vec<_> = used.violations.iter().chain(&cleared.violations).collect();
     for violation in &violations {
         println!("VIOLATION {violation}");
         tell(&cleared, &violation.subject);
     }
     println!("{} violations, --seed {seed}", violations.len());
-    if !violations.is_empty() {
-        println!("data and logs are kept in {}", dir.display());
-        if dir == temporary.path() {
-            let _kept = temporary.keep();
-        }
-    }
     Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Users and monkeys side by side; gives the longest time a user saw a build take.
+/// Users and monkeys side by side.
 async fn break_it(
     cell: &Arc<Cell>,
     user: &User,
     seed: u64,
     (seconds, users): (u64, u64),
     done: &Arc<Mutex<BTreeMap<String, usize>>>,
-) -> Result<Duration, Box<dyn Error>> {
+) -> Result<(), Box<dyn Error>> {
     let until = Instant::now() + Duration::from_secs(seconds);
     let stop = CancellationToken::new();
     let mut work = JoinSet::new();
@@ -149,11 +158,10 @@ async fn break_it(
     );
     broken.0.and(broken.1).and(broken.2).and(broken.3)?;
     stop.cancel();
-    let mut longest = Duration::ZERO;
     while let Some(ended) = work.join_next().await {
-        longest = longest.max(ended?);
+        ended?;
     }
-    Ok(longest)
+    Ok(())
 }
 
 /// Deletes all that is there: instances first, since they hold volumes.

@@ -23,19 +23,18 @@ pub struct Worker {
     instances: Vec<String>,
     volumes: Vec<String>,
     group: String,
-    longest: Duration,
 }
 
 impl Worker {
     /// One that does as this seed says.
     pub fn new(user: User, seed: u64, stop: CancellationToken) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        let (instances, volumes, group, longest) = Default::default();
-        Self { user, random, stop, instances, volumes, group, longest }
+        let (instances, volumes, group) = Default::default();
+        Self { user, random, stop, instances, volumes, group }
     }
 
-    /// Works until it is told to stop, and gives the longest time a build took to its end.
-    pub async fn run(mut self) -> Duration {
+    /// Works until it is told to stop.
+    pub async fn run(mut self) {
         if let Ok(group) = self.user.group(Policy::AntiAffinity).await {
             self.group = group;
         }
@@ -43,7 +42,6 @@ impl Worker {
             self.one().await;
             sleep(Duration::from_millis(self.random.random_range(10..300))).await;
         }
-        self.longest
     }
 
     async fn one(&mut self) {
@@ -85,7 +83,7 @@ impl Worker {
         }
     }
 
-    async fn built(&mut self, id: &str) {
+    async fn built(&self, id: &str) {
         let start = Instant::now();
         while start.elapsed() < WAIT && !self.stop.is_cancelled() {
             if self.user.instance_state(id).await.is_some_and(|state| state != "BUILDING") {
@@ -93,7 +91,6 @@ impl Worker {
             }
             sleep(Duration::from_millis(50)).await;
         }
-        self.longest = self.longest.max(start.elapsed());
     }
 
     async fn delete(&mut self) {

@@ -1,8 +1,10 @@
 //! Waits until the cell is at rest, and asks the checker.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use kilonova_model::time::system_time;
 use kilonova_store::SharedStore;
 use kilonova_tests::checker::{self, Capacity, Expected, Violation, World};
 use kilonova_tests::user::User;
@@ -46,4 +48,20 @@ pub async fn judge(cell: &Cell, store: &SharedStore, user: &User) -> io::Result<
         }
         sleep(Duration::from_millis(250)).await;
     }
+}
+
+/// The longest time that each kind of action took, by the histories.
+pub fn longest(world: &World) -> BTreeMap<&'static str, Duration> {
+    let mut longest = BTreeMap::new();
+    let instances = world.instances.values().flat_map(|record| &record.actions);
+    let volumes = world.volumes.values().flat_map(|record| &record.actions);
+    for action in instances.chain(volumes) {
+        let time = |time: &Option<prost_types::Timestamp>| time.as_ref().and_then(system_time);
+        if let (Some(start), Some(end)) = (time(&action.start_time), time(&action.end_time)) {
+            let took = end.duration_since(start).unwrap_or_default();
+            let most = longest.entry(action.kind().as_str_name()).or_default();
+            *most = took.max(*most);
+        }
+    }
+    longest
 }
