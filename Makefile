@@ -4,7 +4,8 @@ BOOTSTRAP := deploy/dev/bootstrap.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/.tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
-.PHONY: help demo up test lint bench bench-rpc bench-fanout bench-discovery bench-peers bench-accept bench-build mutants proto-baseline clean
+.PHONY: help demo up test lint matrix chaos upgrade-test bench bench-rpc bench-fanout bench-discovery bench-peers \
+  bench-accept bench-build mutants proto-baseline clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +27,19 @@ test: ## lint, unit and integration tests, then real processes driven by Python,
 lint: ## formatting, clippy, licences and bans, protos, documentation, scripts
 	@$(BOOTSTRAP) lint
 	@deploy/dev/lint.sh
+
+matrix: ## fail each write, command and report of each flow in every way, over both stores
+	@$(BOOTSTRAP) test
+	@KILONOVA_MATRIX=all cargo test -p kilonova-tests --test matrix -- --nocapture --test-threads 1
+
+chaos: ## five minutes of real processes that are killed, frozen and cut off; ARGS='--seconds N --seed N' or --quick
+	@$(BOOTSTRAP) test
+	@cargo build -p kilonova -p kilonova-tests --bin kilonova --bin chaos
+	@$(TARGET)/debug/chaos $(ARGS)
+
+upgrade-test: ## chaos with conductors of the commit before side by side with these; FROM=commit for another
+	@$(BOOTSTRAP) test
+	@deploy/dev/upgrade.sh $(or $(FROM),HEAD~1) $(ARGS)
 
 mutants: ## break the code in one place after another and require that a test notices
 	@$(BOOTSTRAP) build

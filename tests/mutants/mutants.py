@@ -19,6 +19,11 @@ STORE_UNITS = ("-p", "kilonova-store", "--lib", "etcd::")
 OPERATIONS = ("-p", "kilonova-tests", "--test", "operations", "embedded::")
 
 
+def matrix(row: str) -> tuple[str, ...]:
+    """Return the rows of the crash matrix whose name has that in it."""
+    return (f"KILONOVA_MATRIX_ROW={row}", "-p", "kilonova-tests", "--test", "matrix", "embedded")
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One way to break the code."""
@@ -207,5 +212,37 @@ MUTANTS = (
         "        self.touch(id, stamp)?;\n        answered(self.driver.export(id, host)).await\n",
         "        let _ = self.touch(id, stamp);\n        answered(self.driver.export(id, host)).await\n",
         VOLUME,
+    ),
+    Mutant(
+        "a request is acknowledged though the store did not take it",
+        f"{CONDUCTOR}/accept.rs",
+        "match self.db.commit(self.remember(request, ids, txn)).await? {",
+        "let taken = TxnOutcome::Committed { revision: Revision(1) };\n            "
+        "match self.db.commit(self.remember(request, ids, txn)).await.unwrap_or(taken) {",
+        matrix("create one"),
+    ),
+    Mutant(
+        "an agent makes again what it made",
+        f"{AGENT}/ledger.rs",
+        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) => {\n"
+        "                    (entry.stamp, entry.verb) = (stamp, Verb::Make);",
+        "                Phase::Settled(Outcome::Ready(_), _) if again => {}\n"
+        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) => {\n"
+        "                    (entry.stamp, entry.verb) = (stamp, Verb::Make);",
+        matrix("create one"),
+    ),
+    Mutant(
+        "a backend goes on exporting what was detached",
+        f"{CONDUCTOR}/agents.rs",
+        "        if !attached {\n",
+        "        if !attached && attached {\n",
+        matrix("detach"),
+    ),
+    Mutant(
+        "the step of an attempt that failed goes on in the history",
+        f"{CONDUCTOR}/engine/steps.rs",
+        '    history::close(record.actions_mut(), "build", Some(&fault), now);\n',
+        "",
+        matrix("the first host fails"),
     ),
 )

@@ -22,8 +22,12 @@ LIMIT_SECONDS = 600
 
 
 def cargo_test(tree: Path, tests: tuple[str, ...], *more: str) -> subprocess.CompletedProcess[str]:
-    """Run some tests of the copy."""
+    """Run some tests of the copy; what comes first as `NAME=value` is set for them."""
     environment = {**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target/mutants")}
+    while "=" in tests[0]:
+        name, _, value = tests[0].partition("=")
+        environment[name] = value
+        tests = tests[1:]
     command = ["cargo", "test", "--quiet", *tests[:2], *more, *tests[2:]]
     return subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS

@@ -1,7 +1,7 @@
 //! One cell in this process.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use kilonova_model::{CellName, HostName, ServiceKind, ZoneName};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::types::v1 as pb;
 use kilonova_runtime::config::Period;
-use kilonova_runtime::service::{Launch, LaunchOptions, Running};
+use kilonova_runtime::service::{Launch, LaunchOptions, Running, StartError};
 use kilonova_store::SharedStore;
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::etcd::{EtcdOptions, EtcdStore};
@@ -19,7 +19,13 @@ use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::journal::{self, Line};
+use crate::points::Points;
+use crate::points::proxy::PointProxy;
+use crate::points::store::PointStore;
 use crate::waiting::until;
+
+/// How often a member is started until it has to run.
+const STARTS: usize = 3;
 
 /// Which store carries the cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +76,10 @@ pub struct Plan {
     pub compute: kilonova_compute::Config,
     /// What storage backends are set to; each gets a data directory of its own.
     pub volume: kilonova_volume::Config,
+    /// How long the registry keeps a member that died; as usual if not given.
+    pub registry_ttl: Option<Duration>,
+    /// Where it is made to fail: in the way of conductors to the store, and of all to conductors and agents.
+    pub points: Option<Arc<Points>>,
 }
 
 impl Plan {
@@ -100,6 +110,8 @@ impl Plan {
             scheduler,
             compute,
             volume: kilonova_volume::Config::default(),
+            registry_ttl: None,
+            points: None,
         }
     }
 }
@@ -111,6 +123,7 @@ pub type MemberId = (ServiceKind, String);
 pub struct Cluster {
     plan: Plan,
     members: BTreeMap<MemberId, Running>,
+    proxies: BTreeMap<MemberId, PointProxy>,
     store: SharedStore,
     cell: CellName,
     dir: TempDir,
@@ -130,7 +143,8 @@ impl Cluster {
     /// Starts it as one cell on a store that is there, and waits until all of it is ready.
     pub async fn over(plan: Plan, store: SharedStore, cell: CellName) -> Self {
         let dir = tempfile::Builder::new().prefix("kilonova-cluster-").tempdir().expect("a directory");
-        let mut cluster = Self { members: BTreeMap::new(), store, cell, dir, _etcd: None, plan };
+        let (members, proxies) = (BTreeMap::new(), BTreeMap::new());
+        let mut cluster = Self { members, proxies, store, cell, dir, _etcd: None, plan };
         let counts = [
             (ServiceKind::Conductor, cluster.plan.conductors),
             (ServiceKind::Scheduler, cluster.plan.schedulers),
@@ -147,22 +161,42 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one more member, or one again.
+    /// Starts one more member, or one again; once more if it does not start, as a supervisor would: on a machine
+    /// that is too busy a short lease may end before it is used.
     pub async fn launch(&mut self, kind: ServiceKind, host: &str) {
+        let mut tries = 1;
+        loop {
+            match self.start_member(kind, host).await {
+                Ok(running) => {
+                    self.members.insert((kind, host.to_owned()), running);
+                    return;
+                }
+                Err(error) => assert!(tries < STARTS, "{kind} {host} does not start: {error}"),
+            }
+            tries += 1;
+        }
+    }
+
+    async fn start_member(&mut self, kind: ServiceKind, host: &str) -> Result<Running, StartError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (store, advertise) = self.through_points(kind, host, &listener).await;
+        let mut options = LaunchOptions { settle: Duration::from_millis(20), ..Default::default() };
+        if let Some(ttl) = self.plan.registry_ttl {
+            options.registry.ttl = ttl;
+        }
         let launch = Launch {
             service: kind,
             host: HostName::parse(host).expect("a host name"),
             cell: self.cell.clone(),
             zone: ZoneName::parse("zone-1").expect("a zone name"),
-            store: self.store.clone(),
+            store,
             listener,
             http: None,
-            advertise: None,
-            options: LaunchOptions { settle: Duration::from_millis(20), ..Default::default() },
+            advertise,
+            options,
         };
         let data_dir = self.data_dir(host);
-        let started = match kind {
+        match kind {
             ServiceKind::Api => Box::pin(kilonova_api::start(Default::default(), launch)).await,
             ServiceKind::Conductor => {
                 Box::pin(kilonova_conductor::start(self.plan.conductor.clone(), launch)).await
@@ -178,13 +212,41 @@ impl Cluster {
                 let config = kilonova_volume::Config { data_dir, ..self.plan.volume.clone() };
                 Box::pin(kilonova_volume::start(config, launch)).await
             }
+        }
+    }
+
+    /// The store as a member has it, and where others reach the member, if that is not where it listens.
+    async fn through_points(
+        &mut self,
+        kind: ServiceKind,
+        host: &str,
+        listener: &TcpListener,
+    ) -> (SharedStore, Option<String>) {
+        let Some(points) = self.plan.points.clone() else { return (self.store.clone(), None) };
+        let member = (kind, host.to_owned());
+        points.risen(&member);
+        let store = match kind {
+            ServiceKind::Conductor => PointStore::before(self.store.clone(), points.clone(), host),
+            _ => self.store.clone(),
         };
-        self.members.insert((kind, host.to_owned()), started.expect("the service starts"));
+        if kind == ServiceKind::Api {
+            return (store, None);
+        }
+        if !self.proxies.contains_key(&member) {
+            let proxy = PointProxy::start(member.clone(), points).await.expect("a port");
+            self.proxies.insert(member.clone(), proxy);
+        }
+        let proxy = &self.proxies[&member];
+        proxy.lead_to(Some(listener.local_addr().expect("an address")));
+        (store, Some(proxy.endpoint()))
     }
 
     /// Cuts a member as `kill -9` would: nothing is said, leases run out.
     pub fn kill(&mut self, kind: ServiceKind, host: &str) {
         let member = self.members.remove(&(kind, host.to_owned()));
+        if let Some(proxy) = self.proxies.get(&(kind, host.to_owned())) {
+            proxy.lead_to(None);
+        }
         drop(member.expect("the member runs"));
     }
 
@@ -229,6 +291,25 @@ impl Cluster {
         self.store.clone()
     }
 
+    /// Below which every agent has its directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The cell's name.
+    #[must_use]
+    pub fn cell(&self) -> &CellName {
+        &self.cell
+    }
+
+    /// Whether a member is ready.
+    #[must_use]
+    pub fn is_ready(&self, kind: ServiceKind, host: &str) -> bool {
+        let member = self.members.get(&(kind, host.to_owned()));
+        member.is_some_and(|running| running.readiness.current().ready())
+    }
+
     /// Where an agent keeps its journal.
     #[must_use]
     pub fn data_dir(&self, host: &str) -> PathBuf {
@@ -238,8 +319,7 @@ impl Cluster {
     /// All lines of all journals.
     #[must_use]
     pub fn journals(&self) -> Vec<Line> {
-        let dirs = std::fs::read_dir(self.dir.path()).expect("the directory is there");
-        dirs.flat_map(|dir| journal::read(&dir.expect("an entry").path())).collect()
+        journal::read_all(self.dir.path())
     }
 
     /// Stops everything in good order.
@@ -281,6 +361,13 @@ type Images = api::image_service_client::ImageServiceClient<Channel>;
 type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
 
 impl Api {
+    /// The public api at an address, as `host:port`.
+    #[must_use]
+    pub fn at(address: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        Self { channel: endpoint.connect_lazy() }
+    }
+
     /// Instances.
     #[must_use]
     pub fn instances(&self) -> Instances {

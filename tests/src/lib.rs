@@ -1,11 +1,14 @@
 //! The cluster harness: any number of each service in one process, real gRPC on loopback, either store. Members in
 //! processes of their own, where a test needs to kill or freeze one.
 
+pub mod checker;
 pub mod cluster;
 pub mod echo;
 pub mod journal;
 pub mod measure;
+pub mod points;
 pub mod process;
+pub mod user;
 pub mod waiting;
 
 pub use cluster::{Api, Backing, Cluster, Plan};

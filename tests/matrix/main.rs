@@ -1,0 +1,175 @@
+//! The crash matrix: every row of flows, and at each of its transactions, commands and reports every fault there
+//! is. An undisturbed run counts them first.
+//!
+//! A sample, drawn with a seed that is printed: most points over the embedded store, few over etcd.
+//! `KILONOVA_MATRIX=all` runs all over both, `KILONOVA_MATRIX_ROW` only rows whose name has that in it,
+//! `KILONOVA_MATRIX_POINT` only points such as `Write 3: Lose`, `KILONOVA_MATRIX_SEED` draws the sample of that
+//! seed again.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod rows;
+mod run;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use kilonova_model::CellName;
+use kilonova_store::SharedStore;
+use kilonova_store::embedded::EmbeddedStore;
+use kilonova_store::etcd::{EtcdOptions, EtcdStore};
+use kilonova_store::testing::EtcdProcess;
+use kilonova_tests::Backing;
+use kilonova_tests::points::{Place, Point};
+use rand::seq::IndexedRandom;
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::time::Instant;
+
+use rows::{ROWS, Row};
+use run::{Ended, run};
+
+/// How many cells side by side: most of a run is waiting for leases.
+const AT_ONCE: usize = 16;
+/// How often a point is run until it is met.
+const TRIES: usize = 3;
+/// How many points over each store, unless all.
+const SAMPLE_EMBEDDED: usize = 400;
+const SAMPLE_ETCD: usize = 50;
+
+/// Where cells are made.
+#[derive(Clone)]
+struct Ground {
+    backing: Backing,
+    etcd: Option<String>,
+    cells: Arc<AtomicUsize>,
+}
+
+impl Ground {
+    async fn cell(&self) -> (SharedStore, CellName) {
+        let number = self.cells.fetch_add(1, Ordering::Relaxed);
+        let store: SharedStore = match &self.etcd {
+            None => Arc::new(EmbeddedStore::open_temporary().unwrap()),
+            Some(endpoint) => {
+                let options = EtcdOptions { endpoints: vec![endpoint.clone()], ..Default::default() };
+                Arc::new(EtcdStore::connect(options).await.unwrap())
+            }
+        };
+        (store, CellName::parse(&format!("cell-{number}")).unwrap())
+    }
+
+    /// Runs one point, again if it was not met: what two things do side by side is not the same each time.
+    async fn run(&self, row: Row, point: Option<Point>) -> (Row, Option<Point>, Ended) {
+        let mut tries = 1;
+        loop {
+            let (store, cell) = self.cell().await;
+            let ended = Box::pin(run(row, point, self.backing, store, cell)).await;
+            if point.is_none() || ended.hit || !ended.violations.is_empty() || tries == TRIES {
+                return (row, point, ended);
+            }
+            tries += 1;
+        }
+    }
+}
+
+fn wish(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Every point of every row, as an undisturbed run has them.
+async fn points(ground: &Ground) -> Vec<(Row, Point)> {
+    let rows = ROWS
+        .iter()
+        .copied()
+        .filter(|row| wish("KILONOVA_MATRIX_ROW").is_none_or(|wish| row.name.contains(&wish)));
+    let undisturbed: Vec<_> =
+        stream::iter(rows).map(|row| ground.run(row, None)).buffered(AT_ONCE).collect().await;
+    let mut all = Vec::new();
+    for (row, _, ended) in undisturbed {
+        assert!(
+            ended.violations.is_empty(),
+            "{} undisturbed: {:#?}\n{}",
+            row.name,
+            ended.violations,
+            ended.story
+        );
+        println!("{:26} {:?} undisturbed in {:?}", row.name, ended.counts, ended.took);
+        for (place, count) in ended.counts {
+            let numbered = (1..=count).flat_map(|number| {
+                place.faults().iter().map(move |fault| Point { place, number, fault: *fault })
+            });
+            all.extend(numbered.map(|point| (row, point)));
+        }
+    }
+    let only = wish("KILONOVA_MATRIX_POINT");
+    all.retain(|(_, point)| only.as_ref().is_none_or(|only| point.to_string() == *only));
+    all
+}
+
+async fn all_of(ground: &Ground, points: Vec<(Row, Point)>) {
+    let (start, number) = (Instant::now(), points.len());
+    let mut runs =
+        stream::iter(points).map(|(row, point)| ground.run(row, Some(point))).buffer_unordered(AT_ONCE);
+    let (mut failed, mut missed, mut longest) = (Vec::new(), Vec::new(), (Duration::ZERO, String::new()));
+    while let Some((row, point, ended)) = runs.next().await {
+        let name = format!("{} / {}", row.name, point.map(|point| point.to_string()).unwrap_or_default());
+        if ended.took > longest.0 {
+            longest = (ended.took, name.clone());
+        }
+        if !ended.hit {
+            missed.push(name.clone());
+        }
+        if !ended.violations.is_empty() {
+            println!("FAILED {name} after {:?}", ended.took);
+            for violation in &ended.violations {
+                println!("    {violation}");
+            }
+            println!("{}\n", ended.story);
+            failed.push(name);
+        }
+    }
+    println!(
+        "{number} points over {:?} in {:?}: {} failed, {} not met ({missed:?}); longest {longest:?}",
+        ground.backing,
+        start.elapsed(),
+        failed.len(),
+        missed.len()
+    );
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(missed.len() * 10 <= number.max(50), "more than one in ten points was not met");
+}
+
+/// So many of the points, unless all are wanted or there are no more.
+fn sample(points: Vec<(Row, Point)>, most: usize) -> Vec<(Row, Point)> {
+    if wish("KILONOVA_MATRIX").as_deref() == Some("all") || points.len() <= most {
+        return points;
+    }
+    let seed = wish("KILONOVA_MATRIX_SEED").map_or_else(rand::random, |seed| seed.parse().unwrap());
+    println!("a sample of {most} of {} points: KILONOVA_MATRIX_SEED={seed}", points.len());
+    points.choose_multiple(&mut StdRng::seed_from_u64(seed), most).copied().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded() {
+    let ground = Ground { backing: Backing::Embedded, etcd: None, cells: Arc::default() };
+    let points = sample(points(&ground).await, SAMPLE_EMBEDDED);
+    all_of(&ground, points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd() {
+    let Some(etcd) = EtcdProcess::start().await.unwrap() else { return };
+    let ground = Ground { backing: Backing::Etcd, etcd: Some(etcd.endpoint()), cells: Arc::default() };
+    let points = sample(points(&ground).await, SAMPLE_ETCD);
+    all_of(&ground, points).await;
+}
+
+/// Every place has faults: a place without any would never be tried.
+#[test]
+fn every_place_has_faults() {
+    for place in [Place::Write, Place::Command, Place::Report] {
+        assert!(place.faults().len() >= 4, "{place:?}");
+    }
+}

@@ -1,0 +1,89 @@
+//! The guests that the journals leave are those that the records say, as the records say.
+
+use std::collections::BTreeMap;
+
+use kilonova_proto::types::v1::instance::State;
+
+use super::{Findings, World};
+
+const GUESTS: &str = "guests are records";
+
+/// A guest as its journal leaves it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Whether it was shut down.
+    pub stopped: bool,
+    /// Its volumes and their devices.
+    pub volumes: BTreeMap<String, String>,
+}
+
+/// The guests on each host, by host and id.
+pub fn left(world: &World) -> BTreeMap<(String, String), Guest> {
+    let mut guests: BTreeMap<(String, String), Guest> = BTreeMap::new();
+    for event in &world.events {
+        let line = &event.line;
+        let key = (line.host.clone(), line.id.clone());
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        match line.op.as_str() {
+            "spawn" => {
+                guests.insert(key, Guest::default());
+            }
+            "destroy" => {
+                guests.remove(&key);
+            }
+            op => {
+                let Some(guest) = guests.get_mut(&key) else { continue };
+                match op {
+                    "power" => guest.stopped = line.detail["power"] == "stop",
+                    "attach" => {
+                        let attach = &line.detail["attach"];
+                        guest.volumes.insert(text(&attach["volume"]), text(&attach["device"]));
+                    }
+                    "detach" => {
+                        guest.volumes.remove(&text(&line.detail["detach"]["volume"]));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    guests
+}
+
+/// Every guest has its record there, and every record that should have one its guest.
+pub fn as_recorded(world: &World, findings: &mut Findings) {
+    let guests = left(world);
+    for ((host, id), guest) in &guests {
+        let instance = world.instances.get(id).and_then(|record| record.instance.as_ref());
+        let Some(instance) = instance else {
+            findings.add(GUESTS, id, format!("a guest on {host} has no record"));
+            continue;
+        };
+        let state = instance.state();
+        let here = instance.host == *host && matches!(state, State::Active | State::Stopped | State::Error);
+        findings.add_unless(here, GUESTS, id, || {
+            format!("a guest is on {host}, and its record is {} on {:?}", state.as_str_name(), instance.host)
+        });
+        let agrees = !here || state == State::Error || guest.stopped == (state == State::Stopped);
+        findings.add_unless(agrees, GUESTS, id, || {
+            format!(
+                "it is {}, and its guest was {}",
+                state.as_str_name(),
+                if guest.stopped { "stopped" } else { "running" }
+            )
+        });
+    }
+    for (id, record) in &world.instances {
+        let instance = record.instance.clone().unwrap_or_default();
+        if matches!(instance.state(), State::Active | State::Stopped) {
+            let there = guests.contains_key(&(instance.host.clone(), id.clone()));
+            findings.add_unless(there, GUESTS, id, || {
+                format!(
+                    "it is {} on {:?} and has no guest there",
+                    instance.state().as_str_name(),
+                    instance.host
+                )
+            });
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What must hold at every moment, replayed from the journals.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use super::{Expected, Findings, World};
+
+const ONE: &str = "one guest at most";
+const ONCE: &str = "once";
+const ROOM: &str = "room";
+
+/// No instance has two guests at one moment, on whichever hosts; one volume is not on two backends.
+pub fn at_most_one_guest(world: &World, expected: &Expected, findings: &mut Findings) {
+    let mut there: BTreeMap<&str, BTreeMap<&str, SystemTime>> = BTreeMap::new();
+    for event in &world.events {
+        let (id, host) = (event.line.id.as_str(), event.line.host.as_str());
+        match event.line.op.as_str() {
+            "spawn" | "create" => {
+                let hosts = there.entry(id).or_default();
+                for (&other, &since) in hosts.iter() {
+                    let cause = || {
+                        let (generation, attempt) = (event.line.generation, event.line.attempt);
+                        format!("made on {host} by {generation}.{attempt} while it is there on {other}")
+                    };
+                    let explained = other != host && expected.excuses([other, host], since, event.at);
+                    findings.add_unless(explained, ONE, id, cause);
+                }
+                hosts.insert(host, event.at);
+            }
+            "destroy" | "delete" => {
+                if let Some(hosts) = there.get_mut(id) {
+                    hosts.remove(host);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What one generation and attempt ask is done once.
+pub fn each_command_once(world: &World, findings: &mut Findings) {
+    let mut done: BTreeMap<(&str, &str, u64, u32), Vec<&str>> = BTreeMap::new();
+    for event in &world.events {
+        let line = &event.line;
+        if matches!(line.op.as_str(), "spawn" | "power" | "attach" | "detach" | "create" | "extend") {
+            let command = (line.op.as_str(), line.id.as_str(), line.generation, line.attempt);
+            done.entry(command).or_default().push(&line.host);
+        }
+    }
+    for ((op, id, generation, attempt), hosts) in done {
+        findings.add_unless(hosts.len() == 1, ONCE, id, || {
+            format!("{op} of {generation}.{attempt} was done {} times: {hosts:?}", hosts.len())
+        });
+    }
+}
+
+/// The amounts of one guest: virtual CPUs, MiB of memory, GiB of disk.
+type Amount = [u64; 3];
+
+/// Nothing is promised that is not there.
+pub fn never_more_than_there_is(world: &World, expected: &Expected, findings: &mut Findings) {
+    let capacity = expected.capacity;
+    let most = [("vcpus", capacity.vcpus), ("ram_mib", capacity.ram_mib), ("disk_gib", capacity.disk_gib)];
+    let mut guests: BTreeMap<&str, BTreeMap<&str, Amount>> = BTreeMap::new();
+    let mut pools: BTreeMap<(&str, String), BTreeMap<&str, u64>> = BTreeMap::new();
+    for event in &world.events {
+        let (line, id, host) = (&event.line, event.line.id.as_str(), event.line.host.as_str());
+        let figure = |name: &str| line.detail[name].as_u64().unwrap_or_default();
+        match line.op.as_str() {
+            "spawn" => {
+                let on_host = guests.entry(host).or_default();
+                on_host.insert(id, most.map(|(name, _)| figure(name)));
+                for (n, (name, most)) in most.into_iter().enumerate() {
+                    let taken: u64 = on_host.values().map(|amount| amount[n]).sum();
+                    findings.add_unless(taken <= most, ROOM, host, || {
+                        format!("{taken} {name} are taken of {most} once {id} is there")
+                    });
+                }
+            }
+            "destroy" => {
+                guests.entry(host).or_default().remove(id);
+            }
+            "create" => {
+                let pool = line.detail["pool"].as_str().unwrap_or_default().to_owned();
+                let in_pool = pools.entry((host, pool)).or_default();
+                in_pool.insert(id, figure("size_gib"));
+                let taken: u64 = in_pool.values().sum();
+                findings.add_unless(taken <= capacity.pool_gib, ROOM, host, || {
+                    format!("{taken} GiB are taken of {} once {id} is there", capacity.pool_gib)
+                });
+            }
+            "extend" | "delete" => {
+                for ((_, _), in_pool) in pools.iter_mut().filter(|((backend, _), _)| *backend == host) {
+                    if line.op == "delete" {
+                        in_pool.remove(id);
+                    } else if let Some(size) = in_pool.get_mut(id) {
+                        *size = (*size).max(figure("size_gib"));
+                    }
+                    let taken: u64 = in_pool.values().sum();
+                    findings.add_unless(taken <= capacity.pool_gib, ROOM, host, || {
+                        format!("{taken} GiB are taken of {} once {id} has grown", capacity.pool_gib)
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+}

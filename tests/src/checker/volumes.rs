@@ -1,0 +1,94 @@
+//! The volumes and exports that the journals leave are those that the records say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kilonova_proto::types::v1::volume::State;
+
+use super::{Expected, Findings, World};
+
+const VOLUMES: &str = "volumes are records";
+const EXPORTS: &str = "exports are attachments";
+
+/// A volume as its journal leaves it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Stored {
+    size_gib: u64,
+    exports: BTreeSet<String>,
+}
+
+fn left(world: &World) -> BTreeMap<(String, String), Stored> {
+    let mut volumes: BTreeMap<(String, String), Stored> = BTreeMap::new();
+    for event in &world.events {
+        let line = &event.line;
+        let key = (line.host.clone(), line.id.clone());
+        let size = line.detail["size_gib"].as_u64().unwrap_or_default();
+        let to = line.detail["host"].as_str().unwrap_or_default().to_owned();
+        match line.op.as_str() {
+            "create" => {
+                volumes.insert(key, Stored { size_gib: size, exports: BTreeSet::new() });
+            }
+            "delete" => {
+                volumes.remove(&key);
+            }
+            op => {
+                let Some(stored) = volumes.get_mut(&key) else { continue };
+                match op {
+                    "extend" => stored.size_gib = stored.size_gib.max(size),
+                    "export" => _ = stored.exports.insert(to),
+                    "unexport" => _ = stored.exports.remove(&to),
+                    _ => {}
+                }
+            }
+        }
+    }
+    volumes
+}
+
+/// Every volume has its record there, with its size and with an export for each attachment, and the other way round.
+pub fn as_recorded(world: &World, expected: &Expected, findings: &mut Findings) {
+    let stored = left(world);
+    for ((host, id), volume) in &stored {
+        let Some(record) = world.volumes.get(id).and_then(|record| record.volume.as_ref()) else {
+            findings.add(VOLUMES, id, format!("a volume on {host} has no record"));
+            continue;
+        };
+        let state = record.state();
+        let here = record.host == *host && state != State::Deleted;
+        findings.add_unless(here, VOLUMES, id, || {
+            format!("it is on {host}, and its record is {} on {:?}", state.as_str_name(), record.host)
+        });
+        let size = record.spec.as_ref().map_or(0, |spec| u64::from(spec.size_gib));
+        let settled = matches!(state, State::Available | State::InUse);
+        findings.add_unless(!settled || size == volume.size_gib, VOLUMES, id, || {
+            format!("it has {} GiB on {host}, and {size} by its record", volume.size_gib)
+        });
+        let hosts: BTreeSet<String> = record
+            .attachments
+            .iter()
+            .filter_map(|one| world.instances.get(&one.instance_id)?.instance.as_ref())
+            .map(|instance| instance.host.clone())
+            .collect();
+        for missing in hosts.difference(&volume.exports) {
+            findings.add(
+                EXPORTS,
+                id,
+                format!("it is attached on {missing} and not exported to it by {host}"),
+            );
+        }
+        for more in volume.exports.difference(&hosts) {
+            // Freed at the deadline without its backend having been asked.
+            findings.add_unless(expected.was_away(host), EXPORTS, id, || {
+                format!("{host} exports it to {more}, where it is not attached")
+            });
+        }
+    }
+    for (id, record) in &world.volumes {
+        let volume = record.volume.clone().unwrap_or_default();
+        if matches!(volume.state(), State::Available | State::InUse) {
+            let there = stored.contains_key(&(volume.host.clone(), id.clone()));
+            findings.add_unless(there, VOLUMES, id, || {
+                format!("it is {} on {:?} and not there", volume.state().as_str_name(), volume.host)
+            });
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! A user who does not give up: every request has an id and is sent again with it until it is answered, and what was
+//! answered with OK is written down, for the checker.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kilonova_model::Reason;
+use kilonova_proto::api::v1 as api;
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::server_group::Policy;
+use kilonova_rpc::status::from_status;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Code, Status};
+
+use crate::checker::Want;
+use crate::cluster::Api;
+
+/// How long one answer is waited for.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(40);
+
+/// Why a request came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    /// It was refused, for good.
+    Refused(Reason),
+    /// It was not answered in all the time there was: it may have been accepted or not.
+    Unanswered(String),
+}
+
+/// One user. Clones share what was acknowledged.
+#[derive(Clone)]
+pub struct User {
+    apis: Arc<[Api]>,
+    patience: Duration,
+    loosely: bool,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    requests: AtomicU64,
+    repeated: AtomicU64,
+    wanted: Mutex<BTreeMap<String, Want>>,
+}
+
+impl User {
+    /// A user of these apis, who asks the next one when one does not answer, for so long.
+    #[must_use]
+    pub fn new(apis: Vec<Api>, patience: Duration) -> Self {
+        Self { apis: apis.into(), patience, loosely: false, shared: Arc::default() }
+    }
+
+    /// Takes an error with a reason for an answer too: where so much is broken, some builds find no host.
+    #[must_use]
+    pub fn loosely(self) -> Self {
+        Self { loosely: true, ..self }
+    }
+
+    /// What was acknowledged, and what was wanted of it last.
+    #[must_use]
+    pub fn wanted(&self) -> BTreeMap<String, Want> {
+        self.shared.wanted.lock().clone()
+    }
+
+    /// Requests, and how many times one was sent again.
+    #[must_use]
+    pub fn asked(&self) -> (u64, u64) {
+        (self.shared.requests.load(Ordering::Relaxed), self.shared.repeated.load(Ordering::Relaxed))
+    }
+
+    /// What is wanted of an id from now on.
+    pub fn wants(&self, id: &str, want: Want) {
+        let want = if self.loosely && want != Want::Absent { Want::Present } else { want };
+        self.shared.wanted.lock().insert(id.to_owned(), want);
+    }
+
+    /// Nothing is known any more of what was wanted of an id.
+    pub fn forgets(&self, id: &str) {
+        self.shared.wanted.lock().remove(id);
+    }
+
+    /// Asks until there is an answer.
+    pub async fn ask<T, F, Fut>(&self, call: F) -> Result<T, Denied>
+    where
+        F: Fn(Api, String) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let number = self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        let request_id = format!("user-{number}-{:x}", rand::random::<u64>());
+        let start = Instant::now();
+        for n in 0.. {
+            let api = self.apis[n % self.apis.len()].clone();
+            let failure = match timeout(ANSWER, call(api, request_id.clone())).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(status)) => match refusal(&status) {
+                    Some(reason) => return Err(Denied::Refused(reason)),
+                    None => status.to_string(),
+                },
+                Err(_) => format!("no answer within {ANSWER:?}"),
+            };
+            if start.elapsed() > self.patience {
+                return Err(Denied::Unanswered(failure));
+            }
+            self.shared.repeated.fetch_add(1, Ordering::Relaxed);
+            sleep(PAUSE).await;
+        }
+        unreachable!("the loop has no end of its own")
+    }
+
+    /// Creates instances of the flavor `small`, as members of a server group if one is named.
+    pub async fn create(&self, name: &str, count: u32, group: &str) -> Result<Vec<String>, Denied> {
+        let hints = pb::SchedulerHints { server_group_id: group.into(), ..Default::default() };
+        let spec = pb::InstanceSpec {
+            name: name.into(),
+            flavor_id: "small".into(),
+            image_id: "cirros".into(),
+            hints: Some(hints).filter(|_| !group.is_empty()),
+            ..Default::default()
+        };
+        let created = self
+            .ask(|api, request_id| {
+                let instance = Some(spec.clone());
+                let request =
+                    api::CreateInstanceRequest { request_id, instance, count, ..Default::default() };
+                async move { api.instances().create_instance(request).await }
+            })
+            .await?;
+        let ids = created.into_inner().instances.into_iter().map(|instance| instance.id);
+        Ok(ids.inspect(|id| self.wants(id, Want::State("ACTIVE"))).collect())
+    }
+
+    /// Deletes an instance.
+    pub async fn delete(&self, instance_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let instance_id = instance_id.to_owned();
+            let request = api::DeleteInstanceRequest { request_id, instance_id, ..Default::default() };
+            async move { api.instances().delete_instance(request).await }
+        });
+        asked.await?;
+        self.wants(instance_id, Want::Absent);
+        Ok(())
+    }
+
+    /// Stops an instance.
+    pub async fn stop(&self, instance_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let instance_id = instance_id.to_owned();
+            let request = api::StopInstanceRequest { request_id, instance_id, ..Default::default() };
+            async move { api.instances().stop_instance(request).await }
+        });
+        asked.await?;
+        self.wants(instance_id, Want::State("STOPPED"));
+        Ok(())
+    }
+
+    /// Starts an instance.
+    pub async fn start(&self, instance_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let instance_id = instance_id.to_owned();
+            let request = api::StartInstanceRequest { request_id, instance_id, ..Default::default() };
+            async move { api.instances().start_instance(request).await }
+        });
+        asked.await?;
+        self.wants(instance_id, Want::State("ACTIVE"));
+        Ok(())
+    }
+
+    /// Reboots an instance.
+    pub async fn reboot(&self, instance_id: &str, hard: bool) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let instance_id = instance_id.to_owned();
+            let request = api::RebootInstanceRequest { request_id, instance_id, hard, ..Default::default() };
+            async move { api.instances().reboot_instance(request).await }
+        });
+        asked.await?;
+        self.wants(instance_id, Want::State("ACTIVE"));
+        Ok(())
+    }
+
+    /// Creates a volume of one GiB.
+    pub async fn create_volume(&self, name: &str) -> Result<String, Denied> {
+        let spec = pb::VolumeSpec { name: name.into(), size_gib: 1, ..Default::default() };
+        let created = self.ask(|api, request_id| {
+            let volume = Some(spec.clone());
+            let request = api::CreateVolumeRequest { request_id, volume, ..Default::default() };
+            async move { api.volumes().create_volume(request).await }
+        });
+        let id = created.await?.into_inner().volume.unwrap_or_default().id;
+        self.wants(&id, Want::State("AVAILABLE"));
+        Ok(id)
+    }
+
+    /// Deletes a volume.
+    pub async fn delete_volume(&self, volume_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let volume_id = volume_id.to_owned();
+            let request = api::DeleteVolumeRequest { request_id, volume_id, ..Default::default() };
+            async move { api.volumes().delete_volume(request).await }
+        });
+        asked.await?;
+        self.wants(volume_id, Want::Absent);
+        Ok(())
+    }
+
+    /// Makes a volume larger.
+    pub async fn extend(&self, volume_id: &str, size_gib: u32) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let volume_id = volume_id.to_owned();
+            let request = api::ExtendVolumeRequest { request_id, volume_id, size_gib, ..Default::default() };
+            async move { api.volumes().extend_volume(request).await }
+        });
+        asked.await.map(drop)
+    }
+
+    /// Attaches a volume.
+    pub async fn attach(&self, instance_id: &str, volume_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let (instance_id, volume_id) = (instance_id.to_owned(), volume_id.to_owned());
+            let request =
+                api::AttachVolumeRequest { request_id, instance_id, volume_id, ..Default::default() };
+            async move { api.instances().attach_volume(request).await }
+        });
+        asked.await?;
+        self.wants(volume_id, Want::State("IN_USE"));
+        Ok(())
+    }
+
+    /// Detaches a volume.
+    pub async fn detach(&self, instance_id: &str, volume_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let (instance_id, volume_id) = (instance_id.to_owned(), volume_id.to_owned());
+            let request =
+                api::DetachVolumeRequest { request_id, instance_id, volume_id, ..Default::default() };
+            async move { api.instances().detach_volume(request).await }
+        });
+        asked.await?;
+        self.wants(volume_id, Want::State("AVAILABLE"));
+        Ok(())
+    }
+
+    /// Creates a server group.
+    pub async fn group(&self, policy: Policy) -> Result<String, Denied> {
+        let group = pb::ServerGroup { name: "g".into(), policy: policy.into(), ..Default::default() };
+        let created = self.ask(|api, request_id| {
+            let server_group = Some(group.clone());
+            let request = api::CreateServerGroupRequest { request_id, server_group, ..Default::default() };
+            async move { api.server_groups().create_server_group(request).await }
+        });
+        Ok(created.await?.into_inner().server_group.unwrap_or_default().id)
+    }
+
+    /// The state of an instance, as `ACTIVE`.
+    pub async fn instance_state(&self, id: &str) -> Option<String> {
+        let state = self.apis[0].get(id).await.ok()?.state();
+        state.as_str_name().strip_prefix("STATE_").map(ToOwned::to_owned)
+    }
+
+    /// What is being done with an instance, as `SPAWNING`.
+    pub async fn instance_task(&self, id: &str) -> Option<String> {
+        let task = self.apis[0].get(id).await.ok()?.task();
+        task.as_str_name().strip_prefix("TASK_").map(ToOwned::to_owned)
+    }
+
+    /// The state of a volume, as `AVAILABLE`.
+    pub async fn volume_state(&self, volume_id: &str) -> Option<String> {
+        let request = api::GetVolumeRequest { volume_id: volume_id.to_owned(), ..Default::default() };
+        let state = self.apis[0].volumes().get_volume(request).await.ok()?.into_inner().volume?.state();
+        state.as_str_name().strip_prefix("STATE_").map(ToOwned::to_owned)
+    }
+}
+
+/// Why an answer is final; none when the same request may be answered otherwise later.
+fn refusal(status: &Status) -> Option<Reason> {
+    let passing = matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Aborted
+            | Code::Internal
+    );
+    let reason = from_status(status).map_or(Reason::Internal, |error| error.reason);
+    let overloaded = status.code() == Code::ResourceExhausted && reason != Reason::QuotaExceeded;
+    (!passing && !overloaded).then_some(reason)
+}
