@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use cell::{Cell, Programs};
 use monkey::Monkey;
 use traffic::Worker;
-use verdict::{Verdict, judge, longest};
+use verdict::{Verdict, errors, judge, longest};
 
 /// How long one request is sent again: longer than etcd is ever cut off.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -123,6 +123,7 @@ async fn judged(
         cleared.world.volumes.len(),
         cleared.world.events.len()
     );
+    println!("ended in ERROR, by reason: {:?}", errors(&used.world));
     println!("longest, by the histories: {:?}", longest(&used.world));
     println!("until all was at rest {:?}, until all was deleted {:?}", used.took, cleared.took);
     let violations: Vec<_> = used.violations.iter().chain(&cleared.violations).collect();

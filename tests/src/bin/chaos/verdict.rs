@@ -65,3 +65,14 @@ pub fn longest(world: &World) -> BTreeMap<&'static str, Duration> {
     }
     longest
 }
+
+/// How many instances and volumes ended in ERROR, by the reason.
+pub fn errors(world: &World) -> BTreeMap<String, usize> {
+    let instances = world.instances.values().filter_map(|record| record.instance.as_ref()?.fault.as_ref());
+    let volumes = world.volumes.values().filter_map(|record| record.volume.as_ref()?.fault.as_ref());
+    let mut errors = BTreeMap::new();
+    for fault in instances.chain(volumes) {
+        *errors.entry(fault.reason.clone()).or_default() += 1;
+    }
+    errors
+}
