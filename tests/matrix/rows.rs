@@ -137,6 +137,63 @@ pub const ROWS: &[Row] = &[
             u.wants(&ids[1], Want::State("AVAILABLE"));
         }
     ),
+    row!("rebuild", |u| vec![instance(&u).await], |u, ids| u.rebuild(&ids[0]).await.unwrap()),
+    row!("resize", |u| vec![instance(&u).await], |u, ids| {
+        u.resize(&ids[0], Some("double")).await.unwrap();
+    }),
+    row!("migrate with a volume", |u| attached(&u).await, |u, ids| {
+        u.resize(&ids[0], None).await.unwrap();
+    }),
+    row!("live migrate with a volume", |u| attached(&u).await, |u, ids| {
+        u.live_migrate(&ids[0]).await.unwrap();
+    }),
+    row!("confirm", |u| resized(&u).await, |u, ids| u.end_resize(&ids[0], true).await.unwrap()),
+    row!("revert with a volume", |u| resized(&u).await, |u, ids| {
+        u.end_resize(&ids[0], false).await.unwrap();
+    }),
+    row!("delete what is resized", |u| resized(&u).await, |u, ids| {
+        u.delete(&ids[0]).await.unwrap();
+        u.wants(&ids[1], Want::State("AVAILABLE"));
+    }),
+    row!("delete while it is resized", |u| attached(&u).await, |u, ids| {
+        u.resize(&ids[0], None).await.unwrap();
+        u.delete(&ids[0]).await.unwrap();
+        u.wants(&ids[1], Want::State("AVAILABLE"));
+    }),
+    row!(
+        "a hand-over fails",
+        |plan| plan.compute.driver.hand_over_fail = vec![FailRule { name: "vm".into(), attempts: 99 }],
+        |u| attached(&u).await,
+        |u, ids| {
+            u.resize(&ids[0], Some("double")).await.unwrap();
+            u.wants(&ids[0], Want::State("ACTIVE"));
+        }
+    ),
+    row!(
+        "a take-over fails",
+        |plan| plan.compute.driver.take_over_fail = vec![FailRule { name: "vm".into(), attempts: 99 }],
+        |u| attached(&u).await,
+        |u, ids| {
+            u.resize(&ids[0], None).await.unwrap();
+            u.wants(&ids[0], Want::State("ACTIVE"));
+        }
+    ),
+    row!("snapshot", |u| vec![volume(&u).await], |u, ids| _ = u.snapshot(&ids[0]).await.unwrap()),
+    row!("delete snapshot", |u| kept(&u).await, |u, ids| {
+        u.delete_snapshot(&ids[1]).await.unwrap();
+    }),
+    row!("volume of a snapshot", |u| kept(&u).await, |u, ids| {
+        u.create_volume_of("copy", &ids[1]).await.unwrap();
+    }),
+    row!(
+        "a snapshot fails",
+        |plan| plan.volume.driver.snapshot_fail = vec![FailRule { name: "kept".into(), attempts: 99 }],
+        |u| vec![volume(&u).await],
+        |u, ids| {
+            let id = u.snapshot(&ids[0]).await.unwrap();
+            u.wants(&id, Want::State("ERROR"));
+        }
+    ),
     row!(
         "an extend fails",
         |plan| plan.volume.driver.extend_fail = vec![FailRule { name: "data".into(), attempts: 99 }],
@@ -167,6 +224,24 @@ async fn attached(user: &User) -> Ids {
     user.attach(&ids[0], &ids[1]).await.unwrap();
     until_volume(user, &ids[1], "IN_USE").await;
     ids
+}
+
+/// An instance that was moved, and the volume it has.
+async fn resized(user: &User) -> Ids {
+    let ids = attached(user).await;
+    user.resize(&ids[0], Some("double")).await.unwrap();
+    until_instance(user, &ids[0], "RESIZED").await;
+    ids
+}
+
+/// A volume and its snapshot.
+async fn kept(user: &User) -> Ids {
+    let volume = volume(user).await;
+    let id = user.snapshot(&volume).await.unwrap();
+    while user.snapshot_state(&id).await.as_deref() != Some("AVAILABLE") {
+        sleep(Duration::from_millis(5)).await;
+    }
+    vec![volume, id]
 }
 
 async fn until_instance(user: &User, id: &str, state: &str) {

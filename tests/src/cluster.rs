@@ -416,10 +416,13 @@ impl Api {
         Quotas::new(self.channel.clone())
     }
 
-    /// Creates the flavors `small` (1 vCPU, 512 MiB, 1 GiB) and `huge` (fits nowhere) and the image `cirros`.
+    /// Creates the flavors `small` (1 vCPU, 512 MiB, 1 GiB), `double` (twice as much) and `huge` (fits nowhere) and the
+    /// image `cirros`.
     pub async fn seed(&self) {
         let mut flavors = self.flavors();
-        for (id, vcpus, ram_mib, disk_gib) in [("small", 1, 512, 1), ("huge", 1000, 8_000_000, 1)] {
+        for (id, vcpus, ram_mib, disk_gib) in
+            [("small", 1, 512, 1), ("double", 2, 1024, 2), ("huge", 1000, 8_000_000, 1)]
+        {
             let flavor = pb::Flavor { id: id.into(), vcpus, ram_mib, disk_gib, ..Default::default() };
             let request = api::CreateFlavorRequest { flavor: Some(flavor), ..Default::default() };
             flavors.create_flavor(request).await.expect("the flavor is created");

@@ -183,9 +183,109 @@ impl User {
         Ok(())
     }
 
+    /// Gives an instance another flavor, or moves it if there is none.
+    pub async fn resize(&self, instance_id: &str, flavor: Option<&str>) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let (instance_id, flavor) = (instance_id.to_owned(), flavor.map(ToOwned::to_owned));
+            async move {
+                let mut instances = api.instances();
+                match flavor {
+                    Some(flavor_id) => {
+                        let request = api::ResizeInstanceRequest {
+                            request_id,
+                            instance_id,
+                            flavor_id,
+                            ..Default::default()
+                        };
+                        instances.resize_instance(request).await.map(drop)
+                    }
+                    None => {
+                        let request =
+                            api::MigrateInstanceRequest { request_id, instance_id, ..Default::default() };
+                        instances.migrate_instance(request).await.map(drop)
+                    }
+                }
+            }
+        });
+        asked.await?;
+        self.wants(instance_id, Want::State("RESIZED"));
+        Ok(())
+    }
+
+    /// Confirms a resize, or reverts it.
+    pub async fn end_resize(&self, instance_id: &str, confirm: bool) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let instance_id = instance_id.to_owned();
+            async move {
+                let mut instances = api.instances();
+                if confirm {
+                    let request = api::ConfirmResizeRequest { request_id, instance_id, ..Default::default() };
+                    instances.confirm_resize(request).await.map(drop)
+                } else {
+                    let request = api::RevertResizeRequest { request_id, instance_id, ..Default::default() };
+                    instances.revert_resize(request).await.map(drop)
+                }
+            }
+        });
+        asked.await?;
+        self.wants(instance_id, Want::State("ACTIVE"));
+        Ok(())
+    }
+
+    /// Moves an instance while it runs.
+    pub async fn live_migrate(&self, instance_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let instance_id = instance_id.to_owned();
+            let request =
+                api::MigrateInstanceRequest { request_id, instance_id, live: true, ..Default::default() };
+            async move { api.instances().migrate_instance(request).await }
+        });
+        asked.await.map(drop)
+    }
+
+    /// Makes an instance anew from its image.
+    pub async fn rebuild(&self, instance_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let instance_id = instance_id.to_owned();
+            let request = api::RebuildInstanceRequest { request_id, instance_id, ..Default::default() };
+            async move { api.instances().rebuild_instance(request).await }
+        });
+        asked.await.map(drop)
+    }
+
+    /// Keeps a volume's contents.
+    pub async fn snapshot(&self, volume_id: &str) -> Result<String, Denied> {
+        let created = self.ask(|api, request_id| {
+            let (volume_id, name) = (volume_id.to_owned(), "kept".to_owned());
+            let request = api::CreateSnapshotRequest { request_id, volume_id, name, ..Default::default() };
+            async move { api.snapshots().create_snapshot(request).await }
+        });
+        let id = created.await?.into_inner().snapshot.unwrap_or_default().id;
+        self.wants(&id, Want::State("AVAILABLE"));
+        Ok(id)
+    }
+
+    /// Deletes a snapshot.
+    pub async fn delete_snapshot(&self, snapshot_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let snapshot_id = snapshot_id.to_owned();
+            let request = api::DeleteSnapshotRequest { request_id, snapshot_id, ..Default::default() };
+            async move { api.snapshots().delete_snapshot(request).await }
+        });
+        asked.await?;
+        self.wants(snapshot_id, Want::Absent);
+        Ok(())
+    }
+
     /// Creates a volume of one GiB.
     pub async fn create_volume(&self, name: &str) -> Result<String, Denied> {
-        let spec = pb::VolumeSpec { name: name.into(), size_gib: 1, ..Default::default() };
+        self.create_volume_of(name, "").await
+    }
+
+    /// Creates a volume of one GiB with the contents of a snapshot.
+    pub async fn create_volume_of(&self, name: &str, snapshot: &str) -> Result<String, Denied> {
+        let snapshot_id = snapshot.to_owned();
+        let spec = pb::VolumeSpec { name: name.into(), size_gib: 1, snapshot_id, ..Default::default() };
         let created = self.ask(|api, request_id| {
             let volume = Some(spec.clone());
             let request = api::CreateVolumeRequest { request_id, volume, ..Default::default() };
@@ -265,6 +365,14 @@ impl User {
     pub async fn instance_task(&self, id: &str) -> Option<String> {
         let task = self.apis[0].get(id).await.ok()?.task();
         task.as_str_name().strip_prefix("TASK_").map(ToOwned::to_owned)
+    }
+
+    /// The state of a snapshot, as `AVAILABLE`.
+    pub async fn snapshot_state(&self, snapshot_id: &str) -> Option<String> {
+        let request = api::GetSnapshotRequest { snapshot_id: snapshot_id.to_owned(), ..Default::default() };
+        let answer = self.apis[0].snapshots().get_snapshot(request).await.ok()?;
+        let state = answer.into_inner().snapshot?.state();
+        state.as_str_name().strip_prefix("STATE_").map(ToOwned::to_owned)
     }
 
     /// The state of a volume, as `AVAILABLE`.

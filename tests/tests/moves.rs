@@ -22,6 +22,7 @@ over_both_stores!(
     a_move_is_finished_after_every_agent_and_conductor_restarted,
     an_instance_is_evacuated_and_its_old_host_destroys_its_copy,
     an_evacuation_without_a_place_leaves_the_instance_where_it_was,
+    a_host_that_is_gone_for_a_while_is_evacuated_if_that_is_wanted,
 );
 
 async fn started(plan: Plan) -> Option<(Cluster, Api)> {
@@ -331,5 +332,47 @@ async fn an_evacuation_without_a_place_leaves_the_instance_where_it_was(backing:
     cluster.launch(ServiceKind::Compute, &before.host).await;
     cluster.ready().await;
     assert_eq!(deeds(&cluster, &before.id), [deed("spawn", &before.host)], "its guest was left alone");
+    cluster.shutdown().await;
+}
+
+async fn a_host_that_is_gone_for_a_while_is_evacuated_if_that_is_wanted(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    let evacuation = &mut plan.conductor.evacuation;
+    (evacuation.enabled, evacuation.delay, evacuation.per_minute) = (true, Period::from_secs(1), 6_000);
+    evacuation.hold_above_percent = 34;
+    let Some((mut cluster, api)) = started(plan).await else { return };
+    let ids = api.create("vm", "small", 9).await.unwrap();
+    for id in &ids {
+        api.until(id, State::Active).await;
+    }
+    let lost = api.get(&ids[0]).await.unwrap().host;
+    assert_eq!(api.get(&ids[0]).await.unwrap().host_state(), pb::host::State::Up);
+    cluster.stop(ServiceKind::Compute, &lost).await;
+    for id in &ids {
+        until(&format!("{id} is elsewhere"), || async {
+            let instance = api.get(id).await.ok()?;
+            (instance.host != lost && instance.state() == State::Active).then_some(())
+        })
+        .await;
+    }
+    cluster.launch(ServiceKind::Compute, &lost).await;
+    cluster.ready().await;
+    for id in &ids {
+        let spawned = deeds(&cluster, id).iter().filter(|(op, _)| op == "spawn").count();
+        let destroyed = deeds(&cluster, id).iter().filter(|(op, _)| op == "destroy").count();
+        assert_eq!(spawned, destroyed + 1, "{:?}", deeds(&cluster, id));
+    }
+
+    let stays = api.get(&ids[0]).await.unwrap().host;
+    for host in ["compute-1", "compute-2", "compute-3"].iter().filter(|host| **host != lost) {
+        cluster.stop(ServiceKind::Compute, host).await;
+    }
+    until("its host is shown as gone", || async {
+        let state = api.get(&ids[0]).await.ok()?.host_state();
+        (state == pb::host::State::Down).then_some(())
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(api.get(&ids[0]).await.unwrap().host, stays, "too many are gone at once");
     cluster.shutdown().await;
 }

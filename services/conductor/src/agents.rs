@@ -24,7 +24,7 @@ use kilonova_rpc::peers::{Channel, Peers};
 use kilonova_store::Txn;
 use tonic::Request;
 
-use crate::connections::refused;
+use crate::connections::{fence_volumes, refused};
 use crate::history::step_name;
 use crate::moves;
 use crate::operations::hosts_part;
@@ -378,15 +378,20 @@ impl Agents<InstanceRecord> for Callers {
         record: &InstanceRecord,
         operation: &Operation,
     ) -> Result<Txn, CallError> {
-        for host in moves::left_behind(record) {
+        let left = moves::left_behind(record);
+        for host in &left {
             for attachment in &record.resource().attachments {
-                self.disconnect(&attachment.volume_id, Some(&host)).await?;
+                self.disconnect(&attachment.volume_id, Some(host)).await?;
             }
         }
         let attached = match hosts_part(operation) {
             Kind::AttachVolume => true,
             Kind::DetachVolume => false,
-            _ => return Ok(Txn::new()),
+            _ if left.is_empty() => return Ok(Txn::new()),
+            _ => {
+                let fenced = fence_volumes(&self.volumes, record.resource()).await;
+                return fenced.map_err(|error| refused(&error));
+            }
         };
         if !attached {
             self.disconnect(&operation.volume_id, None).await?;

@@ -234,6 +234,16 @@ where
         Ok((start, receiver))
     }
 
+    /// Waits until the watch has brought everything up to a revision.
+    pub async fn until_seen(&self, revision: Revision) {
+        // Marked as changed with every event.
+        let mut events = self.shared.filled.subscribe();
+        while !self.has_seen(revision) {
+            // The sender lives as long as `self`.
+            let _ = events.changed().await;
+        }
+    }
+
     /// Whether the watch has brought everything up to a revision.
     #[must_use]
     pub fn has_seen(&self, revision: Revision) -> bool {

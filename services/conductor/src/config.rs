@@ -35,8 +35,30 @@ pub struct Config {
     pub shard_ttl: Period,
     /// Most records worked on at once.
     pub concurrency: usize,
+    /// Whether instances of hosts that are gone are built again elsewhere without being asked.
+    pub evacuation: Evacuation,
     /// The limits of a project for which none are set; -1 for none.
     pub quota: QuotaDefaults,
+}
+
+/// The section `[conductor.evacuation]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Evacuation {
+    /// Whether it is done. Only where something else makes sure that a host that is gone is off.
+    pub enabled: bool,
+    /// For how long a host has to be gone.
+    pub delay: Period,
+    /// Most instances a minute, for each conductor.
+    pub per_minute: u32,
+    /// Nothing is done while more than this part of all hosts is gone, in percent: then it is the network, or the registry.
+    pub hold_above_percent: u32,
+}
+
+impl Default for Evacuation {
+    fn default() -> Self {
+        Self { enabled: false, delay: Period::from_secs(300), per_minute: 30, hold_above_percent: 20 }
+    }
 }
 
 /// The section `[conductor.quota]`; the defaults are Nova's and Cinder's.
@@ -73,6 +95,7 @@ impl Default for Config {
             scan_interval: seconds(60),
             shard_ttl: seconds(6),
             concurrency: 256,
+            evacuation: Evacuation::default(),
             quota: QuotaDefaults::default(),
         }
     }
@@ -91,6 +114,9 @@ impl Config {
         check.ensure(self.max_attempts > 0, "max_attempts", "at least 1");
         check.ensure(self.alternates <= 10, "alternates", "at most 10");
         check.ensure(self.concurrency > 0, "concurrency", "at least 1");
+        check.ensure(self.evacuation.per_minute > 0, "evacuation.per_minute", "at least 1");
+        let percent = self.evacuation.hold_above_percent;
+        check.ensure(percent <= 100, "evacuation.hold_above_percent", "0 to 100");
         let periods = [
             ("build_timeout", self.build_timeout),
             ("operation_timeout", self.operation_timeout),

@@ -1,7 +1,8 @@
 //! What an attachment needs of the volume's backend and of its record.
 //!
-//! A volume's generation grows when it is reserved, when it is to be detached and when it is released, and a disconnect
-//! carries the generation after the present one. So a connect that was sent before it and arrives after it, as from a
+//! A volume's generation grows when it is reserved, when it is to be detached, when it is released and when it has moved
+//! with its instance, and a disconnect carries the generation after the present one. So a connect that was sent before it
+//! and arrives after it, as from a
 //! conductor that no longer owns the instance, is refused by the backend.
 
 use std::collections::BTreeMap;
@@ -32,8 +33,8 @@ fn connector(host: &str) -> BTreeMap<String, String> {
     [("host".to_owned(), host.to_owned())].into()
 }
 
-/// Gives the volumes of an instance a new generation, in one transaction with what moves it: a connect for the host
-/// they leave that arrives after that is refused.
+/// Gives the volumes of an instance that has moved the generation that the disconnects had, in the transaction that ends the
+/// move.
 pub(crate) async fn fence_volumes(
     volumes: &Records<VolumeRecord>,
     instance: &pb::Instance,
@@ -68,11 +69,8 @@ impl Callers {
 
     /// Keeps a host from reaching a volume any longer; every host when there is none. A volume that is gone is reached by
     /// nobody.
-    ///
-    /// One host loses it while another gets it, at the generation that began with the move; all lose it for good.
     pub(crate) async fn disconnect(&self, volume_id: &str, host: Option<&str>) -> Result<(), CallError> {
-        let newer = u64::from(host.is_none());
-        let Some((mut client, command)) = self.backend(volume_id, "disconnect", newer).await? else {
+        let Some((mut client, command)) = self.backend(volume_id, "disconnect", 1).await? else {
             return Ok(());
         };
         let connector = host.map(connector).unwrap_or_default();

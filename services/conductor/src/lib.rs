@@ -9,6 +9,7 @@
 pub mod accept;
 pub mod agents;
 pub mod attach;
+mod barrier;
 pub mod cache;
 pub mod catalogue;
 pub mod config;
@@ -56,6 +57,7 @@ use crate::db::Db;
 use crate::engine::Engine;
 use crate::groups::Groups;
 use crate::hosts::{HostId, Hosts};
+use crate::moves::automatic::Automatic;
 use crate::placed::Placed;
 use crate::records::Records;
 use crate::server::Conductor;
@@ -113,8 +115,22 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     };
     memories.fill(&context, &shards);
 
+    let acceptor = Arc::new(Acceptor::new(db.clone(), config.clone(), lanes, tasks));
+    if config.evacuation.enabled {
+        let automatic = Automatic {
+            config: config.evacuation,
+            conductor: context.host.clone(),
+            hosts: hosts.cache.clone(),
+            members: context.registry.members(ServiceKind::Compute),
+            instances: instances.clone(),
+            shards: shards.clone(),
+            acceptor: acceptor.clone(),
+        };
+        tasks.spawn("evacuation", automatic.run());
+    }
+
     let conductor = Conductor {
-        acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes, tasks)),
+        acceptor,
         name: context.host.clone(),
         tasks: context.tasks.clone(),
         streams_end: context.streams_end.clone(),

@@ -6,6 +6,7 @@ use kilonova_model::Error;
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::{Compare, Txn, TxnOutcome};
 
+use crate::barrier::Barrier;
 use crate::cache::{Cache, Entry};
 use crate::db::{Db, conflict};
 use crate::placed::Placed;
@@ -20,11 +21,12 @@ pub struct Records<P: Placed> {
     pub db: Db,
     /// The memory.
     pub cache: Cache<P::Id, P>,
+    barrier: Arc<Barrier>,
 }
 
 impl<P: Placed> Clone for Records<P> {
     fn clone(&self) -> Self {
-        Self { db: self.db.clone(), cache: self.cache.clone() }
+        Self { db: self.db.clone(), cache: self.cache.clone(), barrier: self.barrier.clone() }
     }
 }
 
@@ -43,7 +45,12 @@ impl<P: Placed> Records<P> {
     pub fn follow(name: &'static str, db: &Db, tasks: &Tasks) -> Self {
         let id_of = |key: kilonova_store::keys::Key| P::id_of(&key);
         let cache = Cache::follow(name, &db.store, &db.keys, P::prefix(&db.keys), id_of, tasks);
-        Self { db: db.clone(), cache }
+        Self { db: db.clone(), cache, barrier: Arc::default() }
+    }
+
+    /// Waits until memory has all that was committed before this was called.
+    pub async fn brought_up_to_date(&self) -> Result<(), Error> {
+        self.barrier.pass(&self.db, &P::prefix(&self.db.keys), &self.cache).await
     }
 
     /// One record, from memory or else from the store.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kilonova_proto::types::v1::QuotaUsage;
 use kilonova_proto::types::v1::instance::State as InstanceState;
+use kilonova_proto::types::v1::snapshot::State as SnapshotState;
 use kilonova_proto::types::v1::volume::State as VolumeState;
 
 use super::{Findings, World};
@@ -21,8 +22,9 @@ pub fn usage(world: &World, findings: &mut Findings) {
             let sum = sums.entry(&instance.project_id).or_default();
             let flavor = instance.flavor.clone().unwrap_or_default();
             sum.instances += 1;
-            sum.cores += flavor.vcpus;
-            sum.ram_mib += flavor.ram_mib;
+            let extra = record.extra_usage.unwrap_or_default();
+            sum.cores += flavor.vcpus + extra.cores;
+            sum.ram_mib += flavor.ram_mib + extra.ram_mib;
         }
     }
     for (id, record) in &world.volumes {
@@ -32,6 +34,15 @@ pub fn usage(world: &World, findings: &mut Findings) {
             let sum = sums.entry(&volume.project_id).or_default();
             sum.volumes += 1;
             sum.gigabytes += volume.spec.as_ref().map_or(0, |spec| spec.size_gib);
+        }
+    }
+    for (id, record) in &world.snapshots {
+        let Some(snapshot) = &record.snapshot else { continue };
+        counts(id, record.counted, snapshot.state() == SnapshotState::Deleted, findings);
+        if record.counted {
+            let sum = sums.entry(&snapshot.project_id).or_default();
+            sum.snapshots += 1;
+            sum.gigabytes += snapshot.size_gib;
         }
     }
     let projects: BTreeSet<&str> =
@@ -60,6 +71,7 @@ pub fn requests(world: &World, findings: &mut Findings) {
             let known = world.instances.contains_key(id)
                 || world.volumes.contains_key(id)
                 || world.groups.contains_key(id)
+                || world.snapshots.contains_key(id)
                 || world.others.contains(id);
             findings.add_unless(known || request.method.contains("Delete"), REQUESTS, name, || {
                 format!("{} was answered with {id}, which is not there", request.method)

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use kilonova_proto::conductor::v1::Receipt;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::instance::{State as InstanceState, Task};
+use kilonova_proto::types::v1::snapshot::State as SnapshotState;
 use kilonova_proto::types::v1::volume::State as VolumeState;
 
 use super::{Expected, Findings, Want, World};
@@ -22,7 +23,7 @@ pub fn acknowledged(world: &World, expected: &Expected, findings: &mut Findings)
     for (id, record) in &world.instances {
         let instance = record.instance.clone().unwrap_or_default();
         let state = instance.state();
-        let there = matches!(state, InstanceState::Active | InstanceState::Stopped);
+        let there = matches!(state, InstanceState::Active | InstanceState::Stopped | InstanceState::Resized);
         let ended = there || matches!(state, InstanceState::Error | InstanceState::Deleted);
         findings.add_unless(ended, FINAL, id, || format!("it is {}", state.as_str_name()));
         let busy = instance.task() != Task::Unspecified || record.deadline_time.is_some();
@@ -50,8 +51,24 @@ pub fn acknowledged(world: &World, expected: &Expected, findings: &mut Findings)
         fault(id, failed, there, volume.fault.as_ref(), findings);
         judge(id, short(state.as_str_name()), failed, state == VolumeState::Deleted, expected, findings);
     }
+    for (id, record) in &world.snapshots {
+        let snapshot = record.snapshot.clone().unwrap_or_default();
+        let state = snapshot.state();
+        let (failed, gone) = (state == SnapshotState::Error, state == SnapshotState::Deleted);
+        let there = state == SnapshotState::Available;
+        findings.add_unless(there || failed || gone, FINAL, id, || format!("it is {}", state.as_str_name()));
+        fault(id, failed, there, snapshot.fault.as_ref(), findings);
+        judge(id, short(state.as_str_name()), failed, gone, expected, findings);
+        let of = world.volumes.get(&snapshot.volume_id);
+        let known = of.is_some_and(|volume| volume.snapshot_ids.contains(id));
+        findings.add_unless(known != gone, FINAL, id, || {
+            format!("it is {}, and its volume lists it: {known}", state.as_str_name())
+        });
+    }
     for id in expected.wanted.keys() {
-        let known = world.instances.contains_key(id) || world.volumes.contains_key(id);
+        let known = world.instances.contains_key(id)
+            || world.volumes.contains_key(id)
+            || world.snapshots.contains_key(id);
         findings.add_unless(known || world.others.contains(id), WANTED, id, || {
             "it was acknowledged and is not there".into()
         });
@@ -99,9 +116,13 @@ fn judge(id: &str, state: &str, failed: bool, gone: bool, expected: &Expected, f
 pub fn receipts(world: &World, expected: &Expected, findings: &mut Findings) {
     for (id, record) in &world.instances {
         let instance = record.instance.clone().unwrap_or_default();
-        let there = matches!(instance.state(), InstanceState::Active | InstanceState::Stopped);
-        let home = if there { instance.host.as_str() } else { "" };
-        only_at(id, home, &record.receipts, expected, findings);
+        // One that failed on its way keeps what it has where it was; so does one that may go back.
+        let gone = instance.state() == InstanceState::Deleted;
+        let home = if gone { "" } else { instance.host.as_str() };
+        let back = record.resized_from.as_ref().map_or("", |from| from.host.as_str());
+        let receipts: Vec<Receipt> =
+            record.receipts.iter().filter(|one| back.is_empty() || one.host != back).cloned().collect();
+        only_at(id, home, &receipts, expected, findings);
     }
     for (id, record) in &world.volumes {
         let volume = record.volume.clone().unwrap_or_default();

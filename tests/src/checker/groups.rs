@@ -50,7 +50,8 @@ pub fn as_recorded(world: &World, findings: &mut Findings) {
                 format!("it has {id} on {:?}, and by its record it is on {host:?}", place.host)
             });
         }
-        for id in by_records.iter().filter(|id| matches!(state(world, id), State::Active | State::Stopped)) {
+        let there = |id: &&&str| matches!(state(world, id), State::Active | State::Stopped | State::Resized);
+        for id in by_records.iter().filter(there) {
             findings.add_unless(record.places.contains_key(*id), GROUPS, group, || {
                 format!("it has no place for {id}, which is there")
             });
@@ -72,7 +73,7 @@ pub fn at_every_moment(world: &World, expected: &Expected, findings: &mut Findin
         let Some(&group) = memberships.get(id) else { continue };
         let guests = there.entry(group).or_default();
         match event.line.op.as_str() {
-            "spawn" => {
+            "spawn" | "take_over" | "take_back" => {
                 let rule = world.groups[group].server_group.clone().unwrap_or_default();
                 let together = guests.keys().filter(|(other, on)| *other != id && *on == host).count() + 1;
                 let most = usize::try_from(rule.max_per_host.max(1)).unwrap_or(usize::MAX);
@@ -89,7 +90,7 @@ pub fn at_every_moment(world: &World, expected: &Expected, findings: &mut Findin
                 });
                 guests.insert((id, host), event.at);
             }
-            "destroy" => _ = guests.remove(&(id, host)),
+            "destroy" | "hand_over" => _ = guests.remove(&(id, host)),
             _ => {}
         }
     }

@@ -25,8 +25,10 @@ pub fn left(world: &World) -> BTreeMap<(String, String), Guest> {
         let key = (line.host.clone(), line.id.clone());
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         match line.op.as_str() {
-            "spawn" => {
-                guests.insert(key, Guest::default());
+            "spawn" | "prepare" => {
+                let stopped = line.detail["stopped"] == true;
+                let volumes = serde_json::from_value(line.detail["volumes"].clone()).unwrap_or_default();
+                guests.insert(key, Guest { stopped, volumes });
             }
             "destroy" => {
                 guests.remove(&key);
@@ -42,12 +44,22 @@ pub fn left(world: &World) -> BTreeMap<(String, String), Guest> {
                     "detach" => {
                         guest.volumes.remove(&text(&line.detail["detach"]["volume"]));
                     }
+                    "hand_over" => guest.stopped = true,
+                    "take_over" | "take_back" => {
+                        guest.stopped = line.detail["move"][op]["stopped"] == true;
+                    }
                     _ => {}
                 }
             }
         }
     }
     guests
+}
+
+/// Whether a host keeps the copy of an instance that was resized and may go back there.
+fn record_keeps(world: &World, id: &str, host: &str) -> bool {
+    let from = world.instances.get(id).and_then(|record| record.resized_from.as_ref());
+    from.is_some_and(|from| from.host == host)
 }
 
 /// Every guest has its record there, and every record that should have one its guest.
@@ -60,11 +72,14 @@ pub fn as_recorded(world: &World, findings: &mut Findings) {
             continue;
         };
         let state = instance.state();
-        let here = instance.host == *host && matches!(state, State::Active | State::Stopped | State::Error);
+        let kept = record_keeps(world, id, host);
+        let well = matches!(state, State::Active | State::Stopped | State::Error | State::Resized);
+        let here = kept || (instance.host == *host && well);
         findings.add_unless(here, GUESTS, id, || {
             format!("a guest is on {host}, and its record is {} on {:?}", state.as_str_name(), instance.host)
         });
-        let agrees = !here || state == State::Error || guest.stopped == (state == State::Stopped);
+        let judged = here && !kept && matches!(state, State::Active | State::Stopped);
+        let agrees = !judged || guest.stopped == (state == State::Stopped);
         findings.add_unless(agrees, GUESTS, id, || {
             format!(
                 "it is {}, and its guest was {}",
@@ -75,7 +90,7 @@ pub fn as_recorded(world: &World, findings: &mut Findings) {
     }
     for (id, record) in &world.instances {
         let instance = record.instance.clone().unwrap_or_default();
-        if matches!(instance.state(), State::Active | State::Stopped) {
+        if matches!(instance.state(), State::Active | State::Stopped | State::Resized) {
             let there = guests.contains_key(&(instance.host.clone(), id.clone()));
             findings.add_unless(there, GUESTS, id, || {
                 format!(

@@ -8,16 +8,34 @@ use super::{Expected, Findings, World};
 const ONE: &str = "one guest at most";
 const ONCE: &str = "once";
 const ROOM: &str = "room";
+/// What a host or backend does once for each command.
+const ONCE_EACH: [&str; 12] = [
+    "spawn",
+    "prepare",
+    "power",
+    "attach",
+    "detach",
+    "rebuild",
+    "hand_over",
+    "take_over",
+    "take_back",
+    "create",
+    "extend",
+    "create_snapshot",
+];
 
-/// No instance has two guests at one moment, on whichever hosts; one volume is not on two backends.
+/// No instance has two guests at one moment, on whichever hosts; one volume is not on two backends. A guest that is only
+/// prepared, or handed over, is none until its host takes it over or back.
 pub fn at_most_one_guest(world: &World, expected: &Expected, findings: &mut Findings) {
     let mut there: BTreeMap<&str, BTreeMap<&str, SystemTime>> = BTreeMap::new();
     for event in &world.events {
         let (id, host) = (event.line.id.as_str(), event.line.host.as_str());
         match event.line.op.as_str() {
-            "spawn" | "create" => {
+            "spawn" | "create" | "take_over" | "take_back" => {
                 let hosts = there.entry(id).or_default();
-                for (&other, &since) in hosts.iter() {
+                // One that was not handed over after all is taken back where it runs.
+                let stays = event.line.op == "take_back";
+                for (&other, &since) in hosts.iter().filter(|(other, _)| !stays || **other != host) {
                     let cause = || {
                         let (generation, attempt) = (event.line.generation, event.line.attempt);
                         format!("made on {host} by {generation}.{attempt} while it is there on {other}")
@@ -27,7 +45,7 @@ pub fn at_most_one_guest(world: &World, expected: &Expected, findings: &mut Find
                 }
                 hosts.insert(host, event.at);
             }
-            "destroy" | "delete" => {
+            "destroy" | "delete" | "hand_over" => {
                 if let Some(hosts) = there.get_mut(id) {
                     hosts.remove(host);
                 }
@@ -42,7 +60,7 @@ pub fn each_command_once(world: &World, findings: &mut Findings) {
     let mut done: BTreeMap<(&str, &str, u64, u32), Vec<&str>> = BTreeMap::new();
     for event in &world.events {
         let line = &event.line;
-        if matches!(line.op.as_str(), "spawn" | "power" | "attach" | "detach" | "create" | "extend") {
+        if ONCE_EACH.contains(&line.op.as_str()) {
             let command = (line.op.as_str(), line.id.as_str(), line.generation, line.attempt);
             done.entry(command).or_default().push(&line.host);
         }
@@ -67,7 +85,7 @@ pub fn never_more_than_there_is(world: &World, expected: &Expected, findings: &m
         let (line, id, host) = (&event.line, event.line.id.as_str(), event.line.host.as_str());
         let figure = |name: &str| line.detail[name].as_u64().unwrap_or_default();
         match line.op.as_str() {
-            "spawn" => {
+            "spawn" | "prepare" => {
                 let on_host = guests.entry(host).or_default();
                 on_host.insert(id, most.map(|(name, _)| figure(name)));
                 for (n, (name, most)) in most.into_iter().enumerate() {

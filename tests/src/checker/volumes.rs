@@ -62,11 +62,13 @@ pub fn as_recorded(world: &World, expected: &Expected, findings: &mut Findings) 
         findings.add_unless(!settled || size == volume.size_gib, VOLUMES, id, || {
             format!("it has {} GiB on {host}, and {size} by its record", volume.size_gib)
         });
-        let hosts: BTreeSet<String> = record
-            .attachments
-            .iter()
-            .filter_map(|one| world.instances.get(&one.instance_id)?.instance.as_ref())
-            .map(|instance| instance.host.clone())
+        let instances = record.attachments.iter().filter_map(|one| world.instances.get(&one.instance_id));
+        // One that was resized may go back: its volumes stay exported there too.
+        let hosts: BTreeSet<String> = instances
+            .flat_map(|record| {
+                let back = record.resized_from.as_ref().map(|from| from.host.clone());
+                record.instance.as_ref().map(|instance| instance.host.clone()).into_iter().chain(back)
+            })
             .collect();
         for missing in hosts.difference(&volume.exports) {
             findings.add(

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use kilonova_proto::conductor::v1::{
-    InstanceRecord, RequestRecord, ServerGroupRecord, UsageRecord, VolumeRecord,
+    InstanceRecord, RequestRecord, ServerGroupRecord, SnapshotRecord, UsageRecord, VolumeRecord,
 };
 use kilonova_store::{KeyValue, SharedStore, StoreError};
 use prost::Message;
@@ -23,6 +23,8 @@ pub struct World {
     pub instances: BTreeMap<String, InstanceRecord>,
     /// Volumes by id.
     pub volumes: BTreeMap<String, VolumeRecord>,
+    /// Snapshots by id.
+    pub snapshots: BTreeMap<String, SnapshotRecord>,
     /// Server groups by id.
     pub groups: BTreeMap<String, ServerGroupRecord>,
     /// What projects use, by project.
@@ -66,10 +68,15 @@ impl World {
 
     fn enter(&mut self, key: &str, item: &KeyValue) {
         let Some((kind, name)) = key.split_once('/') else { return };
+        // What conductors write beside the records to see how far their memory is.
+        if name.starts_with('~') {
+            return;
+        }
         let name = name.to_owned();
         let entered = match kind {
             "instances" => keep(&mut self.instances, name, item),
             "volumes" => keep(&mut self.volumes, name, item),
+            "snapshots" => keep(&mut self.snapshots, name, item),
             "server_groups" => keep(&mut self.groups, name, item),
             "usage" => keep(&mut self.usages, name, item),
             "requests" => keep(&mut self.requests, name, item),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, FieldViolation, Reason};
 use kilonova_proto::conductor::v1::r#move::Step;
-use kilonova_proto::conductor::v1::{InstanceRecord, Move, Operation, Place, VolumeRecord};
+use kilonova_proto::conductor::v1::{InstanceRecord, Move, Operation, Place};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
@@ -15,12 +15,10 @@ use kilonova_store::Txn;
 use super::{more_than, stand_at};
 use crate::accept::{Acceptor, project};
 use crate::cache::Entry;
-use crate::connections::fence_volumes;
 use crate::history;
 use crate::once::{Change, count};
 use crate::placed::Placed;
 use crate::quota;
-use crate::records::Records;
 use crate::requests::Acceptance;
 
 /// What is asked.
@@ -74,11 +72,6 @@ impl Asked {
             Self::Confirm | Self::Revert => &[State::Resized],
         }
     }
-
-    /// Whether the guest's volumes are reached from another host than before.
-    fn moves(&self) -> bool {
-        !matches!(self, Self::Rebuild(_))
-    }
 }
 
 /// What is asked, with what it takes to accept it.
@@ -87,8 +80,6 @@ pub struct Ask<'a> {
     pub asked: Asked,
     /// What counts it.
     pub acceptor: &'a Acceptor,
-    /// Where the volumes are that go with it.
-    pub volumes: &'a Records<VolumeRecord>,
     /// How long its first step may take.
     pub timeout: Duration,
     /// Who accepts it.
@@ -101,10 +92,7 @@ impl Change<InstanceRecord> for Ask<'_> {
         let now = SystemTime::now();
         let mut record = InstanceRecord::clone(&entry.record);
         let more = begin(&mut record, &self.asked, now + self.timeout, now, self.acceptance)?;
-        let mut with = count(self.acceptor, &project(record.project_id())?, &more).await?;
-        if self.asked.moves() {
-            with = with.and(fence_volumes(self.volumes, record.resource()).await?);
-        }
+        let with = count(self.acceptor, &project(record.project_id())?, &more).await?;
         Ok((record, with))
     }
 }

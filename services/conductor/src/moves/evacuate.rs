@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, HostName, Reason};
-use kilonova_proto::conductor::v1::{InstanceRecord, Operation, VolumeRecord};
+use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_rpc::registry::Members;
@@ -16,11 +16,9 @@ use kilonova_store::Txn;
 
 use super::ask::{check_state, place_of};
 use crate::cache::Entry;
-use crate::connections::fence_volumes;
 use crate::history;
 use crate::once::Change;
 use crate::placed::Placed;
-use crate::records::Records;
 use crate::requests::Acceptance;
 
 /// An evacuation, as it is asked for.
@@ -29,8 +27,6 @@ pub struct Evacuate<'a> {
     pub target_host: &'a str,
     /// Who is registered.
     pub members: Members,
-    /// Where the volumes are that go with it.
-    pub volumes: &'a Records<VolumeRecord>,
     /// Who accepts it.
     pub acceptance: Acceptance<'a>,
 }
@@ -43,8 +39,7 @@ impl Change<InstanceRecord> for Evacuate<'_> {
         let is_registered =
             |host: &str| HostName::parse(host).is_ok_and(|host| members.callable(&host).is_some());
         begin(&mut record, self.target_host, is_registered, SystemTime::now(), self.acceptance)?;
-        let with = fence_volumes(self.volumes, record.resource()).await?;
-        Ok((record, with))
+        Ok((record, Txn::new()))
     }
 }
 

@@ -28,6 +28,7 @@
 //! that lost it is told so when it is back, and removes its copy before it is ready.
 
 pub mod ask;
+pub mod automatic;
 pub mod evacuate;
 
 use std::time::SystemTime;

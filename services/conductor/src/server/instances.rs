@@ -122,7 +122,6 @@ impl Conductor {
         let ask = Ask {
             asked,
             acceptor: &self.acceptor,
-            volumes: &self.volumes,
             timeout: self.config.operation_timeout.get(),
             acceptance: self.acceptance(request.request_id, arrived),
         };
@@ -197,7 +196,6 @@ impl Conductor {
         let evacuate = Evacuate {
             target_host: &message.target_host,
             members: self.registry.members(ServiceKind::Compute),
-            volumes: &self.volumes,
             acceptance: self.acceptance(request.request_id, arrived),
         };
         self.change_instance("EvacuateInstance", request, message, &evacuate).await

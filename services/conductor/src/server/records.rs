@@ -101,6 +101,19 @@ impl Conductor {
         requests::get(&self.instances, named).await
     }
 
+    /// The instance with its host's state of this moment.
+    fn with_host_state(&self, mut instance: pb::Instance) -> pb::Instance {
+        if let Ok(host) = HostName::parse(&instance.host) {
+            let members = self.registry.members(ServiceKind::Compute).current();
+            instance.set_host_state(match (members.get(&host), members.callable(&host)) {
+                (Some(_), _) => pb::host::State::Up,
+                (None, Some(_)) => pb::host::State::Unspecified,
+                (None, None) => pb::host::State::Down,
+            });
+        }
+        instance
+    }
+
     async fn volume(&self, id: &str, project: &str) -> Result<Entry<VolumeRecord>, Error> {
         let named = Named { id: read_id("volume_id", id)?, project, etag: "" };
         requests::get(&self.volumes, named).await
@@ -180,10 +193,9 @@ impl RecordService for Conductor {
     ) -> Answer<proto::GetInstanceResponse> {
         let request = request.into_inner();
         let entry = self.instance(&request.instance_id, &request.project_id).await;
-        answer(
-            entry
-                .map(|entry| proto::GetInstanceResponse { instance: Some(entry.record.shown(entry.etag())) }),
-        )
+        answer(entry.map(|entry| proto::GetInstanceResponse {
+            instance: Some(self.with_host_state(entry.record.shown(entry.etag()))),
+        }))
     }
 
     async fn list_instances(
@@ -195,12 +207,10 @@ impl RecordService for Conductor {
         let filter = Filter { project, states: request.states, host, ids: Vec::new() };
         let (size, token) = (request.page_size, request.page_token.as_str());
         let page = page(&self.instances.cache, size, token, &filter, |record| filter.instance(record));
-        answer(
-            page.map(|(instances, next_page_token)| proto::ListInstancesResponse {
-                instances,
-                next_page_token,
-            }),
-        )
+        answer(page.map(|(instances, next_page_token)| proto::ListInstancesResponse {
+            instances: instances.into_iter().map(|one| self.with_host_state(one)).collect(),
+            next_page_token,
+        }))
     }
 
     async fn list_instance_actions(

@@ -1,6 +1,6 @@
 //! `ReportService`: what agents say of themselves and of what they hold.
 
-use kilonova_model::page::{MAX_PAGE_BYTES, decode_token, encode_token, page_size};
+use kilonova_model::page::page_size;
 use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::report_service_server::ReportService;
@@ -8,11 +8,11 @@ use kilonova_proto::conductor::v1::{InstanceRecord, ReportStatus, SnapshotRecord
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::status::to_status;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::Conductor;
-use crate::cache::Entry;
-use crate::db::{decode, store_error};
+use super::records::{cut, next_token, read_after};
 use crate::placed::Placed;
 use crate::records::Records;
 use crate::reports::{self, Report};
@@ -20,8 +20,6 @@ use crate::requests::read_id;
 
 /// Most reports in one call.
 const MAX_REPORTS: usize = 100;
-/// How many records are read at once while looking for those of one host.
-const SCAN: usize = 500;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -56,8 +54,8 @@ fn check_count(count: usize) -> Result<(), Status> {
     check.finish().map_err(|error| to_status(&error))
 }
 
-/// The records that belong on a host, read from the store itself: an agent destroys what is not among them, so the
-/// answer must not be a moment old.
+/// The records that belong on a host: an agent destroys what is not among them, so memory has to have all that was
+/// committed before it asked.
 async fn on_host<P: Placed>(
     records: &Records<P>,
     host: &str,
@@ -66,27 +64,16 @@ async fn on_host<P: Placed>(
 ) -> Result<(Vec<P::Resource>, String), Error> {
     let limit = page_size(size)?;
     let filter = format!("{}@{host}", P::NOUN);
-    let mut after = decode_token(&filter, token)?;
-    let prefix = P::prefix(&records.db.keys);
-    let (mut found, mut bytes) = (Vec::new(), 0);
-    loop {
-        let page = records.db.store.list(&prefix, after.as_deref(), SCAN).await.map_err(store_error)?;
-        for item in &page.items {
-            let read = decode::<P>(item)?;
-            let entry = Entry { record: std::sync::Arc::new(read.record), revision: read.revision };
-            if let Some(seen) = entry.record.seen_by(host, entry.etag()) {
-                found.push(seen);
-                bytes += item.value.len();
-                if found.len() == limit || bytes > MAX_PAGE_BYTES {
-                    return Ok((found, encode_token(&filter, &item.key)));
-                }
-            }
-        }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok((found, String::new())),
-        }
-    }
+    let after = read_after::<P::Id>(&filter, token)?;
+    records.brought_up_to_date().await?;
+    // Whatever is on a host has a receipt there.
+    let at_host = |record: &P| record.receipts().iter().any(|receipt| receipt.host == host);
+    let pass = |_: &P::Id, record: &P| at_host(record) && record.seen_by(host, String::new()).is_some();
+    let (mut entries, mut more) = records.cache.page(after.as_ref(), limit, pass);
+    more |= cut(&mut entries, |record| record.resource().encoded_len());
+    let next = next_token(&filter, &entries, more);
+    let seen = entries.iter().filter_map(|(_, entry)| entry.record.seen_by(host, entry.etag()));
+    Ok((seen.collect(), next))
 }
 
 /// Adds what a ready instance's report says of the guest.
