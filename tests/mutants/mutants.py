@@ -171,10 +171,9 @@ MUTANTS = (
     ),
     Mutant(
         "an extend that fails stays on the quota",
-        f"{CONDUCTOR}/agents.rs",
-        "            accept::take_off(&self.volumes.db, &project, &counted_for(record)).await\n",
-        "            let _ = (project, counted_for);\n"
-        "            Ok::<_, kilonova_model::Error>(Txn::new())\n",
+        f"{CONDUCTOR}/engine/steps.rs",
+        "        let less = quota::difference(&entry.record.usage(), &record.usage());\n",
+        "        let less = quota::difference(&record.usage(), &entry.record.usage());\n",
         OPERATIONS,
     ),
     Mutant(
@@ -215,10 +214,10 @@ MUTANTS = (
     ),
     Mutant(
         "a request is acknowledged though the store did not take it",
-        f"{CONDUCTOR}/accept.rs",
-        "match self.db.commit(self.remember(request, ids, txn)).await? {",
-        "let taken = TxnOutcome::Committed { revision: Revision(1) };\n            "
-        "match self.db.commit(self.remember(request, ids, txn)).await.unwrap_or(taken) {",
+        f"{CONDUCTOR}/accept/batch.rs",
+        "match self.book.db.commit(self.transaction(project, &basis, &choice, waiting)).await {",
+        "let taken = Ok::<_, Error>(TxnOutcome::Committed { revision: Revision(1) });\n                "
+        "match self.book.db.commit(self.transaction(project, &basis, &choice, waiting)).await.or(taken) {",
         matrix("create one"),
     ),
     Mutant(
@@ -241,8 +240,45 @@ MUTANTS = (
     Mutant(
         "the step of an attempt that failed goes on in the history",
         f"{CONDUCTOR}/engine/steps.rs",
-        '    history::close(record.actions_mut(), "build", Some(&fault), now);\n',
-        "",
+        "    history::close(record.actions_mut(), building, Some(&fault), now);\n",
+        "    let _ = building;\n",
         matrix("the first host fails"),
+    ),
+    Mutant(
+        "a source takes its guest back before the destination is cleared",
+        f"{CONDUCTOR}/moves/mod.rs",
+        "        Step::HandOver | Step::TakeOver => go_to(record, Step::Clear, until),\n",
+        "        Step::HandOver | Step::TakeOver => go_to(record, Step::TakeBack, until),\n",
+        matrix("a take-over fails"),
+    ),
+    Mutant(
+        "volumes that moved keep their generation",
+        f"{CONDUCTOR}/connections.rs",
+        'self.backend(volume_id, "disconnect", 1).await?',
+        'self.backend(volume_id, "disconnect", 0).await?',
+        matrix("a take-over fails"),
+    ),
+    Mutant(
+        "an evacuated instance still belongs to its old host",
+        f"{CONDUCTOR}/moves/mod.rs",
+        "    let own = record.resource().host.clone();\n",
+        "    let own = record.evacuated_from.as_ref().map_or_else(\n"
+        "        || record.resource().host.clone(),\n"
+        "        |from| from.host.clone(),\n    );\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "what belongs on a host is told from memory as it is",
+        f"{CONDUCTOR}/barrier.rs",
+        "timeout(PATIENCE, cache.until_seen(revision)).await.is_err()",
+        "cache.has_seen(revision) && timeout(PATIENCE, cache.until_seen(revision)).await.is_err()",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "a volume is deleted though it has snapshots",
+        f"{CONDUCTOR}/server/tasks.rs",
+        "    if snapshots > 0 {\n",
+        "    if snapshots > 1_000 {\n",
+        ("-p", "kilonova-tests", "--test", "snapshots", "embedded::"),
     ),
 )

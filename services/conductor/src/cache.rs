@@ -440,6 +440,27 @@ mod tests {
         assert_eq!(cache.subscribe(Some(Revision(8))).unwrap_err(), Expired);
     }
 
+    #[tokio::test]
+    async fn a_barrier_is_passed_only_once_the_watch_has_brought_it() {
+        let cell = kilonova_model::CellName::parse("c1").unwrap();
+        let store: SharedStore = Arc::new(kilonova_store::embedded::EmbeddedStore::open_temporary().unwrap());
+        let db = crate::db::Db { store, keys: Keys::new(&cell) };
+        let (cache, barrier) = (cache(), crate::barrier::Barrier::default());
+        let pass = || barrier.pass(&db, "flavors/", &cache);
+        let (mut first, mut second) = (Box::pin(pass()), Box::pin(pass()));
+        let soon = std::time::Duration::from_millis(200);
+        assert!(tokio::time::timeout(soon, &mut first).await.is_err(), "nothing has been brought");
+        assert!(tokio::time::timeout(soon, &mut second).await.is_err());
+        let (written, _) = db.store.get("flavors/~barrier").await.unwrap();
+        cache.take(WatchEvent::Put(written.unwrap()), &id_of);
+        first.await.unwrap();
+        assert!(tokio::time::timeout(soon, &mut second).await.is_err(), "it asked after the first had begun");
+        let (written, _) = db.store.get("flavors/~barrier").await.unwrap();
+        cache.take(WatchEvent::Put(written.unwrap()), &id_of);
+        second.await.unwrap();
+        assert!(cache.is_empty());
+    }
+
     #[test]
     fn pages_follow_each_other() {
         let cache = cache();

@@ -2,8 +2,7 @@
 //!
 //! A volume's generation grows when it is reserved, when it is to be detached, when it is released and when it has moved
 //! with its instance, and a disconnect carries the generation after the present one. So a connect that was sent before it
-//! and arrives after it, as from a
-//! conductor that no longer owns the instance, is refused by the backend.
+//! and arrives after it, as from a conductor that no longer owns the instance, is refused by the backend.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
