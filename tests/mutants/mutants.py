@@ -88,7 +88,8 @@ MUTANTS = (
     Mutant(
         "a quota refuses what was accepted before",
         f"{CONDUCTOR}/accept/batch.rs",
-        "                Ok(Some(ids)) => Ok(Accepted::Earlier(ids)),\n                Ok(None) => Err(refusal),\n",
+        "                Ok(Some(ids)) => Ok(Accepted::Earlier(ids)),\n"
+        "                Ok(None) => Err(refusal),\n",
         "                Ok(_) => Err(refusal),\n",
         DRIVING,
     ),
