@@ -13,9 +13,11 @@
 //!                     └──── Delayed ◄───────────────┘ After(d), or Retry with backoff
 //! ```
 //!
-//! Bounded: by the number of keys there are, and by `concurrency` running at once.
+//! Bounded: by the number of keys there are, and by `concurrency` running at once. Of the keys that are ready, what a user waits for goes
+//! first, then what mends something, then what only looks around; but every eighth goes to the last of these, so that none waits
+//! for ever.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -28,6 +30,20 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::tasks::Tasks;
+
+/// Why a key is to be looked at: what comes first goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for it.
+    User,
+    /// Something changed that may have to be mended.
+    Repair,
+    /// It is time to look.
+    Housekeeping,
+}
+
+/// Of so many keys, one goes by the reverse of the priorities.
+const FAIR_SHARE: u64 = 8;
 
 /// What to do with a key after one pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +111,12 @@ struct Shared<K> {
 #[derive(Debug)]
 struct State<K> {
     keys: HashMap<K, Slot>,
-    ready: VecDeque<K>,
+    /// By priority and then by the order in which they came.
+    ready: BTreeSet<(Priority, u64, K)>,
+    /// How many came.
+    arrivals: u64,
+    /// How many were taken.
+    taken: u64,
     delayed: BTreeSet<(Instant, K)>,
     running: usize,
 }
@@ -104,13 +125,16 @@ struct State<K> {
 struct Slot {
     phase: Phase,
     failures: u32,
+    priority: Priority,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Ready,
+    /// As the how manieth it came.
+    Ready(u64),
     Delayed(Instant),
-    Running { nudged: bool },
+    /// And why it was nudged meanwhile.
+    Running(Option<Priority>),
 }
 
 impl<K: Clone + Ord + Hash + Debug + Send + Sync + 'static> Default for Queue<K> {
@@ -123,15 +147,21 @@ impl<K: Clone + Ord + Hash + Debug + Send + Sync + 'static> Queue<K> {
     /// No keys yet.
     #[must_use]
     pub fn new() -> Self {
-        let state =
-            State { keys: HashMap::new(), ready: VecDeque::new(), delayed: BTreeSet::new(), running: 0 };
+        let state = State {
+            keys: HashMap::new(),
+            ready: BTreeSet::new(),
+            arrivals: 0,
+            taken: 0,
+            delayed: BTreeSet::new(),
+            running: 0,
+        };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), wake: Notify::new() }) }
     }
 
     /// Has the key looked at soon. A key that waits out a backoff keeps waiting only if `nudge` is not called:
     /// call it when something changed.
-    pub fn nudge(&self, key: K) {
-        self.shared.state.lock().nudge(key);
+    pub fn nudge(&self, key: K, priority: Priority) {
+        self.shared.state.lock().nudge(key, priority);
         self.shared.wake.notify_one();
     }
 
@@ -211,22 +241,36 @@ enum Take<K> {
 }
 
 impl<K: Clone + Ord + Hash> State<K> {
-    fn nudge(&mut self, key: K) {
-        match self.keys.get_mut(&key) {
-            None => {
-                self.keys.insert(key.clone(), Slot { phase: Phase::Ready, failures: 0 });
-                self.ready.push_back(key);
+    fn nudge(&mut self, key: K, priority: Priority) {
+        let Some(slot) = self.keys.get_mut(&key) else {
+            self.keys.insert(key.clone(), Slot { phase: Phase::Ready(0), failures: 0, priority });
+            return self.make_ready(key);
+        };
+        match slot.phase {
+            Phase::Ready(_) if slot.priority <= priority => {}
+            Phase::Ready(arrival) => {
+                self.ready.remove(&(slot.priority, arrival, key.clone()));
+                slot.priority = priority;
+                self.make_ready(key);
             }
-            Some(slot) => match slot.phase {
-                Phase::Ready => {}
-                Phase::Delayed(at) => {
-                    slot.phase = Phase::Ready;
-                    self.delayed.remove(&(at, key.clone()));
-                    self.ready.push_back(key);
-                }
-                Phase::Running { .. } => slot.phase = Phase::Running { nudged: true },
-            },
+            Phase::Delayed(at) => {
+                slot.priority = priority;
+                self.delayed.remove(&(at, key.clone()));
+                self.make_ready(key);
+            }
+            Phase::Running(before) => {
+                let first = before.map_or(priority, |before| before.min(priority));
+                slot.phase = Phase::Running(Some(first));
+            }
         }
+    }
+
+    /// The last of those that are ready with its priority.
+    fn make_ready(&mut self, key: K) {
+        let Some(slot) = self.keys.get_mut(&key) else { return };
+        self.arrivals += 1;
+        slot.phase = Phase::Ready(self.arrivals);
+        self.ready.insert((slot.priority, self.arrivals, key));
     }
 
     fn take(&mut self, now: Instant, concurrency: usize) -> Take<K> {
@@ -235,19 +279,16 @@ impl<K: Clone + Ord + Hash> State<K> {
                 break;
             }
             if let Some((_, key)) = self.delayed.pop_first() {
-                if let Some(slot) = self.keys.get_mut(&key) {
-                    slot.phase = Phase::Ready;
-                }
-                self.ready.push_back(key);
+                self.make_ready(key);
             }
         }
         if self.running >= concurrency {
             return Take::Wait(None);
         }
-        match self.ready.pop_front() {
+        match self.next() {
             Some(key) => {
                 if let Some(slot) = self.keys.get_mut(&key) {
-                    slot.phase = Phase::Running { nudged: false };
+                    slot.phase = Phase::Running(None);
                 }
                 self.running += 1;
                 Take::Key(key)
@@ -256,18 +297,31 @@ impl<K: Clone + Ord + Hash> State<K> {
         }
     }
 
+    fn next(&mut self) -> Option<K> {
+        let last = self.ready.last().map(|(priority, _, _)| *priority)?;
+        self.taken += 1;
+        let entry = if self.taken.is_multiple_of(FAIR_SHARE) {
+            self.ready.iter().find(|(priority, _, _)| *priority == last).cloned()
+        } else {
+            self.ready.first().cloned()
+        }?;
+        self.ready.remove(&entry);
+        Some(entry.2)
+    }
+
     fn finish(&mut self, key: &K, next: Next, now: Instant, backoff: BackoffPolicy, sample: f64) {
         let Some(slot) = self.keys.get_mut(key) else { return };
-        let nudged = slot.phase == Phase::Running { nudged: true };
+        let nudged = if let Phase::Running(nudged) = slot.phase { nudged } else { None };
         self.running -= 1;
         slot.failures = if next == Next::Retry { slot.failures + 1 } else { 0 };
+        slot.priority = nudged.unwrap_or(slot.priority);
         let delay = match next {
-            Next::Done if !nudged => {
+            Next::Done if nudged.is_none() => {
                 self.keys.remove(key);
                 return;
             }
             Next::Retry => Some(backoff.delay(slot.failures, sample)),
-            Next::After(delay) if !nudged => Some(delay),
+            Next::After(delay) if nudged.is_none() => Some(delay),
             Next::Done | Next::Again | Next::After(_) => None,
         };
         match delay {
@@ -275,16 +329,14 @@ impl<K: Clone + Ord + Hash> State<K> {
                 slot.phase = Phase::Delayed(now + delay);
                 self.delayed.insert((now + delay, key.clone()));
             }
-            None => {
-                slot.phase = Phase::Ready;
-                self.ready.push_back(key.clone());
-            }
+            None => self.make_ready(key.clone()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -340,10 +392,10 @@ mod tests {
     async fn one_key_is_never_in_two_passes_and_a_nudge_meanwhile_is_not_lost() {
         let (queue, tasks, counter) = (Queue::new(), Tasks::new("test"), Counter::new(0, []));
         queue.run("loop", &tasks, counter.clone(), options(8));
-        queue.nudge(1);
+        queue.nudge(1, Priority::User);
         until(|| counter.at_once.load(Ordering::SeqCst) == 1).await;
-        queue.nudge(1);
-        queue.nudge(1);
+        queue.nudge(1, Priority::User);
+        queue.nudge(1, Priority::User);
         counter.gate.add_permits(10);
         until(|| counter.passes.load(Ordering::SeqCst) == 2).await;
         until(|| queue.stats() == QueueStats::default()).await;
@@ -354,7 +406,7 @@ mod tests {
     async fn no_more_than_the_limit_run_at_once() {
         let (queue, tasks, counter) = (Queue::new(), Tasks::new("test"), Counter::new(0, []));
         queue.run("loop", &tasks, counter.clone(), options(3));
-        (0..50).for_each(|key| queue.nudge(key));
+        (0..50).for_each(|key| queue.nudge(key, Priority::Repair));
         until(|| counter.at_once.load(Ordering::SeqCst) == 3).await;
         counter.gate.add_permits(50);
         until(|| counter.passes.load(Ordering::SeqCst) == 50).await;
@@ -367,11 +419,55 @@ mod tests {
         let (queue, tasks, counter) = (Queue::new(), Tasks::new("test"), Counter::new(100, plan));
         queue.run("loop", &tasks, counter.clone(), options(3));
         let start = Instant::now();
-        queue.nudge(1);
+        queue.nudge(1, Priority::User);
         until(|| counter.passes.load(Ordering::SeqCst) == 3).await;
         tokio::time::sleep(Duration::from_secs(61)).await;
         until(|| counter.passes.load(Ordering::SeqCst) == 4).await;
         assert!(start.elapsed() >= Duration::from_secs(60));
         assert_eq!(queue.stats(), QueueStats::default());
+    }
+
+    /// Takes one after the other until nothing is ready.
+    fn order(state: &mut State<u32>) -> Vec<u32> {
+        let mut order = Vec::new();
+        while let Take::Key(key) = state.take(Instant::now(), 1) {
+            state.finish(&key, Next::Done, Instant::now(), BackoffPolicy::retry(), 0.5);
+            order.push(key);
+        }
+        order
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_user_waits_for_goes_first_and_nothing_waits_for_ever() {
+        let queue = Queue::<u32>::new();
+        let mut state = queue.shared.state.lock();
+        for key in 0..3 {
+            state.nudge(key, Priority::Housekeeping);
+        }
+        state.nudge(10, Priority::Repair);
+        state.nudge(2, Priority::User);
+        state.nudge(20, Priority::User);
+        state.nudge(20, Priority::Housekeeping);
+        assert_eq!(order(&mut state), [2, 20, 10, 0, 1], "and one that is there already is moved up");
+
+        state.nudge(99, Priority::Housekeeping);
+        for key in 0..20 {
+            state.nudge(key, Priority::User);
+        }
+        let place = order(&mut state).iter().position(|key| *key == 99).unwrap();
+        assert!(place < 8, "{place}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_nudge_during_a_pass_says_how_urgent_the_next_is() {
+        let queue = Queue::<u32>::new();
+        let mut state = queue.shared.state.lock();
+        state.nudge(1, Priority::Housekeeping);
+        assert!(matches!(state.take(Instant::now(), 1), Take::Key(1)));
+        state.nudge(1, Priority::Repair);
+        state.nudge(1, Priority::User);
+        state.nudge(2, Priority::Repair);
+        state.finish(&1, Next::Done, Instant::now(), BackoffPolicy::retry(), 0.5);
+        assert_eq!(order(&mut state), [1, 2]);
     }
 }

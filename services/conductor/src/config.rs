@@ -35,6 +35,8 @@ pub struct Config {
     pub shard_ttl: Period,
     /// Most records worked on at once.
     pub concurrency: usize,
+    /// Most commands under way to one host.
+    pub host_concurrency: usize,
     /// Whether instances of hosts that are gone are built again elsewhere without being asked.
     pub evacuation: Evacuation,
     /// The limits of a project for which none are set; -1 for none.
@@ -95,6 +97,7 @@ impl Default for Config {
             scan_interval: seconds(60),
             shard_ttl: seconds(6),
             concurrency: 256,
+            host_concurrency: 32,
             evacuation: Evacuation::default(),
             quota: QuotaDefaults::default(),
         }
@@ -114,6 +117,7 @@ impl Config {
         check.ensure(self.max_attempts > 0, "max_attempts", "at least 1");
         check.ensure(self.alternates <= 10, "alternates", "at most 10");
         check.ensure(self.concurrency > 0, "concurrency", "at least 1");
+        check.ensure(self.host_concurrency > 0, "host_concurrency", "at least 1");
         check.ensure(self.evacuation.per_minute > 0, "evacuation.per_minute", "at least 1");
         let percent = self.evacuation.hold_above_percent;
         check.ensure(percent <= 100, "evacuation.hold_above_percent", "0 to 100");

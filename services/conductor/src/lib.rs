@@ -43,6 +43,7 @@ use kilonova_proto::conductor::v1::{
     HostRecord, InstanceRecord, ServerGroupRecord, SnapshotRecord, VolumeRecord,
 };
 use kilonova_proto::types::v1 as pb;
+use kilonova_runtime::reconcile::Priority;
 use kilonova_runtime::service::{Context, Launch, Running, StartError};
 use kilonova_store::keys::Keys;
 use serde_json::json;
@@ -200,9 +201,9 @@ impl Engines {
                 })
             });
             while gained.recv().await.is_some() {
-                instance_engine.nudge_all(&instance_queue, |_| true);
-                volume_engine.nudge_all(&volume_queue, |_| true);
-                snapshot_engine.nudge_all(&snapshot_queue, |_| true);
+                instance_engine.nudge_all(&instance_queue, Priority::Repair, |_| true);
+                volume_engine.nudge_all(&volume_queue, Priority::Repair, |_| true);
+                snapshot_engine.nudge_all(&snapshot_queue, Priority::Repair, |_| true);
             }
         });
     }

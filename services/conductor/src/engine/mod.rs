@@ -6,6 +6,7 @@
 //! shard that became this conductor's, or by the slow scan; it takes nothing from what started it.
 
 mod place;
+mod slots;
 mod steps;
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,7 +16,7 @@ use async_trait::async_trait;
 use kilonova_model::{Epoch, HostName};
 use kilonova_rpc::backoff::BackoffPolicy;
 use kilonova_rpc::registry::Members;
-use kilonova_runtime::reconcile::{Next, Queue, Reconcile, ReconcileOptions};
+use kilonova_runtime::reconcile::{Next, Priority, Queue, Reconcile, ReconcileOptions};
 use kilonova_runtime::tasks::Tasks;
 use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
@@ -29,6 +30,7 @@ use crate::placed::Placed;
 use crate::plan::Sent;
 use crate::records::Records;
 use crate::shards::Shards;
+use slots::Slots;
 use steps::Stepped;
 pub use steps::leave_host;
 
@@ -53,6 +55,8 @@ pub struct Engine<P: Placed, A> {
     groups: Groups,
     /// Since when it drives.
     since: Instant,
+    /// The commands under way.
+    slots: Slots,
 }
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
@@ -69,6 +73,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         groups: Groups,
     ) -> Arc<Self> {
         let (sent, unreachable) = (Mutex::default(), Mutex::default());
+        let slots = Slots::new(config.host_concurrency);
         Arc::new(Self {
             records,
             agents,
@@ -81,6 +86,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             lanes,
             groups,
             since: Instant::now(),
+            slots,
         })
     }
 
@@ -97,9 +103,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     }
 
     /// Looks at every record that is this conductor's and passes.
-    pub fn nudge_all(&self, queue: &Queue<P::Id>, pass: impl Fn(&P) -> bool) {
+    pub fn nudge_all(&self, queue: &Queue<P::Id>, priority: Priority, pass: impl Fn(&P) -> bool) {
         for id in self.records.cache.ids(|id, record| pass(record) && self.shards.owns(id)) {
-            queue.nudge(id);
+            queue.nudge(id, priority);
         }
     }
 
@@ -107,10 +113,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         self.records.cache.filled().await;
         loop {
             let Ok((_, mut changes)) = self.records.cache.subscribe(None) else { return };
-            self.nudge_all(&queue, |_| true);
+            self.nudge_all(&queue, Priority::Repair, |_| true);
             loop {
                 match changes.recv().await {
-                    Ok(change) if self.shards.owns(&change.id) => queue.nudge(change.id),
+                    Ok(change) if self.shards.owns(&change.id) => queue.nudge(change.id, Priority::User),
                     Ok(_) => {}
                     // Too many at once, or the store went back: look at all.
                     Err(RecvError::Lagged(_) | RecvError::Closed) => break,
@@ -136,7 +142,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 .map(HostName::as_str)
                 .collect();
             if !changed.is_empty() {
-                self.nudge_all(&queue, |record| {
+                self.nudge_all(&queue, Priority::Repair, |record| {
                     record.receipts().iter().any(|receipt| changed.contains(receipt.host.as_str()))
                 });
             }
@@ -152,7 +158,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             tokio::time::sleep(self.config.scan_interval.get()).await;
             self.sent.lock().retain(|id, _| self.records.cache.get(id).is_some());
             self.unreachable.lock().retain(|id, _| self.records.cache.get(id).is_some());
-            self.nudge_all(&queue, |_| true);
+            self.nudge_all(&queue, Priority::Housekeeping, |_| true);
         }
     }
 }

@@ -26,6 +26,9 @@ const TERMINATE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a host that cannot be reached is tried before the build goes elsewhere.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 
+/// How long until a record is looked at again whose host has as many commands under way as may be.
+const HOST_BUSY: Duration = Duration::from_millis(20);
+
 /// How one step went.
 pub(super) enum Stepped<P> {
     /// Go on with the record as it is now.
@@ -104,6 +107,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 let Some(epoch) = self.epoch_of(&receipt.host) else {
                     return Stepped::Stop(Next::After(self.config.resend_interval.get()));
                 };
+                let Some(_slot) = self.slots.take(&receipt.host) else {
+                    return Stepped::Stop(Next::After(HOST_BUSY));
+                };
                 let mut at = now;
                 if let Err(error) = self.agents.terminate(id, &entry.record, &receipt, epoch).await {
                     tracing::info!(%id, host = receipt.host, %error, "cannot terminate yet");
@@ -125,6 +131,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     async fn build(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
         let Some(site) = entry.record.building_at() else { return Stepped::Stop(Next::Again) };
         let Some(epoch) = self.epoch_of(&site.host) else { return Stepped::Stop(Next::Again) };
+        let Some(_slot) = self.slots.take(&site.host) else { return Stepped::Stop(Next::After(HOST_BUSY)) };
         let error = match self.agents.build(id, &entry.record, &site, epoch).await {
             Ok(()) => {
                 self.unreachable.lock().remove(&id);
@@ -166,6 +173,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let (Some(epoch), Some(operation)) = (self.epoch_of(&site.host), entry.record.operation()) else {
             return Stepped::Stop(Next::Again);
         };
+        let Some(_slot) = self.slots.take(&site.host) else { return Stepped::Stop(Next::After(HOST_BUSY)) };
         let error = match self.agents.operate(id, &entry.record, operation, &site, epoch).await {
             Ok(()) => {
                 let (host, generation, attempt) = (site.host, operation.generation, site.attempt);

@@ -29,6 +29,7 @@ use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_rpc::registry::{Endpoint, Registration, Registry, RegistryOptions};
 use kilonova_rpc::status::to_status;
 use kilonova_runtime::config::Period;
+use kilonova_runtime::reconcile::Priority;
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::keys::Keys;
@@ -274,7 +275,7 @@ impl Cell {
         let queue = engine.run(&tasks);
         tasks.spawn("gained", async move {
             while gained_rx.recv().await.is_some() {
-                engine.nudge_all(&queue, |_| true);
+                engine.nudge_all(&queue, Priority::Repair, |_| true);
             }
         });
         records.cache.filled().await;
