@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lint, cargo's tests, the process test, and the Go client's, all of them even when one fails; the last line sums
-# them up. A lint run counts as one failure or none. Tools come from bootstrap.sh test.
+# Lint, cargo's tests, the process test, chaos in its quick form, and the Go client's, all of them even when one fails; the
+# last line sums them up. A lint run counts as one failure or none. Tools come from bootstrap.sh test.
 set -uo pipefail
 
 cd "$(dirname "$0")/../.." || exit 1
@@ -29,6 +29,11 @@ cargo build -p kilonova --locked && .tools/venv/bin/python tests/clients/python/
 status=$? before=$failed
 read -r p f < <(awk '/^[0-9]+ passed, [0-9]+ failed$/ { p = $1; f = $3 } END { print p + 0, f + 0 }' "$log")
 passed=$((passed + p)) failed=$((failed + f))
+stage $status "$before"
+
+cargo build -p kilonova -p kilonova-tests --bin kilonova --bin chaos --locked && "$target/debug/chaos" --quick
+status=$? before=$failed
+if [ $status = 0 ]; then passed=$((passed + 1)); fi
 stage $status "$before"
 
 binary=$(cd "$target/debug" && pwd)/kilonova

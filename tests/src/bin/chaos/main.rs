@@ -172,6 +172,11 @@ async fn clear(user: &User, verdict: &Verdict) {
             user.wants(id, Want::Absent);
         }
     }
+    for id in verdict.world.snapshots.keys() {
+        if user.delete_snapshot(id).await.is_ok() {
+            user.wants(id, Want::Absent);
+        }
+    }
     for id in verdict.world.volumes.keys() {
         let start = Instant::now();
         while user.delete_volume(id).await.is_err()

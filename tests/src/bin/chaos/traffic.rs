@@ -22,6 +22,7 @@ pub struct Worker {
     stop: CancellationToken,
     instances: Vec<String>,
     volumes: Vec<String>,
+    snapshots: Vec<String>,
     group: String,
 }
 
@@ -29,8 +30,8 @@ impl Worker {
     /// One that does as this seed says.
     pub fn new(user: User, seed: u64, stop: CancellationToken) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        let (instances, volumes, group) = Default::default();
-        Self { user, random, stop, instances, volumes, group }
+        let (instances, volumes, snapshots, group) = Default::default();
+        Self { user, random, stop, instances, volumes, snapshots, group }
     }
 
     /// Works until it is told to stop.
@@ -46,7 +47,7 @@ impl Worker {
 
     async fn one(&mut self) {
         let full = self.instances.len() >= MOST;
-        match self.random.random_range(0..100) {
+        match self.random.random_range(0..120) {
             0..30 if !full => self.create().await,
             0..50 => self.delete().await,
             50..62 if self.volumes.len() < MOST => {
@@ -60,6 +61,15 @@ impl Worker {
             90..94 => self.with_one(|user, id| async move { user.stop(&id).await }).await,
             94..97 => self.with_one(|user, id| async move { user.start(&id).await }).await,
             97..99 => self.with_one(|user, id| async move { user.reboot(&id, true).await }).await,
+            99..104 => self.with_one(|user, id| async move { user.live_migrate(&id).await }).await,
+            104..108 => self.with_one(|user, id| async move { user.resize(&id, None).await }).await,
+            108..113 => {
+                let confirm = self.random.random_bool(0.5);
+                self.with_one(|user, id| async move { user.end_resize(&id, confirm).await }).await;
+            }
+            113..115 => self.with_one(|user, id| async move { user.rebuild(&id).await }).await,
+            115..118 => self.snapshot().await,
+            118..119 => self.delete_snapshot().await,
             _ => {
                 if let Some(id) = self.volumes.iter().choose(&mut self.random) {
                     let size = self.random.random_range(2..6);
@@ -107,6 +117,19 @@ impl Worker {
             self.volumes.swap_remove(n);
         }
         settle(&self.user, &id, deleted);
+    }
+
+    async fn snapshot(&mut self) {
+        let Some(volume) = self.volumes.iter().choose(&mut self.random) else { return };
+        if let Ok(id) = self.user.snapshot(volume).await {
+            self.snapshots.push(id);
+        }
+    }
+
+    async fn delete_snapshot(&mut self) {
+        let Some(n) = (0..self.snapshots.len()).choose(&mut self.random) else { return };
+        let id = self.snapshots.swap_remove(n);
+        settle(&self.user, &id, self.user.delete_snapshot(&id).await);
     }
 
     async fn with_both(&mut self, attach: bool) {
