@@ -111,6 +111,9 @@ fn end(record: &mut InstanceRecord, fault: Option<&pb::Fault>, now: SystemTime) 
 fn power(instance: &mut pb::Instance, kind: Kind, done: bool) {
     if done {
         instance.set_state(if kind == Kind::Stop { State::Stopped } else { State::Active });
+        instance.fault = None;
+    } else if instance.fault.is_some() {
+        instance.set_state(State::Error);
     }
     let stopped = instance.state() == State::Stopped;
     instance.set_desired(if stopped { Desired::Stopped } else { Desired::Running });

@@ -52,10 +52,15 @@ fn begin(
     deadline: SystemTime,
     now: SystemTime,
 ) -> Result<(), Error> {
+    let at_home = is_only_at_home(record);
     let instance = record.instance.get_or_insert_default();
     let (states, desired, task): (&[State], _, _) = match operation.kind() {
         Kind::Start => (&[State::Stopped], Desired::Running, Task::Starting),
         Kind::Stop => (&[State::Active], Desired::Stopped, Task::Stopping),
+        // The way out of an ERROR that left its guest where it was, as long as no other host may run it.
+        Kind::Reboot if operation.hard && at_home => {
+            (&[State::Active, State::Stopped, State::Error], Desired::Running, Task::Rebooting)
+        }
         // As in Nova: asking the guest needs one that runs.
         Kind::Reboot if operation.hard => {
             (&[State::Active, State::Stopped], Desired::Running, Task::Rebooting)
@@ -83,6 +88,10 @@ fn begin(
             .with("state", state.as_str_name())
             .with("task", busy.as_str_name()));
     }
+    if state == State::Error {
+        // Its fault stays until that is done, and makes it an ERROR again if it is not.
+        instance.set_state(State::Active);
+    }
     instance.set_desired(desired);
     instance.set_task(task);
     instance.generation += 1;
@@ -92,8 +101,16 @@ fn begin(
     Ok(())
 }
 
+/// Whether its host may hold something of it, and no other.
+fn is_only_at_home(record: &InstanceRecord) -> bool {
+    let host = &record.resource().host;
+    !record.receipts.is_empty() && record.receipts.iter().all(|receipt| receipt.host == *host)
+}
+
 #[cfg(test)]
 mod tests {
+    use kilonova_proto::conductor::v1::Receipt;
+
     use super::*;
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -134,6 +151,27 @@ mod tests {
         for task in [Task::Stopping, Task::Deleting, Task::Rebooting] {
             assert_eq!(begun(State::Active, task, Kind::Stop, false), Err(Reason::InvalidState));
         }
+    }
+
+    #[test]
+    fn an_error_with_its_guest_at_home_can_be_rebooted_and_is_an_error_again_if_that_fails() {
+        let receipt = |host: &str| Receipt { host: host.into(), attempt: 1, create_time: None };
+        let ask = |hosts: &[&str]| {
+            let mut record = instance(State::Error, Task::Unspecified);
+            record.instance.as_mut().unwrap().host = "h1".into();
+            record.instance.as_mut().unwrap().fault = Some(Default::default());
+            record.receipts = hosts.iter().map(|host| receipt(host)).collect();
+            let operation = Operation { kind: Kind::Reboot.into(), hard: true, ..Default::default() };
+            begin(&mut record, operation, NOW, NOW).map(|()| record).map_err(|error| error.reason)
+        };
+        assert_eq!(ask(&[]), Err(Reason::InvalidState), "nothing is there");
+        assert_eq!(ask(&["h1", "h2"]), Err(Reason::InvalidState), "h2 may run it");
+        let (mut done, mut failed) = (ask(&["h1"]).unwrap(), ask(&["h1"]).unwrap());
+        crate::operations::host_did(&mut done, NOW, NOW);
+        let instance = done.resource();
+        assert_eq!((instance.state(), instance.fault.is_none()), (State::Active, true));
+        crate::operations::host_did_not(&mut failed, &Default::default(), NOW, NOW);
+        assert_eq!((failed.resource().state(), failed.resource().task()), (State::Error, Task::Unspecified));
     }
 
     #[test]

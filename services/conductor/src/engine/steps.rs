@@ -93,8 +93,14 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             }
             Decision::Operate => self.operate(id, entry, fence).await,
             Decision::GiveUpOperation(why) => {
-                let host = entry.record.clears().unwrap_or_else(|| entry.record.acts_at().host);
-                let error = self.not_done(&host, why);
+                let error = if entry.record.is_placing() {
+                    let limit = self.config.operation_timeout;
+                    let message = format!("no host for it was found within {limit}");
+                    Error::new(Reason::OperationTimeout, message).with("timeout", limit)
+                } else {
+                    let host = entry.record.clears().unwrap_or_else(|| entry.record.acts_at().host);
+                    self.not_done(&host, why)
+                };
                 self.operation_failed(id, entry, fence, &error).await
             }
             Decision::GoOn => {
