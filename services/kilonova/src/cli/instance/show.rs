@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use kilonova_proto::api::v1::{GetInstanceRequest, ListInstanceActionsRequest};
-use kilonova_proto::types::v1::{Action, Attachment, Instance, attachment};
+use kilonova_proto::types::v1::{Action, Attachment, Instance, attachment, host};
 use serde::Serialize;
 
 use crate::cli::client::Client;
@@ -54,11 +54,17 @@ pub fn describe(instance: &Instance, actions: &[Action], now: SystemTime, style:
             )
         },
     );
-    let host = match (instance.host.as_str(), instance.availability_zone.as_str()) {
+    let mut host = match (instance.host.as_str(), instance.availability_zone.as_str()) {
         ("", _) => NONE.to_owned(),
         (host, "") => host.to_owned(),
         (host, zone) => format!("{host} (zone {zone})"),
     };
+    if instance.host_state() == host::State::Down {
+        host.push_str(", which is gone");
+    }
+    if !instance.previous_host.is_empty() {
+        host.push_str(&format!(", before that {}", instance.previous_host));
+    }
     let addresses: Vec<String> =
         instance.addresses.iter().map(|one| format!("{}={}", one.network, one.address)).collect();
     let state = |one: &Attachment| match one.state() {
