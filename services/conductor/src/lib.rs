@@ -9,6 +9,7 @@
 pub mod accept;
 pub mod agents;
 pub mod attach;
+pub mod audit;
 pub mod cache;
 pub mod catalogue;
 pub mod config;
@@ -49,6 +50,7 @@ use tokio::sync::mpsc;
 
 use crate::accept::{Acceptor, Lanes};
 use crate::agents::{Agents, Callers};
+use crate::audit::Auditor;
 use crate::cache::Cache;
 use crate::catalogue::Shelf;
 pub use crate::config::Config;
@@ -113,7 +115,15 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     };
     memories.fill(&context, &shards);
 
+    let auditor = Auditor {
+        db: db.clone(),
+        callers: engines.callers.clone(),
+        groups: groups.clone(),
+        hosts: hosts.cache.clone(),
+    };
     let conductor = Conductor {
+        auditor,
+        audits: tokio::sync::Mutex::new(()),
         acceptor: Arc::new(Acceptor::new(db.clone(), config.clone(), lanes, tasks)),
         name: context.host.clone(),
         tasks: context.tasks.clone(),

@@ -42,6 +42,7 @@ PUBLIC_METHODS = {
     for method in service.methods
 }
 WORKING = {
+    "kilonova.api.v1.AuditService",
     "kilonova.api.v1.FlavorService",
     "kilonova.api.v1.HostService",
     "kilonova.api.v1.ImageService",
