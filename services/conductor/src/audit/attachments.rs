@@ -185,3 +185,7 @@ fn needs<'a>(guest: &'a Entry<InstanceRecord>, volume: &str) -> Option<&'a str> 
     let needs = is_settled(guest.record.as_ref()) && instance.attachments.iter().any(attached);
     needs.then_some(instance.host.as_str())
 }
+
+#[cfg(test)]
+#[path = "attachments_tests.rs"]
+mod tests;

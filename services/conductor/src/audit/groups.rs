@@ -133,3 +133,95 @@ fn broken(
     let finding = Finding::new(Kind::GroupRuleBroken, id, cause);
     Some(finding.of(&rule.project_id).resting_on([group.revision.0]))
 }
+
+#[cfg(test)]
+mod tests {
+    use kilonova_proto::types::v1::instance::State;
+
+    use super::super::fixtures::{HOST, entry, instance, kinds, receipt};
+    use super::*;
+
+    /// A group with two members on one host, as records and group have it.
+    fn world(policy: Policy) -> (World, ServerGroupId, [InstanceId; 2]) {
+        let (mut world, group) = (World::default(), ServerGroupId::generate());
+        let ids = [InstanceId::generate(), InstanceId::generate()];
+        let mut record = ServerGroupRecord::default();
+        let rule = record.server_group.get_or_insert_default();
+        rule.set_policy(policy);
+        for id in ids {
+            let mut member = instance(id, State::Active, HOST);
+            member.receipts.push(receipt(HOST));
+            let spec = member.instance.as_mut().unwrap().spec.get_or_insert_default();
+            spec.hints.get_or_insert_default().server_group_id = group.to_string();
+            world.instances.insert(id, entry(member));
+            record.server_group.get_or_insert_default().instance_ids.push(id.to_string());
+            let place = MemberPlace { host: HOST.into(), ..Default::default() };
+            record.places.insert(id.to_string(), place);
+        }
+        world.groups.insert(group, entry(record));
+        (world, group, ids)
+    }
+
+    fn change(world: &mut World, id: ServerGroupId, change: impl FnOnce(&mut ServerGroupRecord)) {
+        let mut record = ServerGroupRecord::clone(&world.groups[&id].record);
+        change(&mut record);
+        world.groups.insert(id, entry(record));
+    }
+
+    #[test]
+    fn members_are_where_their_records_say() {
+        let (mut world, group, [first, second]) = world(Policy::Affinity);
+        assert!(judge(&world).is_empty());
+        change(&mut world, group, |record| drop(record.places.remove(&first.to_string())));
+        assert_eq!(kinds(&judge(&world)), [(Kind::GroupPlaceWrong, true)]);
+        change(&mut world, group, |record| {
+            record.server_group.get_or_insert_default().instance_ids.clear();
+        });
+        assert_eq!(kinds(&judge(&world)), [(Kind::GroupPlaceWrong, true); 2]);
+        let moving = InstanceRecord {
+            operations: vec![Default::default()],
+            ..InstanceRecord::clone(&world.instances[&second].record)
+        };
+        world.instances.insert(second, entry(moving));
+        assert_eq!(judge(&world).len(), 1, "what is under way is passed over");
+    }
+
+    #[test]
+    fn a_member_that_is_gone_leaves() {
+        let (mut world, _, [first, second]) = world(Policy::Affinity);
+        world.instances.remove(&first);
+        let mut gone = InstanceRecord::clone(&world.instances[&second].record);
+        gone.instance.get_or_insert_default().set_state(State::Deleted);
+        world.instances.insert(second, entry(gone));
+        assert_eq!(kinds(&judge(&world)), [(Kind::GroupMemberGone, true); 2]);
+    }
+
+    #[test]
+    fn a_broken_rule_is_only_told() {
+        let broken = [(Kind::GroupRuleBroken, false)];
+        let (mut spread, group, _) = world(Policy::AntiAffinity);
+        assert_eq!(kinds(&judge(&spread)), broken);
+        change(&mut spread, group, |record| {
+            record.server_group.get_or_insert_default().max_per_host = 2;
+        });
+        assert!(judge(&spread).is_empty());
+        assert!(judge(&world(Policy::SoftAntiAffinity).0).is_empty());
+        let (mut lost, group, _) = world(Policy::Affinity);
+        lost.groups.remove(&group);
+        assert_eq!(kinds(&judge(&lost)), broken);
+    }
+
+    #[test]
+    fn a_rule_about_one_host_needs_one_host() {
+        let (mut world, group, [first, _]) = world(Policy::Affinity);
+        let mut record = InstanceRecord::clone(&world.instances[&first].record);
+        record.instance.get_or_insert_default().host = "h2".into();
+        record.receipts = vec![receipt("h2")];
+        world.instances.insert(first, entry(record));
+        let place = MemberPlace { host: "h2".into(), ..Default::default() };
+        change(&mut world, group, |record| drop(record.places.insert(first.to_string(), place)));
+        let found = judge(&world);
+        assert_eq!(kinds(&found), [(Kind::GroupRuleBroken, false)]);
+        assert_eq!(found[0].cause, "they are to share one host, and there are 1 on h1, 1 on h2");
+    }
+}

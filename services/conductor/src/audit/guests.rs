@@ -106,3 +106,112 @@ fn missing(world: &World, id: InstanceId, entry: &Entry<InstanceRecord>) -> Opti
             .resting_on([entry.revision.0, there.epoch.0]);
     Some(finding.healed_by(Heal::InstanceLost(id, entry.clone())))
 }
+
+#[cfg(test)]
+mod tests {
+    use kilonova_proto::conductor::v1::Operation;
+    use kilonova_proto::types::v1::instance::Desired;
+
+    use super::super::fixtures::{HOST, entry, guest, instance, kinds, receipt, world};
+    use super::*;
+
+    /// What is found of one instance with this record, if any, and this guest, if any.
+    fn found(record: Option<InstanceRecord>, guest: Option<Guest>) -> Vec<(Kind, bool)> {
+        let (mut world, id) = (world(), InstanceId::generate());
+        if let Some(record) = record {
+            world.instances.insert(id, entry(record));
+        }
+        if let Some(guest) = guest {
+            world.computes.get_mut(HOST).unwrap().guests.insert(id, guest);
+        }
+        kinds(&judge(&world))
+    }
+
+    fn record(state: State, host: &str) -> Option<InstanceRecord> {
+        Some(instance(InstanceId::generate(), state, host))
+    }
+
+    fn running() -> Option<Guest> {
+        Some(guest(InstanceId::generate()))
+    }
+
+    fn with(change: impl FnOnce(&mut Guest)) -> Option<Guest> {
+        let mut guest = guest(InstanceId::generate());
+        change(&mut guest);
+        Some(guest)
+    }
+
+    #[test]
+    fn what_agrees_is_not_found() {
+        for state in [State::Active, State::Resized, State::Error] {
+            assert_eq!(found(record(state, HOST), running()), []);
+        }
+        assert_eq!(found(record(State::Error, HOST), None), []);
+        assert_eq!(found(record(State::Deleted, ""), None), []);
+        assert_eq!(found(record(State::Active, "h2"), None), [], "h2 was not asked");
+    }
+
+    #[test]
+    fn a_guest_that_no_record_wants_is_an_orphan() {
+        let orphan = [(Kind::GuestOrphan, true)];
+        assert_eq!(found(None, running()), orphan);
+        assert_eq!(found(record(State::Deleted, ""), running()), orphan);
+        assert_eq!(found(record(State::Active, "h2"), running()), orphan);
+        assert_eq!(found(record(State::Error, ""), running()), orphan);
+    }
+
+    #[test]
+    fn what_a_conductor_is_still_to_do_is_left_to_it() {
+        let mut left = record(State::Active, "h2");
+        left.as_mut().unwrap().receipts.push(receipt(HOST));
+        assert_eq!(found(left, running()), []);
+        assert_eq!(found(record(State::Building, "h2"), running()), []);
+        let mut moves = record(State::Active, "h2");
+        moves.as_mut().unwrap().operations.push(Operation::default());
+        assert_eq!(found(moves, running()), []);
+        let mut goes = record(State::Active, HOST);
+        goes.as_mut().unwrap().instance.as_mut().unwrap().set_desired(Desired::Absent);
+        assert_eq!(found(goes, None), []);
+        assert_eq!(found(None, with(|guest| guest.busy = true)), []);
+    }
+
+    #[test]
+    fn an_instance_keeps_its_guest_where_it_came_from_until_that_is_confirmed() {
+        let mut resized = record(State::Resized, "h2");
+        let from = kilonova_proto::conductor::v1::Place { host: HOST.into(), ..Default::default() };
+        resized.as_mut().unwrap().resized_from = Some(from);
+        assert_eq!(found(resized, with(|guest| guest.set_power_state(PowerState::Shutdown))), []);
+    }
+
+    #[test]
+    fn an_instance_without_its_guest_is_lost() {
+        let lost = [(Kind::GuestMissing, true)];
+        for state in [State::Active, State::Stopped, State::Resized] {
+            assert_eq!(found(record(state, HOST), None), lost);
+            assert_eq!(found(record(state, HOST), with(|guest| guest.present = false)), lost);
+        }
+        let being_made = with(|guest| (guest.present, guest.busy) = (false, true));
+        assert_eq!(found(record(State::Active, HOST), being_made), []);
+        assert_eq!(found(record(State::Building, HOST), None), []);
+    }
+
+    #[test]
+    fn room_without_a_guest_is_given_back() {
+        let claim = [(Kind::ClaimOrphan, true)];
+        let room = || with(|guest| guest.present = false);
+        assert_eq!(found(None, room()), claim);
+        assert_eq!(found(record(State::Error, HOST), room()), claim);
+        assert_eq!(found(record(State::Active, "h2"), room()), claim);
+        assert_eq!(found(record(State::Building, HOST), room()), []);
+    }
+
+    #[test]
+    fn power_is_only_told() {
+        let drift = [(Kind::PowerDrift, false)];
+        let off = || with(|guest| guest.set_power_state(PowerState::Shutdown));
+        assert_eq!(found(record(State::Active, HOST), off()), drift);
+        assert_eq!(found(record(State::Stopped, HOST), running()), drift);
+        assert_eq!(found(record(State::Stopped, HOST), off()), []);
+        assert_eq!(found(record(State::Active, HOST), with(|guest| guest.power_state = 0)), []);
+    }
+}

@@ -22,6 +22,8 @@
 
 pub mod attachments;
 pub mod finding;
+#[cfg(test)]
+mod fixtures;
 pub mod groups;
 pub mod guests;
 pub mod heal;
@@ -174,4 +176,35 @@ fn told(finding: Finding, healed: Option<Result<(), String>>) -> pb::Drift {
 fn no_such_host(host: &str) -> Error {
     let message = format!("no compute host and no backend {host} has registered");
     Error::new(Reason::HostNotFound, message).with("host", host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_rests_on_the_same_both_times_is_believed() {
+        use pb::drift::Kind;
+        let finding = |subject: &str, revision| {
+            Finding::new(Kind::GuestOrphan, subject, String::new()).on("h1").resting_on([revision])
+        };
+        let first = [finding("a", 1), finding("b", 1), finding("c", 1)];
+        let second = vec![finding("a", 1), finding("b", 2), finding("d", 1)];
+        let subjects = |found: Vec<Finding>| found.into_iter().map(|one| one.subject).collect::<Vec<_>>();
+        assert_eq!(subjects(confirmed(&first, second)), ["a"]);
+    }
+
+    #[test]
+    fn hosts_of_findings_and_their_backends_are_asked_again_and_no_others() {
+        let host = |service, name: &str| (service, HostName::parse(name).unwrap());
+        let hosts = [
+            host(ServiceKind::Compute, "h1"),
+            host(ServiceKind::Compute, "h2"),
+            host(ServiceKind::Volume, "b1"),
+            host(ServiceKind::Volume, "b2"),
+        ];
+        let export = Finding::new(pb::drift::Kind::ExportOrphan, "v", String::new()).on("h1");
+        let export = Finding { backend: "b2".into(), ..export };
+        assert_eq!(of_findings(&[export], &hosts), [hosts[0].clone(), hosts[3].clone()]);
+    }
 }

@@ -41,3 +41,31 @@ fn left<P: Placed>(world: &World, id: &P::Id, entry: &Entry<P>, now: SystemTime)
     };
     record.receipts().iter().filter(is_left).map(finding).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kilonova_model::time::timestamp;
+    use kilonova_model::{InstanceId, ServiceKind};
+    use kilonova_proto::types::v1::instance::State;
+
+    use super::super::fixtures::{HOST, entry, instance, receipt, world};
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_wanted_where_nobody_can_be_asked_is_told() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let (mut world, id) = (world(), InstanceId::generate());
+        let mut record = instance(id, State::Active, HOST);
+        let since = Some(timestamp(SystemTime::UNIX_EPOCH));
+        record.receipts =
+            [HOST, "h2", "h3"].map(|host| Receipt { create_time: since, ..receipt(host) }).into();
+        world.instances.insert(id, entry(record));
+        world.registered.insert((ServiceKind::Compute, "h3".into()));
+        let found = judge(&world, now);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].host.as_str(), found[0].heal.is_none()), ("h2", true));
+        assert!(found[0].cause.contains("100 s ago"), "{}", found[0].cause);
+    }
+}

@@ -130,3 +130,88 @@ fn missing_snapshot(world: &World, id: SnapshotId, entry: &Entry<SnapshotRecord>
         .resting_on([entry.revision.0, there.epoch.0]);
     Some(finding.healed_by(Heal::SnapshotLost(id, entry.clone())))
 }
+
+#[cfg(test)]
+mod tests {
+    use kilonova_proto::conductor::v1::Operation;
+    use kilonova_proto::types::v1 as pb;
+    use kilonova_proto::types::v1::snapshot::State as SnapshotState;
+    use kilonova_proto::types::v1::volume::State;
+
+    use super::super::fixtures::{BACKEND, entry, kinds, receipt, stored, volume, world};
+    use super::*;
+
+    fn found(record: Option<VolumeRecord>, there: Option<StoredVolume>) -> Vec<(Kind, bool)> {
+        let (mut world, id) = (world(), VolumeId::generate());
+        if let Some(record) = record {
+            world.volumes.insert(id, entry(record));
+        }
+        if let Some(there) = there {
+            world.backends.get_mut(BACKEND).unwrap().volumes.insert(id, there);
+        }
+        kinds(&judge(&world))
+    }
+
+    fn record(state: State, host: &str) -> Option<VolumeRecord> {
+        Some(volume(VolumeId::generate(), state, host))
+    }
+
+    fn with(change: impl FnOnce(&mut StoredVolume)) -> Option<StoredVolume> {
+        let mut volume = stored(VolumeId::generate());
+        change(&mut volume);
+        Some(volume)
+    }
+
+    #[test]
+    fn a_volume_is_where_its_record_says_or_is_found() {
+        assert_eq!(found(record(State::Available, BACKEND), with(|_| {})), []);
+        let orphan = [(Kind::VolumeOrphan, true)];
+        assert_eq!(found(None, with(|_| {})), orphan);
+        assert_eq!(found(record(State::Available, "b2"), with(|_| {})), orphan);
+        assert_eq!(found(record(State::Deleted, ""), with(|_| {})), orphan);
+        assert_eq!(found(None, with(|volume| volume.busy = true)), []);
+        let lost = [(Kind::VolumeMissing, true)];
+        assert_eq!(found(record(State::InUse, BACKEND), None), lost);
+        assert_eq!(found(record(State::Creating, BACKEND), None), []);
+        let mut left = record(State::Available, "b2");
+        left.as_mut().unwrap().receipts.push(receipt(BACKEND));
+        assert_eq!(found(left, with(|_| {})), []);
+        assert_eq!(found(None, with(|volume| volume.present = false)), [(Kind::ClaimOrphan, true)]);
+    }
+
+    #[test]
+    fn only_a_volume_that_grew_is_put_right() {
+        let sized = |size| with(|volume| volume.size_gib = size);
+        let record = || record(State::Available, BACKEND);
+        assert_eq!(found(record(), sized(4)), [(Kind::VolumeSizeDrift, true)]);
+        assert_eq!(found(record(), sized(2)), [(Kind::VolumeSizeDrift, false)]);
+        let mut grows = record();
+        grows.as_mut().unwrap().operations.push(Operation { size_gib: 4, ..Default::default() });
+        assert_eq!(found(grows, sized(4)), []);
+    }
+
+    #[test]
+    fn snapshots_are_found_the_same_way() {
+        let found = |state: Option<SnapshotState>, there: bool| {
+            let (mut world, id) = (world(), SnapshotId::generate());
+            if let Some(state) = state {
+                let mut snapshot = pb::Snapshot { host: BACKEND.into(), ..Default::default() };
+                snapshot.set_state(state);
+                let record = SnapshotRecord { snapshot: Some(snapshot), ..Default::default() };
+                world.snapshots.insert(id, entry(record));
+            }
+            let stored = StoredSnapshot { present: true, ..Default::default() };
+            if there {
+                world.backends.get_mut(BACKEND).unwrap().snapshots.insert(id, stored);
+            }
+            kinds(&judge(&world))
+        };
+        assert_eq!(found(None, true), [(Kind::SnapshotOrphan, true)]);
+        assert_eq!(found(Some(SnapshotState::Deleted), true), [(Kind::SnapshotOrphan, true)]);
+        assert_eq!(found(Some(SnapshotState::Available), false), [(Kind::SnapshotMissing, true)]);
+        for (state, there) in [(SnapshotState::Available, true), (SnapshotState::Deleting, true)] {
+            assert_eq!(found(Some(state), there), []);
+        }
+        assert_eq!(found(Some(SnapshotState::Creating), false), []);
+    }
+}
