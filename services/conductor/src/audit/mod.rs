@@ -38,7 +38,7 @@ use std::time::{Duration, SystemTime};
 
 use kilonova_model::{Error, HostName, Reason, ServiceKind};
 use kilonova_proto::types::v1 as pb;
-use kilonova_proto::types::v1::drift::Healing;
+use kilonova_proto::types::v1::drift::{Healing, Kind};
 
 use crate::history::service_kind;
 
@@ -69,10 +69,11 @@ pub fn compare(world: &World, records_too: bool, now: SystemTime) -> Vec<Finding
     found
 }
 
-/// What both looks gave, as the second one has it.
+/// What both looks gave, as the second one has it. Usage needs one look only: it is judged if it did not change during that.
 fn confirmed(first: &[Finding], second: Vec<Finding>) -> Vec<Finding> {
     let seen: BTreeSet<_> = first.iter().map(Finding::basis).collect();
-    second.into_iter().filter(|finding| seen.contains(&finding.basis())).collect()
+    let is_usage = |finding: &Finding| finding.kind == Kind::UsageDrift;
+    second.into_iter().filter(|finding| is_usage(finding) || seen.contains(&finding.basis())).collect()
 }
 
 impl Auditor {
@@ -93,7 +94,9 @@ impl Auditor {
             let again = of_findings(&first, &hosts);
             let world = self.look(&again).await?;
             found = confirmed(&first, compare(&world, all, SystemTime::now()));
-            unsettled = unsettled.intersection(&world.unsettled()).cloned().collect();
+            if all {
+                unsettled = world.unsettled();
+            }
         }
         found.extend(self.usage_of_the_busy(&mut unsettled).await?);
         found.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -184,14 +187,14 @@ mod tests {
 
     #[test]
     fn only_what_rests_on_the_same_both_times_is_believed() {
-        use pb::drift::Kind;
         let finding = |subject: &str, revision| {
             Finding::new(Kind::GuestOrphan, subject, String::new()).on("h1").resting_on([revision])
         };
         let first = [finding("a", 1), finding("b", 1), finding("c", 1)];
-        let second = vec![finding("a", 1), finding("b", 2), finding("d", 1)];
+        let usage = Finding::new(Kind::UsageDrift, "demo", String::new());
+        let second = vec![finding("a", 1), finding("b", 2), finding("d", 1), usage];
         let subjects = |found: Vec<Finding>| found.into_iter().map(|one| one.subject).collect::<Vec<_>>();
-        assert_eq!(subjects(confirmed(&first, second)), ["a"]);
+        assert_eq!(subjects(confirmed(&first, second)), ["a", "demo"]);
     }
 
     #[test]
@@ -203,7 +206,7 @@ mod tests {
             host(ServiceKind::Volume, "b1"),
             host(ServiceKind::Volume, "b2"),
         ];
-        let export = Finding::new(pb::drift::Kind::ExportOrphan, "v", String::new()).on("h1");
+        let export = Finding::new(Kind::ExportOrphan, "v", String::new()).on("h1");
         let export = Finding { backend: "b2".into(), ..export };
         assert_eq!(of_findings(&[export], &hosts), [hosts[0].clone(), hosts[3].clone()]);
     }
