@@ -282,4 +282,33 @@ MUTANTS = (
         "    if snapshots > 1_000 {\n",
         ("-p", "kilonova-tests", "--test", "snapshots", "embedded::"),
     ),
+    Mutant(
+        "an audit believes one look",
+        f"{CONDUCTOR}/audit/mod.rs",
+        "    second.into_iter().filter(|finding| is_usage(finding) "
+        "|| seen.contains(&finding.basis())).collect()\n",
+        "    let _ = (seen, is_usage);\n    second\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "an audit judges usage that changed while it looked",
+        f"{CONDUCTOR}/audit/usage.rs",
+        "        let differs = used.before == used.after && used.usage != sum;\n",
+        "        let differs = used.usage != sum;\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "an audit takes a guest for an orphan that a conductor is still to remove",
+        f"{CONDUCTOR}/audit/world.rs",
+        "    if record.receipts().iter().any(|receipt| receipt.host == host) {\n",
+        "    if record.receipts().iter().any(|receipt| receipt.host == host && false) {\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "an audit judges a record with an operation under way",
+        f"{CONDUCTOR}/audit/world.rs",
+        "    leaves || record.is_placing() || record.operation().is_some()\n",
+        "    leaves || record.is_placing()\n",
+        CONDUCTOR_UNITS,
+    ),
 )

@@ -358,6 +358,7 @@ type ServerGroups = api::server_group_service_client::ServerGroupServiceClient<C
 type Snapshots = api::snapshot_service_client::SnapshotServiceClient<Channel>;
 type Flavors = api::flavor_service_client::FlavorServiceClient<Channel>;
 type Images = api::image_service_client::ImageServiceClient<Channel>;
+type Audits = api::audit_service_client::AuditServiceClient<Channel>;
 type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
 
 impl Api {
@@ -408,6 +409,12 @@ impl Api {
     #[must_use]
     pub fn images(&self) -> Images {
         Images::new(self.channel.clone())
+    }
+
+    /// Audits.
+    #[must_use]
+    pub fn audits(&self) -> Audits {
+        Audits::new(self.channel.clone())
     }
 
     /// Quotas.

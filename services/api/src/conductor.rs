@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use kilonova_model::ServiceKind;
+use kilonova_proto::conductor::v1::audit_service_client::AuditServiceClient;
 use kilonova_proto::conductor::v1::record_service_client::RecordServiceClient;
 use kilonova_proto::conductor::v1::task_service_client::TaskServiceClient;
 use kilonova_rpc::peers::{Channel, Peers};
@@ -14,12 +15,16 @@ use crate::check::Checked;
 use crate::config::Config;
 use crate::convert::Recast;
 
+/// How long an audit may take whose caller sets no deadline.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// The conductors, as one.
 #[derive(Debug, Clone)]
 pub struct Conductor {
     call: Channel,
     cast: Channel,
     open: Channel,
+    long: Channel,
     /// How long a request may take whose caller sets no deadline.
     pub call_timeout: Duration,
     /// How long a watch looks for another conductor.
@@ -37,6 +42,7 @@ impl Conductor {
             call: peers.call(ServiceKind::Conductor).within(call_timeout),
             cast: peers.cast(ServiceKind::Conductor).within(call_timeout),
             open: peers.call(ServiceKind::Conductor).within(looking / 3),
+            long: peers.call(ServiceKind::Conductor).within(AUDIT_TIMEOUT),
             call_timeout,
             resume_within,
         }
@@ -52,6 +58,12 @@ impl Conductor {
     #[must_use]
     pub fn records(&self) -> RecordServiceClient<Channel> {
         RecordServiceClient::new(self.call.clone())
+    }
+
+    /// What compares records with what hosts have.
+    #[must_use]
+    pub fn audits(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.long.clone())
     }
 
     /// What opens watches of records.

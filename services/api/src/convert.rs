@@ -115,6 +115,7 @@ requests! {
     DisableHostRequest => DisableHostRequest { request_id, service, host, reason }
     GetQuotaRequest => GetQuotaRequest { project_id }
     UpdateQuotaRequest => UpdateQuotaRequest { request_id, project_id, limits, update_mask }
+    AuditRequest => AuditRequest { heal, host }
 }
 
 responses! {
@@ -165,6 +166,7 @@ responses! {
     DisableHostResponse => DisableHostResponse { host }
     GetQuotaResponse => GetQuotaResponse { quota }
     UpdateQuotaResponse => UpdateQuotaResponse { quota }
+    AuditResponse => AuditResponse { audit }
 }
 
 watches! {

@@ -4,6 +4,7 @@ mod watches;
 
 use futures::StreamExt;
 use kilonova_proto::api::v1 as pb;
+use kilonova_proto::api::v1::audit_service_server::{AuditService, AuditServiceServer};
 use kilonova_proto::api::v1::flavor_service_server::{FlavorService, FlavorServiceServer};
 use kilonova_proto::api::v1::host_service_server::{HostService, HostServiceServer};
 use kilonova_proto::api::v1::image_service_server::{ImageService, ImageServiceServer};
@@ -70,7 +71,8 @@ pub fn add(server: ServerBuilder, conductor: Conductor) -> ServerBuilder {
         .add(ImageServiceServer::new(api.clone()), Served::all("kilonova.api.v1.ImageService"))
         .add(ServerGroupServiceServer::new(api.clone()), Served::all("kilonova.api.v1.ServerGroupService"))
         .add(HostServiceServer::new(api.clone()), Served::all("kilonova.api.v1.HostService"))
-        .add(QuotaServiceServer::new(api), Served::all("kilonova.api.v1.QuotaService"))
+        .add(QuotaServiceServer::new(api.clone()), Served::all("kilonova.api.v1.QuotaService"))
+        .add(AuditServiceServer::new(api), Served::all("kilonova.api.v1.AuditService"))
 }
 
 #[derive(Debug, Clone)]
@@ -78,7 +80,7 @@ struct Api {
     conductor: Conductor,
 }
 
-/// Implements a service: `method(Request) -> Response` put to the conductor's `tasks` or `records`, and watches.
+/// Implements a service: `method(Request) -> Response` put to the conductor's `tasks`, `records` or `audits`, and watches.
 macro_rules! forward {
     ($service:ident {
         $($method:ident($request:ident) -> $response:ident = $half:ident.$target:ident;)*
@@ -197,5 +199,11 @@ forward! {
     QuotaService {
         get_quota(GetQuotaRequest) -> GetQuotaResponse = records.get_quota;
         update_quota(UpdateQuotaRequest) -> UpdateQuotaResponse = tasks.update_quota;
+    }
+}
+
+forward! {
+    AuditService {
+        audit(AuditRequest) -> AuditResponse = audits.audit;
     }
 }

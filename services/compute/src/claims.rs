@@ -78,6 +78,11 @@ impl HostClaims {
         self.held.len()
     }
 
+    /// Who holds what.
+    pub fn held(&self) -> impl Iterator<Item = (InstanceId, Amount)> + '_ {
+        self.held.iter().map(|(id, amount)| (*id, *amount))
+    }
+
     /// What may be claimed in all: total x ratio - reserved, rounded down.
     pub fn capacity(&self) -> Amount {
         let Allocation { cpu_allocation_ratio, ram_allocation_ratio, disk_allocation_ratio, .. } =

@@ -1,18 +1,21 @@
 //! Guests as the executor's work: made by spawn, changed by what is asked of them, unmade by destroy, reported as
 //! instances.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use kilonova_model::{Error, InstanceId, Reason};
+use kilonova_proto::compute::v1 as pb;
 use kilonova_proto::conductor::v1::{InstanceReport, ReportStatus};
 use kilonova_proto::types::v1::action::Kind;
+use kilonova_runtime::agent::inventory::Known;
 use kilonova_runtime::agent::ledger::{Conclusion, Outcome, Stamp};
 use kilonova_runtime::agent::work::{Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
 
-use crate::claims::HostClaims;
-use crate::driver::{Driver, GuestAct, GuestFacts, GuestSpec, Move, PowerAct};
+use crate::claims::{Amount, HostClaims};
+use crate::driver::{Driver, Guest, GuestAct, GuestFacts, GuestSpec, Move, PowerAct};
 
 /// The guests of one hypervisor.
 pub struct Guests {
@@ -129,5 +132,71 @@ impl Work for Guests {
             Outcome::Gone => report.set_status(ReportStatus::Gone),
         }
         report
+    }
+}
+
+/// What there is on a host: what the book knows, what the hypervisor has, and what room is held.
+pub fn inventory(
+    known: &BTreeMap<InstanceId, Known>,
+    found: Vec<Guest>,
+    held: Vec<(InstanceId, Amount)>,
+) -> BTreeMap<InstanceId, pb::Guest> {
+    let mut all = BTreeMap::<InstanceId, pb::Guest>::new();
+    let of = |id: InstanceId| pb::Guest { instance_id: id.to_string(), ..Default::default() };
+    let mut stamps = BTreeMap::<InstanceId, Stamp>::new();
+    for (id, known) in known {
+        all.entry(*id).or_insert_with(|| of(*id)).busy = known.busy;
+        stamps.insert(*id, known.stamp);
+    }
+    for guest in found {
+        let entry = all.entry(guest.id).or_insert_with(|| of(guest.id));
+        entry.present = true;
+        entry.set_power_state(guest.facts.power_state);
+        entry.volume_ids = guest.volumes.iter().map(ToString::to_string).collect();
+        let stamp = stamps.entry(guest.id).or_default();
+        *stamp = guest.stamp.max(*stamp);
+    }
+    for (id, amount) in held {
+        let entry = all.entry(id).or_insert_with(|| of(id));
+        entry.claimed = true;
+        (entry.vcpus, entry.ram_mib, entry.disk_gib) = (amount.vcpus, amount.ram_mib, amount.disk_gib);
+    }
+    for (id, stamp) in stamps {
+        if let Some(entry) = all.get_mut(&id) {
+            (entry.generation, entry.attempt) = (stamp.generation.0, stamp.attempt.0);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kilonova_model::{Attempt, Generation};
+
+    fn at(generation: u64) -> Stamp {
+        Stamp { generation: Generation(generation), attempt: Attempt(1) }
+    }
+
+    #[test]
+    fn guests_claims_and_work_are_one_list() {
+        let ids: Vec<InstanceId> = (0..3).map(|_| InstanceId::generate()).collect();
+        let known = BTreeMap::from([
+            (ids[0], Known { stamp: at(3), busy: false }),
+            (ids[1], Known { stamp: at(1), busy: true }),
+        ]);
+        let amount = Amount { vcpus: 2, ram_mib: 512, disk_gib: 1 };
+        let facts = GuestFacts::default();
+        let guest =
+            |id, stamp| Guest { id, stamp, act: None, amount, volumes: Vec::new(), facts: facts.clone() };
+        let found = vec![guest(ids[0], at(2)), guest(ids[2], at(7))];
+        let all = inventory(&known, found, vec![(ids[0], amount), (ids[1], amount)]);
+        let seen = |id: &InstanceId| {
+            let one = &all[id];
+            (one.generation, one.present, one.claimed, one.busy, one.vcpus)
+        };
+        assert_eq!(seen(&ids[0]), (3, true, true, false, 2), "its newest command");
+        assert_eq!(seen(&ids[1]), (1, false, true, true, 2), "being made");
+        assert_eq!(seen(&ids[2]), (7, true, false, false, 0), "behind the agent's back");
     }
 }

@@ -23,11 +23,13 @@
 //! Everything that changes wakes the task that publishes capabilities; it reads book, administrator's word and
 //! incarnation at one moment, so that what is published last is also newest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, Error, InstanceId, Reason, ZoneName, time};
+use kilonova_proto::compute::v1 as pb;
 use kilonova_proto::compute::v1::GetInstanceStateResponse;
 use kilonova_proto::conductor::v1::InstanceReport;
 use kilonova_proto::types::v1::capabilities::Resources;
@@ -37,6 +39,7 @@ use kilonova_runtime::agent::capability_server::Source;
 use kilonova_runtime::agent::conductor::Conductor;
 use kilonova_runtime::agent::executor::{Book, Executor};
 use kilonova_runtime::agent::guard::refuse_if_stopping;
+use kilonova_runtime::agent::inventory;
 use kilonova_runtime::agent::ledger::{Outcome, Stamp};
 use kilonova_runtime::agent::life::Agent;
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
@@ -52,7 +55,7 @@ use tonic::Status;
 use crate::claims::{Amount, HostClaims};
 use crate::config::Config;
 use crate::driver::{Driver, Guest, GuestAct, GuestSpec, HostFigures};
-use crate::guests::Guests;
+use crate::guests::{self, Guests};
 use crate::meters::Meters;
 use crate::reconcile::record;
 
@@ -181,6 +184,17 @@ impl Manager {
         })?;
         state.set_power_state(answered(self.driver.power_state(id)).await?.unwrap_or_default());
         Ok(state)
+    }
+
+    /// What there is on the host, in the order of ids: guests, claims, and what is being done.
+    pub async fn inventory(&self) -> Result<BTreeMap<InstanceId, pb::Guest>, Error> {
+        let before = self.executor.known();
+        let found = answered(self.driver.list()).await?;
+        let (after, held) = self.executor.read(|book| {
+            let held: Vec<_> = book.claims.held().collect();
+            (inventory::known(book), held)
+        });
+        Ok(guests::inventory(&inventory::both(&before, after), found, held))
     }
 
     /// What the host knows, for diagnostics.

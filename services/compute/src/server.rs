@@ -9,16 +9,18 @@ use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::compute::v1::{
     AttachVolumeRequest, AttachVolumeResponse, BlockDevice, BuildInstanceRequest, BuildInstanceResponse,
     DetachVolumeRequest, DetachVolumeResponse, GetInstanceStateRequest, GetInstanceStateResponse,
-    HandOverInstanceRequest, HandOverInstanceResponse, InstanceCommand, RebootInstanceRequest,
-    RebootInstanceResponse, RebuildInstanceRequest, RebuildInstanceResponse, SetHostEnabledRequest,
-    SetHostEnabledResponse, StartInstanceRequest, StartInstanceResponse, StopInstanceRequest,
-    StopInstanceResponse, TakeBackInstanceRequest, TakeBackInstanceResponse, TakeOverInstanceRequest,
-    TakeOverInstanceResponse, TerminateInstanceRequest, TerminateInstanceResponse,
+    HandOverInstanceRequest, HandOverInstanceResponse, InstanceCommand, ListGuestsRequest,
+    ListGuestsResponse, RebootInstanceRequest, RebootInstanceResponse, RebuildInstanceRequest,
+    RebuildInstanceResponse, SetHostEnabledRequest, SetHostEnabledResponse, StartInstanceRequest,
+    StartInstanceResponse, StopInstanceRequest, StopInstanceResponse, TakeBackInstanceRequest,
+    TakeBackInstanceResponse, TakeOverInstanceRequest, TakeOverInstanceResponse, TerminateInstanceRequest,
+    TerminateInstanceResponse,
 };
 use kilonova_rpc::server::Served;
 use kilonova_rpc::status::to_status;
 use kilonova_runtime::agent::admin::AdminState;
 use kilonova_runtime::agent::guard::{Addressee, admit, admit_question};
+use kilonova_runtime::agent::inventory::page;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::life::Agent;
 use tonic::{Request, Response, Status};
@@ -42,6 +44,7 @@ pub fn served() -> Served {
         "TakeOverInstance",
         "TakeBackInstance",
         "GetInstanceState",
+        "ListGuests",
         "SetHostEnabled",
     ];
     Served::only("kilonova.compute.v1.ComputeService", &methods)
@@ -90,6 +93,15 @@ impl ComputeServer {
         let to = Addressee { host: &command.target_host, epoch: command.target_epoch };
         admit_question(to, &self.manager.site().host, self.manager.epoch())?;
         self.manager.state(instance_id(command)?).await
+    }
+
+    async fn answer_guests(&self, request: &ListGuestsRequest) -> Result<ListGuestsResponse, Error> {
+        let to = Addressee { host: &request.target_host, epoch: request.target_epoch };
+        admit_question(to, &self.manager.site().host, self.manager.epoch())?;
+        let all = self.manager.inventory().await?;
+        let (guests, next_page_token) = page("guests", all, request.page_size, &request.page_token)?;
+        let guests = guests.into_iter().map(|(_, guest)| guest).collect();
+        Ok(ListGuestsResponse { guests, next_page_token })
     }
 }
 
@@ -273,6 +285,13 @@ impl ComputeService for ComputeServer {
     ) -> Result<Response<GetInstanceStateResponse>, Status> {
         let command = request.into_inner().command.unwrap_or_default();
         self.answer_state(&command).await.map(Response::new).map_err(refused)
+    }
+
+    async fn list_guests(
+        &self,
+        request: Request<ListGuestsRequest>,
+    ) -> Result<Response<ListGuestsResponse>, Status> {
+        self.answer_guests(request.get_ref()).await.map(Response::new).map_err(refused)
     }
 
     async fn set_host_enabled(

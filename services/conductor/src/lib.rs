@@ -9,6 +9,7 @@
 pub mod accept;
 pub mod agents;
 pub mod attach;
+pub mod audit;
 mod barrier;
 pub mod cache;
 pub mod catalogue;
@@ -51,6 +52,7 @@ use tokio::sync::mpsc;
 
 use crate::accept::{Acceptor, Lanes};
 use crate::agents::{Agents, Callers};
+use crate::audit::Auditor;
 use crate::cache::Cache;
 use crate::catalogue::Shelf;
 pub use crate::config::Config;
@@ -130,7 +132,15 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         tasks.spawn("evacuation", automatic.run());
     }
 
+    let auditor = Auditor {
+        db: db.clone(),
+        callers: engines.callers.clone(),
+        groups: groups.clone(),
+        hosts: hosts.cache.clone(),
+    };
     let conductor = Conductor {
+        auditor,
+        audits: tokio::sync::Mutex::new(()),
         acceptor,
         name: context.host.clone(),
         tasks: context.tasks.clone(),

@@ -4,7 +4,7 @@ use kilonova_model::{Error, Reason};
 use kilonova_proto::types::v1::{QuotaLimits, QuotaUsage};
 
 /// The names and figures of all resources, in one order.
-fn figures(usage: &QuotaUsage) -> [(&'static str, u32); 6] {
+pub(crate) fn figures(usage: &QuotaUsage) -> [(&'static str, u32); 6] {
     [
         ("instances", usage.instances),
         ("cores", usage.cores),

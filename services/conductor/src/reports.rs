@@ -54,6 +54,11 @@ pub async fn enter<P: Placed>(
     Ok(())
 }
 
+/// The record once its host is known not to have it; `None` if that changes nothing.
+pub fn lost<P: Placed>(record: &P, report: &Report<P::Id>, now: SystemTime) -> Option<P> {
+    apply(record, report, Duration::ZERO, &|_| false, now)
+}
+
 /// The record with the report entered; `None` if that changes nothing.
 fn apply<P: Placed>(
     record: &P,

@@ -27,12 +27,14 @@ use kilonova_model::{Epoch, Error, Reason, SnapshotId, VolumeId, ZoneName, time}
 use kilonova_proto::conductor::v1::{SnapshotReport, VolumeReport};
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, ServiceKind as ProtoServiceKind, VolumeResources};
+use kilonova_proto::volume::v1 as pb;
 use kilonova_proto::volume::v1::GetVolumeStateResponse;
 use kilonova_runtime::agent::admin::Admin;
 use kilonova_runtime::agent::capability_server::Source;
 use kilonova_runtime::agent::conductor::Conductor;
 use kilonova_runtime::agent::executor::{Book, Executor};
 use kilonova_runtime::agent::guard::refuse_if_stopping;
+use kilonova_runtime::agent::inventory;
 use kilonova_runtime::agent::ledger::{Outcome, Stamp};
 use kilonova_runtime::agent::life::Agent;
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
@@ -50,7 +52,7 @@ use crate::driver::{BackendFigures, Driver, SnapshotOrder, Stored, VolumeOrder};
 use crate::pools::PoolClaims;
 use crate::reconcile::record;
 use crate::snapshots::{self, NoRoom, Snapshots};
-use crate::stored::{Extend, Volumes};
+use crate::stored::{self, Extend, Volumes};
 
 /// What a manager is given.
 pub struct Parts {
@@ -106,7 +108,7 @@ impl Manager {
         let options = config.executor();
         let snapshots = Executor::new(work, NoRoom, site.clone(), tasks, snapshot_reporter, options);
         snapshots.change(|book| {
-            found.into_iter().for_each(|(id, stamp)| book.ledger.restore(id, stamp, (), None));
+            found.into_iter().for_each(|one| book.ledger.restore(one.id, one.stamp, (), None));
         });
         let publisher = CapabilityPublisher::new(Capabilities {
             host: site.host.to_string(),
@@ -230,6 +232,24 @@ impl Manager {
         })?;
         let size = answered(self.driver.size(id)).await?;
         Ok(GetVolumeStateResponse { present: size.is_some(), size_gib: size.unwrap_or_default(), ..state })
+    }
+
+    /// The volumes there are on the backend, in the order of ids, with exports, claims and what is being done.
+    pub async fn volumes(&self) -> Result<BTreeMap<VolumeId, pb::StoredVolume>, Error> {
+        let before = self.executor.known();
+        let found = answered(self.driver.list()).await?;
+        let (after, held) = self.executor.read(|book| {
+            let held: Vec<_> = book.claims.held().collect();
+            (inventory::known(book), held)
+        });
+        Ok(stored::inventory(&inventory::both(&before, after), found, held))
+    }
+
+    /// The snapshots there are on the backend, in the order of ids, with what is being done.
+    pub async fn stored_snapshots(&self) -> Result<BTreeMap<SnapshotId, pb::StoredSnapshot>, Error> {
+        let before = self.snapshots.known();
+        let found = answered(self.driver.list_snapshots()).await?;
+        Ok(snapshots::inventory(&inventory::both(&before, self.snapshots.known()), found))
     }
 
     /// What the backend knows, for diagnostics.

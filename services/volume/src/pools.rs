@@ -99,6 +99,11 @@ impl PoolClaims {
         self.held.get(&id)
     }
 
+    /// The volumes that hold a claim.
+    pub fn held(&self) -> impl Iterator<Item = VolumeId> + '_ {
+        self.held.keys().copied()
+    }
+
     /// How many volumes hold a claim.
     pub fn volumes(&self) -> usize {
         self.held.len()

@@ -10,13 +10,15 @@ use kilonova_proto::volume::v1::{
     CreateSnapshotRequest, CreateSnapshotResponse, CreateVolumeRequest, CreateVolumeResponse,
     DeleteSnapshotRequest, DeleteSnapshotResponse, DeleteVolumeRequest, DeleteVolumeResponse,
     ExtendVolumeRequest, ExtendVolumeResponse, GetVolumeStateRequest, GetVolumeStateResponse,
-    InitializeConnectionRequest, InitializeConnectionResponse, SetHostEnabledRequest, SetHostEnabledResponse,
+    InitializeConnectionRequest, InitializeConnectionResponse, ListSnapshotsRequest, ListSnapshotsResponse,
+    ListVolumesRequest, ListVolumesResponse, SetHostEnabledRequest, SetHostEnabledResponse,
     TerminateConnectionRequest, TerminateConnectionResponse, VolumeCommand,
 };
 use kilonova_rpc::server::Served;
 use kilonova_rpc::status::to_status;
 use kilonova_runtime::agent::admin::AdminState;
 use kilonova_runtime::agent::guard::{Addressee, admit, admit_question};
+use kilonova_runtime::agent::inventory::page;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::life::Agent;
 use tonic::{Request, Response, Status};
@@ -35,6 +37,8 @@ pub fn served() -> Served {
         "DeleteSnapshot",
         "InitializeConnection",
         "TerminateConnection",
+        "ListVolumes",
+        "ListSnapshots",
         "GetVolumeState",
         "SetHostEnabled",
     ];
@@ -101,6 +105,29 @@ impl VolumeServer {
         let to = Addressee { host: &command.target_host, epoch: command.target_epoch };
         admit_question(to, &self.manager.site().host, self.manager.epoch())?;
         self.manager.state(volume_id(command)?).await
+    }
+
+    /// Whether a question is for this backend.
+    fn admit_question(&self, host: &str, epoch: u64) -> Result<(), Error> {
+        admit_question(Addressee { host, epoch }, &self.manager.site().host, self.manager.epoch())
+    }
+
+    async fn answer_volumes(&self, request: &ListVolumesRequest) -> Result<ListVolumesResponse, Error> {
+        self.admit_question(&request.target_host, request.target_epoch)?;
+        let all = self.manager.volumes().await?;
+        let (volumes, next_page_token) = page("volumes", all, request.page_size, &request.page_token)?;
+        Ok(ListVolumesResponse {
+            volumes: volumes.into_iter().map(|(_, one)| one).collect(),
+            next_page_token,
+        })
+    }
+
+    async fn answer_snapshots(&self, request: &ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Error> {
+        self.admit_question(&request.target_host, request.target_epoch)?;
+        let all = self.manager.stored_snapshots().await?;
+        let (snapshots, next_page_token) = page("snapshots", all, request.page_size, &request.page_token)?;
+        let snapshots = snapshots.into_iter().map(|(_, one)| one).collect();
+        Ok(ListSnapshotsResponse { snapshots, next_page_token })
     }
 }
 
@@ -218,6 +245,20 @@ impl VolumeService for VolumeServer {
     ) -> Result<Response<GetVolumeStateResponse>, Status> {
         let command = request.into_inner().command.unwrap_or_default();
         self.answer_state(&command).await.map(Response::new).map_err(refused)
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<ListVolumesRequest>,
+    ) -> Result<Response<ListVolumesResponse>, Status> {
+        self.answer_volumes(request.get_ref()).await.map(Response::new).map_err(refused)
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<ListSnapshotsResponse>, Status> {
+        self.answer_snapshots(request.get_ref()).await.map(Response::new).map_err(refused)
     }
 
     async fn set_host_enabled(

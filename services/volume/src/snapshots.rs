@@ -1,6 +1,7 @@
 //! Snapshots as the executor's work: made of a volume, unmade, reported. They claim no room: as in Cinder, what they take is
 //! the storage's own affair until it is short of it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -10,12 +11,14 @@ use kilonova_proto::conductor::v1::{ReportStatus, SnapshotReport};
 use kilonova_proto::types::v1::Snapshot;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::snapshot::State;
+use kilonova_proto::volume::v1 as pb;
+use kilonova_runtime::agent::inventory::Known;
 use kilonova_runtime::agent::ledger::{Conclusion, Outcome, Stamp};
 use kilonova_runtime::agent::reconcile::{Record, Standing};
 use kilonova_runtime::agent::work::{Claims, Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{Driver, SnapshotOrder};
+use crate::driver::{Driver, SnapshotOrder, StoredSnapshot};
 
 /// Room that nothing is taken of.
 #[derive(Debug, Default)]
@@ -127,4 +130,25 @@ pub fn record(host: &HostName, snapshot: &Snapshot) -> Option<Record<SnapshotId>
     };
     let stamp = Stamp { generation: Generation(snapshot.generation), attempt: Attempt(snapshot.attempt) };
     Some(Record { id: SnapshotId::parse(&snapshot.id).ok()?, stamp, standing })
+}
+
+/// What there is on a backend: what the book knows, and what the storage has.
+pub fn inventory(
+    known: &BTreeMap<SnapshotId, Known>,
+    found: Vec<StoredSnapshot>,
+) -> BTreeMap<SnapshotId, pb::StoredSnapshot> {
+    let mut all = BTreeMap::<SnapshotId, pb::StoredSnapshot>::new();
+    let of = |id: SnapshotId| pb::StoredSnapshot { snapshot_id: id.to_string(), ..Default::default() };
+    for (id, known) in known {
+        let entry = all.entry(*id).or_insert_with(|| of(*id));
+        (entry.generation, entry.attempt) = (known.stamp.generation.0, known.stamp.attempt.0);
+        entry.busy = known.busy;
+    }
+    for snapshot in found {
+        let entry = all.entry(snapshot.id).or_insert_with(|| of(snapshot.id));
+        (entry.present, entry.volume_id) = (true, snapshot.volume.to_string());
+        let done = (snapshot.stamp.generation.0, snapshot.stamp.attempt.0);
+        (entry.generation, entry.attempt) = done.max((entry.generation, entry.attempt));
+    }
+    all
 }

@@ -1,16 +1,19 @@
 //! Volumes as the executor's work: made by create, made larger by extend, unmade by delete.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use kilonova_model::{Error, Reason, VolumeId};
 use kilonova_proto::conductor::v1::{ReportStatus, VolumeReport};
 use kilonova_proto::types::v1::action::Kind;
+use kilonova_proto::volume::v1 as pb;
+use kilonova_runtime::agent::inventory::Known;
 use kilonova_runtime::agent::ledger::{Conclusion, Outcome, Stamp};
 use kilonova_runtime::agent::work::{Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{Driver, VolumeOrder};
+use crate::driver::{Driver, Stored, VolumeOrder};
 use crate::pools::PoolClaims;
 
 /// A volume is to be larger.
@@ -126,4 +129,29 @@ impl Work for Volumes {
         }
         report
     }
+}
+
+/// What there is on a backend: what the book knows, what the storage has, and what room is held.
+pub fn inventory(
+    known: &BTreeMap<VolumeId, Known>,
+    found: Vec<Stored>,
+    held: Vec<VolumeId>,
+) -> BTreeMap<VolumeId, pb::StoredVolume> {
+    let mut all = BTreeMap::<VolumeId, pb::StoredVolume>::new();
+    let of = |id: VolumeId| pb::StoredVolume { volume_id: id.to_string(), ..Default::default() };
+    for (id, known) in known {
+        let entry = all.entry(*id).or_insert_with(|| of(*id));
+        (entry.generation, entry.attempt) = (known.stamp.generation.0, known.stamp.attempt.0);
+        entry.busy = known.busy;
+    }
+    for volume in found {
+        let entry = all.entry(volume.id).or_insert_with(|| of(volume.id));
+        (entry.present, entry.size_gib, entry.exports) = (true, volume.share.size_gib, volume.exports);
+        let done = (volume.stamp.generation.0, volume.stamp.attempt.0);
+        (entry.generation, entry.attempt) = done.max((entry.generation, entry.attempt));
+    }
+    for id in held {
+        all.entry(id).or_insert_with(|| of(id)).claimed = true;
+    }
+    all
 }

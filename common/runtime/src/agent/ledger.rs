@@ -384,6 +384,12 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
         self.entries.iter().filter(|(_, entry)| there(entry)).map(|(id, entry)| (*id, entry.stamp)).collect()
     }
 
+    /// What is there, being made or being unmade: the newest command for each, and whether work on it goes on.
+    pub fn live_ones(&self) -> impl Iterator<Item = (K, Stamp, bool)> + '_ {
+        let live = self.entries.iter().filter(|(_, entry)| !entry.phase.ended());
+        live.map(|(id, entry)| (*id, entry.stamp, entry.phase.busy()))
+    }
+
     /// Whether a resource is there, whatever is done with it.
     pub fn is_there(&self, id: K) -> bool {
         let there = |entry: &Entry<M>| {

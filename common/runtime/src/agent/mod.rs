@@ -10,13 +10,14 @@
 //! is the [`ledger`]. [`reporter`] sends reports until a conductor has them; [`register`] keeps the host known and
 //! brings the administrator's word ([`admin`]). [`publisher`] holds the current capabilities, [`capability_server`]
 //! streams them. [`reconcile`] goes on from what an earlier
-//! incarnation left. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
+//! incarnation left; [`inventory`] tells what there is. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
 
 pub mod admin;
 pub mod capability_server;
 pub mod conductor;
 pub mod executor;
 pub mod guard;
+pub mod inventory;
 pub mod ledger;
 pub mod life;
 mod meters;

@@ -1,11 +1,12 @@
-//! Requests about flavors, images, hosts, services and quotas.
+//! Requests about flavors, images, hosts, services, quotas and audits.
 
 use kilonova_model::check::{self, Checker, request};
 use kilonova_model::{Error, FlavorId, HostName, ImageId, ProjectId};
 use kilonova_proto::api::v1::{
-    CreateFlavorRequest, CreateImageRequest, DeleteFlavorRequest, DeleteImageRequest, DisableHostRequest,
-    EnableHostRequest, GetFlavorRequest, GetHostRequest, GetImageRequest, GetQuotaRequest,
-    ListFlavorsRequest, ListHostsRequest, ListImagesRequest, ListServicesRequest, UpdateQuotaRequest,
+    AuditRequest, CreateFlavorRequest, CreateImageRequest, DeleteFlavorRequest, DeleteImageRequest,
+    DisableHostRequest, EnableHostRequest, GetFlavorRequest, GetHostRequest, GetImageRequest,
+    GetQuotaRequest, ListFlavorsRequest, ListHostsRequest, ListImagesRequest, ListServicesRequest,
+    UpdateQuotaRequest,
 };
 use kilonova_proto::types::v1::ServiceKind;
 
@@ -15,6 +16,14 @@ use super::{Checked, fill_project, fill_request_id, mask, page_size};
 const MAX_REASON: usize = 255;
 
 const LIMITS: [&str; 6] = ["instances", "cores", "ram_mib", "volumes", "gigabytes", "snapshots"];
+
+impl Checked for AuditRequest {
+    fn check(&mut self) -> Result<(), Error> {
+        let mut check = Checker::new();
+        check.optional_id::<HostName>("host", &self.host);
+        check.finish()
+    }
+}
 
 impl Checked for CreateFlavorRequest {
     fn check(&mut self) -> Result<(), Error> {

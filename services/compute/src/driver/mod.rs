@@ -57,6 +57,8 @@ pub struct Guest {
     pub act: Option<Kind>,
     /// What it takes.
     pub amount: Amount,
+    /// The volumes it has.
+    pub volumes: Vec<VolumeId>,
     /// What is to be known of it.
     pub facts: GuestFacts,
 }

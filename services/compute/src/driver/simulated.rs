@@ -270,6 +270,7 @@ impl Driver for Simulated {
             stamp: known.stamp,
             act: known.act,
             amount: known.amount,
+            volumes: known.volumes.keys().filter_map(|volume| volume.parse().ok()).collect(),
             facts: known.facts(id),
         };
         Ok(guests.iter().map(guest).collect())

@@ -197,6 +197,22 @@ impl Change {
         Self { id, read: read.revision, record }
     }
 
+    /// A member is there now, and one if it was not.
+    #[must_use]
+    pub fn entered(
+        id: ServerGroupId,
+        read: &Read<ServerGroupRecord>,
+        member: &str,
+        place: Option<MemberPlace>,
+    ) -> Self {
+        let mut change = Self::moved(id, read, member, place);
+        let ids = &mut change.record.server_group.get_or_insert_default().instance_ids;
+        if !ids.iter().any(|id| id == member) {
+            ids.push(member.to_owned());
+        }
+        change
+    }
+
     /// A member is one no longer.
     #[must_use]
     pub fn left(id: ServerGroupId, read: &Read<ServerGroupRecord>, member: &str) -> Self {

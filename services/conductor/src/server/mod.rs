@@ -1,5 +1,6 @@
 //! The gRPC face: thin adapters from requests to the modules that do the work.
 
+mod audit;
 mod groups;
 mod instances;
 mod records;
@@ -11,6 +12,7 @@ mod watches;
 use std::sync::Arc;
 
 use kilonova_model::HostName;
+use kilonova_proto::conductor::v1::audit_service_server::AuditServiceServer;
 use kilonova_proto::conductor::v1::report_service_server::ReportServiceServer;
 use kilonova_proto::conductor::v1::task_service_server::TaskServiceServer;
 use kilonova_proto::conductor::v1::{InstanceRecord, SnapshotRecord, VolumeRecord};
@@ -21,6 +23,7 @@ use kilonova_runtime::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::Acceptor;
+use crate::audit::Auditor;
 use crate::catalogue::Shelf;
 use crate::config::Config;
 use crate::db::Db;
@@ -55,6 +58,10 @@ pub struct Conductor {
     pub hosts: Hosts,
     /// Who drives what.
     pub shards: Shards,
+    /// Who compares all of it with what hosts have.
+    pub auditor: Auditor,
+    /// One audit goes on at a time: each keeps what it sees in memory.
+    pub audits: tokio::sync::Mutex<()>,
     /// The members of all services.
     pub registry: Registry,
     /// Where watches run.
@@ -124,5 +131,9 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
             Served::only("kilonova.conductor.v1.TaskService", &tasks),
         )
         .add(watches::with_watches(&conductor), Served::only("kilonova.conductor.v1.RecordService", &records))
+        .add(
+            AuditServiceServer::from_arc(conductor.clone()),
+            Served::all("kilonova.conductor.v1.AuditService"),
+        )
         .add(ReportServiceServer::from_arc(conductor), Served::all("kilonova.conductor.v1.ReportService"))
 }

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use kilonova_proto::api::v1::audit_service_client::AuditServiceClient;
 use kilonova_proto::api::v1::flavor_service_client::FlavorServiceClient;
 use kilonova_proto::api::v1::host_service_client::HostServiceClient;
 use kilonova_proto::api::v1::image_service_client::ImageServiceClient;
@@ -62,6 +63,12 @@ impl Client {
             Err(_) => return Err(unreachable(format!("no connection within {request_limit:?}"))),
         };
         Ok(Self { channel, endpoint: options.endpoint.clone(), deadline, request_limit })
+    }
+
+    /// The same with another limit for one request.
+    #[must_use]
+    pub fn allowing(self, request_limit: Duration) -> Self {
+        Self { request_limit, ..self }
     }
 
     /// When the command's time is over.
@@ -179,6 +186,12 @@ impl Client {
     #[must_use]
     pub fn hosts(&self) -> HostServiceClient<Channel> {
         HostServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// The audits of the api.
+    #[must_use]
+    pub fn audits(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// The quotas of the api.

@@ -28,6 +28,7 @@ macro_rules! named {
 }
 
 named! {
+    types::v1::Audit => "kilonova.types.v1.Audit";
     types::v1::Action => "kilonova.types.v1.Action";
     types::v1::Flavor => "kilonova.types.v1.Flavor";
     types::v1::Host => "kilonova.types.v1.Host";

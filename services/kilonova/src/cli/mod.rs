@@ -3,6 +3,7 @@
 //! Commands turn arguments into requests and answers into [`output`]; [`failure`] gives every way to fail its text
 //! and exit code; [`follow`] and [`wait`] keep up with a resource until it is where it should be.
 
+pub mod audit;
 pub mod client;
 pub mod explain;
 pub mod failure;
@@ -63,6 +64,9 @@ pub enum Command {
     /// What a project may use and what it uses: show, set.
     #[command(subcommand, after_help = EXIT_CODES)]
     Quota(quota::QuotaCommand),
+    /// Find what does not agree: records, usage, groups, guests, volumes, exports.
+    #[command(after_help = EXIT_CODES)]
+    Audit(audit::AuditCommand),
 }
 
 /// Runs one command to its end on a runtime of its own and prints what came of it.
@@ -89,6 +93,7 @@ pub async fn execute(command: Command, options: &GlobalOptions) -> Result<(), Fa
         Command::Host(command) => host::run(command, options).await,
         Command::Service(command) => service::run(command, options).await,
         Command::Quota(command) => quota::run(command, options).await,
+        Command::Audit(command) => audit::run(command, options).await,
     }
 }
 

@@ -58,6 +58,8 @@ fn every_command_of_the_manual_parses() {
         "service list",
         "service list conductor",
         "quota show --project demo",
+        "audit",
+        "audit --heal --host compute-1 -o json",
         "quota set --instances 100 --cores -1",
         "--endpoint http://10.0.0.1:7770 --timeout 1m --output json quota show",
     ] {

@@ -44,6 +44,19 @@ pub struct Stored {
     pub act: Option<Kind>,
     /// What it takes, and where.
     pub share: Share,
+    /// The hosts that reach it.
+    pub exports: Vec<String>,
+}
+
+/// A snapshot as the storage has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredSnapshot {
+    /// Which.
+    pub id: SnapshotId,
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// The newest command that was done.
+    pub stamp: Stamp,
 }
 
 /// One pool's own figures.
@@ -85,7 +98,7 @@ pub trait Driver: Send + Sync + 'static {
     async fn list(&self) -> Result<Vec<Stored>, Error>;
 
     /// Every snapshot that Kilonova made here, with the newest command that was done.
-    async fn list_snapshots(&self) -> Result<Vec<(SnapshotId, Stamp)>, Error>;
+    async fn list_snapshots(&self) -> Result<Vec<StoredSnapshot>, Error>;
 
     /// Makes a volume, with the contents of the snapshot or the image that its spec names. Soon after `cancel` it ends, either way; it may also be dropped at any `.await`. What it leaves
     /// behind when it does not succeed, [`Driver::delete`] removes.

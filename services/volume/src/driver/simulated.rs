@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{BackendFigures, Driver, PoolFigures, SnapshotOrder, Stored, VolumeOrder};
+use super::{BackendFigures, Driver, PoolFigures, SnapshotOrder, Stored, StoredSnapshot, VolumeOrder};
 use crate::config::{Config, PoolConfig};
 use crate::pools::Share;
 
@@ -177,6 +177,7 @@ impl Driver for Simulated {
             stamp: known.stamp,
             act: known.act,
             share: known.share.clone(),
+            exports: known.exports.iter().cloned().collect(),
         };
         Ok(volumes.iter().map(stored).collect())
     }
@@ -230,8 +231,11 @@ impl Driver for Simulated {
         Ok(())
     }
 
-    async fn list_snapshots(&self) -> Result<Vec<(SnapshotId, Stamp)>, Error> {
-        Ok(self.snapshots.lock().iter().map(|(id, (_, stamp))| (*id, *stamp)).collect())
+    async fn list_snapshots(&self) -> Result<Vec<StoredSnapshot>, Error> {
+        let snapshots = self.snapshots.lock();
+        let stored =
+            |(&id, &(volume, stamp)): (&SnapshotId, &(VolumeId, Stamp))| StoredSnapshot { id, volume, stamp };
+        Ok(snapshots.iter().map(stored).collect())
     }
 
     async fn create_snapshot(
@@ -336,7 +340,10 @@ mod tests {
         drop(driver);
 
         let driver = open(dir.path());
-        assert_eq!(driver.list().await.unwrap(), [Stored { id: kept, stamp, act: None, share: order.share }]);
+        assert_eq!(
+            driver.list().await.unwrap(),
+            [Stored { id: kept, stamp, act: None, share: order.share, exports: Vec::new() }]
+        );
         assert_eq!(driver.figures().await.unwrap().pools[0].free_gib, 993);
         assert_eq!(driver.size(gone).await.unwrap(), None);
         let journal = std::fs::read_to_string(dir.path().join("journal.jsonl")).unwrap();

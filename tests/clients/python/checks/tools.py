@@ -42,12 +42,14 @@ PUBLIC_METHODS = {
     for method in service.methods
 }
 WORKING = {
+    "kilonova.api.v1.AuditService",
     "kilonova.api.v1.FlavorService",
     "kilonova.api.v1.HostService",
     "kilonova.api.v1.ImageService",
     "kilonova.api.v1.InstanceService",
     "kilonova.api.v1.QuotaService",
     "kilonova.api.v1.ServerGroupService",
+    "kilonova.api.v1.SnapshotService",
     "kilonova.api.v1.VolumeService",
     "kilonova.base.v1.BaseService",
 }
