@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::rows::Row;
 
 /// How long a cell may take to come to rest.
-const SETTLE: Duration = Duration::from_secs(40);
+const SETTLE: Duration = Duration::from_secs(60);
 /// How long a user asks for one thing.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long what is there before may take.
@@ -51,7 +51,8 @@ fn plan(backing: Backing, row: &Row, points: Arc<Points>) -> Plan {
     conductor.resend_interval = Period::from_millis(500);
     conductor.scan_interval = Period::from_secs(2);
     conductor.build_timeout = Period::from_secs(15);
-    conductor.operation_timeout = Period::from_secs(15);
+    // Long enough for a host that was killed to be back, with sixteen cells on one machine.
+    conductor.operation_timeout = Period::from_secs(30);
     conductor.delete_timeout = Period::from_secs(15);
     plan.volume.driver.latency = Period::from_millis(5);
     plan.volume.driver.latency_jitter = Period::from_millis(5);

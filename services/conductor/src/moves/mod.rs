@@ -286,8 +286,11 @@ pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
         (None, Kind::ConfirmResize) => host(&record.resized_from),
         (None, Kind::Evacuate) => [host(&record.evacuated_from), record.tried_hosts.clone()].concat(),
         (Some(way), Kind::RevertResize) => host(&way.destination),
-        (Some(way), Kind::LiveMigrate) if operation.undo_cause.is_none() => host(&way.source),
-        (Some(_), _) if operation.undo_cause.is_some() => record.tried_hosts.clone(),
+        (Some(way), Kind::LiveMigrate) if operation.undo_cause.is_none() => {
+            [host(&way.source), record.tried_hosts.clone()].concat()
+        }
+        // Those that did not take it, and also the one that did if that was taken back.
+        (Some(_), _) => record.tried_hosts.clone(),
         _ => Vec::new(),
     };
     hosts.retain(|host| *host != record.resource().host && !host.is_empty());

@@ -161,6 +161,20 @@ fn a_destination_that_does_not_take_it_is_followed_by_the_next_and_at_last_it_st
 }
 
 #[test]
+fn what_did_not_take_it_reaches_its_volumes_no_longer() {
+    for live in [false, true] {
+        let mut record = placed(migration(live));
+        record.set_attempt_failed(fault(), NOW);
+        record.set_place(&Alternate { host: "h3".into(), ..Default::default() }, LATER, NOW);
+        record.set_ready(LATER, NOW);
+        record.host_did(LATER, NOW);
+        record.host_did(LATER, NOW);
+        let expected: &[&str] = if live { &["h1", "h2"] } else { &["h2"] };
+        assert_eq!(left_behind(&record), expected, "h3 has it");
+    }
+}
+
+#[test]
 fn a_live_migration_leaves_its_source_at_once() {
     let mut record = placed(migration(true));
     record.set_ready(LATER, NOW);
