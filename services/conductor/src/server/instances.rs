@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use kilonova_model::{Error, FlavorId, ImageId, ServiceKind};
+use kilonova_model::{Error, FlavorId, ImageId, InstanceId, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
-use kilonova_proto::conductor::v1::Operation;
+use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
 use prost::Message;
@@ -19,7 +19,6 @@ use crate::once::{Change, change_once};
 use crate::placed::Placed;
 use crate::power::Power;
 use crate::requests::{self, Named, read_id, stored};
-use kilonova_proto::conductor::v1::InstanceRecord;
 
 /// What all operations on an instance are asked with.
 #[derive(Clone, Copy)]
@@ -31,7 +30,7 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn named(&self) -> Result<Named<'_, kilonova_model::InstanceId>, Error> {
+    fn named(&self) -> Result<Named<'_, InstanceId>, Error> {
         let id = read_id("instance_id", self.instance_id)?;
         Ok(Named { id, project: self.project_id, etag: self.etag })
     }
