@@ -7,8 +7,8 @@ use std::time::Duration;
 use kilonova_model::{CellName, HostName, ServiceKind, VolumeId, ZoneName};
 use kilonova_proto::conductor::v1::report_service_server::{ReportService, ReportServiceServer};
 use kilonova_proto::conductor::v1::{
-    ListHostVolumesRequest, ListHostVolumesResponse, RegisterHostRequest, RegisterHostResponse,
-    ReportVolumesRequest, ReportVolumesResponse, VolumeReport,
+    ListHostSnapshotsRequest, ListHostSnapshotsResponse, ListHostVolumesRequest, ListHostVolumesResponse,
+    RegisterHostRequest, RegisterHostResponse, ReportVolumesRequest, ReportVolumesResponse, VolumeReport,
 };
 use kilonova_proto::types::v1::{Volume, VolumeSpec};
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
@@ -72,6 +72,13 @@ impl ReportService for Conductor {
         let more = from + 2 < records.len();
         let next_page_token = if more { (from + 2).to_string() } else { String::new() };
         Ok(Response::new(ListHostVolumesResponse { volumes, next_page_token }))
+    }
+
+    async fn list_host_snapshots(
+        &self,
+        _: Request<ListHostSnapshotsRequest>,
+    ) -> Result<Response<ListHostSnapshotsResponse>, Status> {
+        Ok(Response::new(ListHostSnapshotsResponse::default()))
     }
 }
 
