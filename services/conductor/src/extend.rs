@@ -163,6 +163,10 @@ mod tests {
         assert_eq!((record.usage().gigabytes, counted_for(&record).gigabytes), (8, 0));
         assert_eq!(record.actions[0].outcome(), pb::Outcome::Succeeded);
 
+        let mut lost = failed.clone();
+        lost.set_failed(pb::Fault::default(), NOW);
+        assert_eq!((lost.usage().gigabytes, lost.operations.len()), (8, 0), "until it is deleted");
+
         host_did_not(&mut failed, &pb::Fault::default());
         assert_eq!(failed.usage().gigabytes, 8, "until it is taken off");
         conclude(&mut failed, NOW);

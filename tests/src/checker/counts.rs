@@ -34,6 +34,7 @@ pub fn usage(world: &World, findings: &mut Findings) {
             let sum = sums.entry(&volume.project_id).or_default();
             sum.volumes += 1;
             sum.gigabytes += volume.spec.as_ref().map_or(0, |spec| spec.size_gib);
+            sum.gigabytes += record.extra_usage.map_or(0, |extra| extra.gigabytes);
         }
     }
     for (id, record) in &world.snapshots {

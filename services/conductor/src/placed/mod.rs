@@ -240,6 +240,7 @@ macro_rules! shared {
         }
         fn set_failed(&mut self, fault: pb::Fault, now: SystemTime) {
             self.deadline_time = None;
+            self.keep_counting();
             self.operations.clear();
             self.alternates.clear();
             self.give_up(fault, now);
@@ -267,6 +268,8 @@ use shared;
 
 /// The parts of [`Placed`] that differ, one implementation a record type.
 trait Own {
+    /// Its operations are about to be cut off: what they count stays counted until it is gone.
+    fn keep_counting(&mut self) {}
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32;
     fn leave(&mut self, fault: pb::Fault, now: SystemTime);
     fn arrive(&mut self, until: SystemTime, now: SystemTime);

@@ -56,7 +56,8 @@ impl Placed for VolumeRecord {
     }
     fn usage(&self) -> pb::QuotaUsage {
         let size = self.resource().spec.as_ref().map_or(0, |spec| spec.size_gib);
-        let gigabytes = size + extend::counted_for(self).gigabytes;
+        let extra = self.extra_usage.as_ref().map_or(0, |extra| extra.gigabytes);
+        let gigabytes = size + extra + extend::counted_for(self).gigabytes;
         pb::QuotaUsage { volumes: 1, gigabytes, ..Default::default() }
     }
     fn host_did(&mut self, _: SystemTime, now: SystemTime) {
@@ -72,6 +73,10 @@ impl Placed for VolumeRecord {
 }
 
 impl Own for VolumeRecord {
+    fn keep_counting(&mut self) {
+        let counted = extend::counted_for(self);
+        self.extra_usage = Some(counted).filter(|counted| *counted != pb::QuotaUsage::default());
+    }
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32 {
         let volume = self.volume.get_or_insert_default();
         volume.host = place.host.clone();
