@@ -1,6 +1,7 @@
 //! The cluster harness: any number of each service in one process, real gRPC on loopback, either store. Members in
 //! processes of their own, where a test needs to kill or freeze one.
 
+pub mod asking;
 pub mod checker;
 pub mod cluster;
 pub mod echo;

@@ -21,6 +21,7 @@ use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::status::from_status;
 use kilonova_store::Txn;
 use kilonova_store::keys::Keys;
+use kilonova_tests::asking::started;
 use kilonova_tests::waiting::until;
 use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
 use prost::Message;
@@ -35,13 +36,6 @@ over_both_stores!(
     what_cannot_be_asked_is_not_checked,
     an_audit_that_heals_loses_nothing_of_what_goes_on,
 );
-
-async fn started(plan: Plan) -> Option<(Cluster, Api)> {
-    let cluster = Cluster::start(plan).await?;
-    let api = cluster.api();
-    api.seed().await;
-    Some((cluster, api))
-}
 
 async fn audit_of(api: &Api, heal: bool, host: &str) -> Result<pb::Audit, Reason> {
     let answer = api.audits().audit(api::AuditRequest { heal, host: host.into() }).await;
@@ -92,46 +86,25 @@ async fn change(cluster: &Cluster, txn: Txn) {
     cluster.shared_store().txn(txn).await.unwrap().committed().unwrap();
 }
 
-async fn active(api: &Api, name: &str) -> pb::Instance {
-    let id = api.create(name, "small", 1).await.unwrap().remove(0);
-    api.until(&id, State::Active).await
-}
-
-async fn settled(api: &Api, id: &str) -> pb::Instance {
-    until(&format!("{id} is left alone"), || async {
-        api.get(id).await.ok().filter(|instance| instance.task() == Task::Unspecified)
-    })
-    .await
-}
-
-async fn volume_in(api: &Api, state: VolumeState, id: &str) -> pb::Volume {
-    until(&format!("volume {id} is {state:?}"), || async {
-        let request = api::GetVolumeRequest { volume_id: id.into(), ..Default::default() };
-        let volume = api.volumes().get_volume(request).await.ok()?.into_inner().volume?;
-        (volume.state() == state).then_some(volume)
-    })
-    .await
-}
-
 async fn volume(api: &Api, name: &str) -> pb::Volume {
     let spec = pb::VolumeSpec { name: name.into(), size_gib: 1, ..Default::default() };
     let request = api::CreateVolumeRequest { volume: Some(spec), ..Default::default() };
     let id = api.volumes().create_volume(request).await.unwrap().into_inner().volume.unwrap().id;
-    volume_in(api, VolumeState::Available, &id).await
+    api.until_volume(&id, VolumeState::Available).await
 }
 
 async fn attach(api: &Api, instance: &str, volume: &str) {
     let (instance_id, volume_id) = (instance.to_owned(), volume.to_owned());
     let request = api::AttachVolumeRequest { instance_id, volume_id, ..Default::default() };
     api.instances().attach_volume(request).await.unwrap();
-    volume_in(api, VolumeState::InUse, volume).await;
+    api.until_volume(volume, VolumeState::InUse).await;
 }
 
 async fn detach(api: &Api, instance: &str, volume: &str) {
     let (instance_id, volume_id) = (instance.to_owned(), volume.to_owned());
     let request = api::DetachVolumeRequest { instance_id, volume_id, ..Default::default() };
     api.instances().detach_volume(request).await.unwrap();
-    volume_in(api, VolumeState::Available, volume).await;
+    api.until_volume(volume, VolumeState::Available).await;
 }
 
 async fn snapshot(api: &Api, volume: &str) -> pb::Snapshot {
@@ -162,7 +135,7 @@ async fn confirm(api: &Api, id: &str) {
     let request = api::ConfirmResizeRequest { instance_id: id.into(), ..Default::default() };
     api.instances().confirm_resize(request).await.unwrap();
     api.until(id, State::Active).await;
-    settled(api, id).await;
+    api.settled(id).await;
 }
 
 async fn stop(api: &Api, id: &str) {
@@ -205,10 +178,10 @@ async fn a_cell_that_is_right_has_no_drift(backing: Backing) {
     attach(&api, &first.id, &data.id).await;
     snapshot(&api, &volume(&api, "kept").await.id).await;
     migrate(&api, &first.id, true).await;
-    let resized = active(&api, "resized").await;
+    let resized = api.active("resized").await;
     migrate(&api, &resized.id, false).await;
     stop(&api, &second.id).await;
-    let gone = active(&api, "gone").await;
+    let gone = api.active("gone").await;
     api.delete(&gone.id).await.unwrap();
     api.until(&gone.id, State::Deleted).await;
 
@@ -271,7 +244,7 @@ async fn usage_and_groups_are_put_right(backing: Backing) {
 
 async fn what_no_record_wants_is_removed(backing: Backing) {
     let Some((cluster, api)) = started(Plan::new(backing)).await else { return };
-    let (lost, kept) = (active(&api, "lost").await, active(&api, "kept").await);
+    let (lost, kept) = (api.active("lost").await, api.active("kept").await);
     let data = volume(&api, "data").await;
     attach(&api, &lost.id, &data.id).await;
     let (orphan, copied) = (volume(&api, "orphan").await, volume(&api, "copied").await);
@@ -297,7 +270,7 @@ async fn what_no_record_wants_is_removed(backing: Backing) {
     assert_eq!(found[1].cause, "the host has a guest (RUNNING), and there is no record of it");
     assert!(found[1].remedy.starts_with(&format!("terminate it on {}", lost.host)));
     assert_eq!(found[4].cause, format!("its record says IN_USE, and there is no instance {}", lost.id));
-    let freed = volume_in(&api, VolumeState::Available, &data.id).await;
+    let freed = api.until_volume(&data.id, VolumeState::Available).await;
     assert!(freed.attachments.is_empty());
     let lines = cluster.journals();
     let did = |op: &str, id: &str| lines.iter().filter(|line| line.op == op && line.id == id).count();
@@ -331,7 +304,7 @@ async fn what_a_host_lost_ends_in_error_and_what_grew_is_counted(backing: Backin
     let mut plan = Plan::new(backing);
     (plan.computes, plan.volumes) = (1, 1);
     let Some((mut cluster, api)) = started(plan).await else { return };
-    let (lost, halted) = (active(&api, "lost").await, active(&api, "halted").await);
+    let (lost, halted) = (api.active("lost").await, api.active("halted").await);
     let (gone, grown) = (volume(&api, "gone").await, volume(&api, "grown").await);
     let power = serde_json::json!({ "power": "stop" });
     let lines = [
@@ -359,8 +332,8 @@ async fn what_a_host_lost_ends_in_error_and_what_grew_is_counted(backing: Backin
     assert_eq!(healings, [Healing::Healed, Healing::NotHealed, Healing::Healed, Healing::Healed]);
     let failed = api.until(&lost.id, State::Error).await;
     assert_eq!(failed.fault.unwrap().reason, "BUILD_LOST");
-    assert_eq!(volume_in(&api, VolumeState::Error, &gone.id).await.fault.unwrap().reason, "BUILD_LOST");
-    let grown = volume_in(&api, VolumeState::Available, &grown.id).await;
+    assert_eq!(api.until_volume(&gone.id, VolumeState::Error).await.fault.unwrap().reason, "BUILD_LOST");
+    let grown = api.until_volume(&grown.id, VolumeState::Available).await;
     assert_eq!((grown.spec.unwrap().size_gib, usage(&api).await.gigabytes), (4, 5));
     assert_eq!(kinds(&audit(&api, true).await), [Kind::PowerDrift]);
     cluster.shutdown().await;
@@ -388,10 +361,10 @@ async fn backend(
 
 async fn exports_follow_the_instances(backing: Backing) {
     let Some((cluster, api)) = started(Plan::new(backing)).await else { return };
-    let guest = active(&api, "guest").await;
+    let guest = api.active("guest").await;
     let (free, used) = (volume(&api, "free").await, volume(&api, "used").await);
     attach(&api, &guest.id, &used.id).await;
-    let used = volume_in(&api, VolumeState::InUse, &used.id).await;
+    let used = api.until_volume(&used.id, VolumeState::InUse).await;
     for volume in [&free, &used] {
         let (mut client, command) = backend(&cluster, &api, volume).await;
         let connector = [("host".to_owned(), "compute-9".to_owned())].into();
@@ -418,7 +391,7 @@ async fn exports_follow_the_instances(backing: Backing) {
 
 async fn what_cannot_be_asked_is_not_checked(backing: Backing) {
     let Some((mut cluster, api)) = started(Plan::new(backing)).await else { return };
-    let guest = active(&api, "guest").await;
+    let guest = api.active("guest").await;
     let key = keys(&cluster).instance(guest.id.parse::<InstanceId>().unwrap());
     let mut record: InstanceRecord = read(&cluster, &key).await;
     let left = records::Receipt { host: "compute-9".into(), attempt: 1, create_time: None };
@@ -456,7 +429,7 @@ async fn live(api: &Api, number: usize) -> (String, String, String) {
     let extra = volume(api, &format!("extra-{number}")).await;
     let request = api::ExtendVolumeRequest { volume_id: extra.id.clone(), size_gib: 3, ..Default::default() };
     api.volumes().extend_volume(request).await.unwrap();
-    volume_in(api, VolumeState::Available, &extra.id).await;
+    api.until_volume(&extra.id, VolumeState::Available).await;
     let copy = snapshot(api, &extra.id).await;
     api.delete(&gone.id).await.unwrap();
     api.until(&gone.id, State::Deleted).await;
@@ -487,10 +460,10 @@ async fn an_audit_that_heals_loses_nothing_of_what_goes_on(backing: Backing) {
     let (kept, audits) = tokio::join!(living, auditing);
     assert!(audits > 3, "only {audits} audits");
     for (instance, data, copy) in &kept {
-        let instance = settled(&api, instance).await;
+        let instance = api.settled(instance).await;
         assert_eq!(instance.state(), State::Stopped);
         assert_eq!(instance.attachments.len(), 1);
-        volume_in(&api, VolumeState::InUse, data).await;
+        api.until_volume(data, VolumeState::InUse).await;
         let request = api::GetSnapshotRequest { snapshot_id: copy.clone(), ..Default::default() };
         let copy = api.snapshots().get_snapshot(request).await.unwrap().into_inner().snapshot.unwrap();
         assert_eq!(copy.state(), SnapshotState::Available);

@@ -10,6 +10,7 @@ use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_runtime::config::Period;
+use kilonova_tests::asking::started;
 use kilonova_tests::journal::Line;
 use kilonova_tests::waiting::until;
 use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
@@ -25,47 +26,18 @@ over_both_stores!(
     a_host_that_is_gone_for_a_while_is_evacuated_if_that_is_wanted,
 );
 
-async fn started(plan: Plan) -> Option<(Cluster, Api)> {
-    let cluster = Cluster::start(plan).await?;
-    let api = cluster.api();
-    api.seed().await;
-    Some((cluster, api))
-}
-
-async fn active(api: &Api, name: &str) -> pb::Instance {
-    let id = api.create(name, "small", 1).await.unwrap().remove(0);
-    api.until(&id, State::Active).await
-}
-
-/// The instance once nothing is being done with it.
-async fn settled(api: &Api, id: &str) -> pb::Instance {
-    until(&format!("{id} is left alone"), || async {
-        api.get(id).await.ok().filter(|instance| instance.task() == Task::Unspecified)
-    })
-    .await
-}
-
-async fn volume_in(api: &Api, state: VolumeState, id: &str) -> pb::Volume {
-    until(&format!("volume {id} is {state:?}"), || async {
-        let request = api::GetVolumeRequest { volume_id: id.into(), ..Default::default() };
-        let volume = api.volumes().get_volume(request).await.ok()?.into_inner().volume?;
-        (volume.state() == state).then_some(volume)
-    })
-    .await
-}
-
 async fn with_volume(api: &Api, instance: &str) -> String {
     let spec = pb::VolumeSpec { name: "disk".into(), size_gib: 1, ..Default::default() };
     let request = api::CreateVolumeRequest { volume: Some(spec), ..Default::default() };
     let id = api.volumes().create_volume(request).await.unwrap().into_inner().volume.unwrap().id;
-    volume_in(api, VolumeState::Available, &id).await;
+    api.until_volume(&id, VolumeState::Available).await;
     let request = api::AttachVolumeRequest {
         instance_id: instance.into(),
         volume_id: id.clone(),
         ..Default::default()
     };
     api.instances().attach_volume(request).await.unwrap();
-    volume_in(api, VolumeState::InUse, &id).await;
+    api.until_volume(&id, VolumeState::InUse).await;
     id
 }
 
@@ -128,7 +100,7 @@ async fn an_instance_is_rebuilt_where_it_is(backing: Backing) {
     let request = api::CreateImageRequest { image: Some(image), ..Default::default() };
     api.images().create_image(request).await.unwrap();
     for (name, expected) in [("vm", "debian"), ("stuck", "cirros")] {
-        let before = active(&api, name).await;
+        let before = api.active(name).await;
         let request = api::RebuildInstanceRequest {
             instance_id: before.id.clone(),
             image_id: "debian".into(),
@@ -136,7 +108,7 @@ async fn an_instance_is_rebuilt_where_it_is(backing: Backing) {
         };
         let asked = api.instances().rebuild_instance(request).await.unwrap().into_inner().instance.unwrap();
         assert_eq!(asked.task(), Task::Rebuilding);
-        let after = settled(&api, &before.id).await;
+        let after = api.settled(&before.id).await;
         assert_eq!((after.state(), &after.host), (State::Active, &before.host));
         assert_eq!(after.spec.unwrap().image_id, expected);
     }
@@ -149,7 +121,7 @@ async fn a_resize_is_confirmed_or_reverted_and_counts_the_greater_until_then(bac
     let Some((cluster, api)) = started(plan).await else { return };
     flavor(&api, "medium", 3, 1024).await;
     flavor(&api, "large", 30, 1024).await;
-    let (kept, back) = (active(&api, "kept").await, active(&api, "back").await);
+    let (kept, back) = (api.active("kept").await, api.active("back").await);
     assert_eq!(resize(&api, &kept.id, "small").await, Err(Reason::ValidationFailed));
     assert_eq!(resize(&api, &kept.id, "large").await, Err(Reason::QuotaExceeded));
     assert_eq!(resize(&api, &kept.id, "medium").await, Ok(()));
@@ -161,7 +133,7 @@ async fn a_resize_is_confirmed_or_reverted_and_counts_the_greater_until_then(bac
     assert_eq!(resize(&api, &kept.id, "large").await, Err(Reason::InvalidState));
     let request = api::ConfirmResizeRequest { instance_id: kept.id.clone(), ..Default::default() };
     api.instances().confirm_resize(request).await.unwrap();
-    let confirmed = settled(&api, &kept.id).await;
+    let confirmed = api.settled(&kept.id).await;
     assert_eq!((confirmed.state(), confirmed.previous_host.as_str()), (State::Active, ""));
     let expected = [
         deed("spawn", &kept.host),
@@ -177,7 +149,7 @@ async fn a_resize_is_confirmed_or_reverted_and_counts_the_greater_until_then(bac
     assert_eq!(used(&api).await, (6, 2048));
     let request = api::RevertResizeRequest { instance_id: back.id.clone(), ..Default::default() };
     api.instances().revert_resize(request).await.unwrap();
-    let reverted = settled(&api, &back.id).await;
+    let reverted = api.settled(&back.id).await;
     assert_eq!((reverted.state(), &reverted.host), (State::Active, &back.host));
     assert_eq!(reverted.flavor.unwrap().id, "small");
     assert_eq!(used(&api).await, (4, 1536));
@@ -199,10 +171,10 @@ async fn a_resize_that_cannot_be_done_leaves_the_instance_as_it_was(backing: Bac
     let Some((cluster, api)) = started(plan).await else { return };
     flavor(&api, "medium", 2, 1024).await;
     for (name, last) in [("held", "hand_over"), ("refused", "take_over")] {
-        let before = active(&api, name).await;
+        let before = api.active(name).await;
         let disk = with_volume(&api, &before.id).await;
         resize(&api, &before.id, "medium").await.unwrap();
-        let after = settled(&api, &before.id).await;
+        let after = api.settled(&before.id).await;
         assert_eq!((after.state(), &after.host), (State::Active, &before.host), "{name}");
         assert_eq!(after.flavor.unwrap().id, "small");
         let action = last_action(&api, &before.id).await;
@@ -214,9 +186,9 @@ async fn a_resize_that_cannot_be_done_leaves_the_instance_as_it_was(backing: Bac
         let exports = exports(&cluster, &disk);
         assert_eq!(exports, vec![before.host], "the destination no longer reaches its volume");
     }
-    let before = active(&api, "huge").await;
+    let before = api.active("huge").await;
     assert_eq!(resize(&api, &before.id, "huge").await, Ok(()));
-    let after = settled(&api, &before.id).await;
+    let after = api.settled(&before.id).await;
     assert_eq!((after.state(), after.host), (State::Active, before.host));
     let action = last_action(&api, &before.id).await;
     assert_eq!(action.steps.last().unwrap().fault.as_ref().map(|f| f.reason.as_str()), None);
@@ -242,10 +214,10 @@ fn exports(cluster: &Cluster, volume: &str) -> Vec<String> {
 
 async fn an_instance_moves_while_it_runs_and_its_volume_with_it(backing: Backing) {
     let Some((cluster, api)) = started(Plan::new(backing)).await else { return };
-    let before = active(&api, "vm").await;
+    let before = api.active("vm").await;
     let disk = with_volume(&api, &before.id).await;
     migrate(&api, &before.id, true).await;
-    let after = settled(&api, &before.id).await;
+    let after = api.settled(&before.id).await;
     assert_eq!(after.state(), State::Active);
     assert_ne!(after.host, before.host);
     until("the old host holds nothing", || async {
@@ -260,7 +232,7 @@ async fn an_instance_moves_while_it_runs_and_its_volume_with_it(backing: Backing
         ..Default::default()
     };
     api.instances().detach_volume(request).await.unwrap();
-    volume_in(&api, VolumeState::Available, &disk).await;
+    api.until_volume(&disk, VolumeState::Available).await;
     assert!(exports(&cluster, &disk).is_empty());
     cluster.shutdown().await;
 }
@@ -271,7 +243,7 @@ async fn a_move_is_finished_after_every_agent_and_conductor_restarted(backing: B
     plan.conductor.resend_interval = Period::from_millis(500);
     plan.compute.driver.latency = Period::from_millis(300);
     let Some((mut cluster, api)) = started(plan).await else { return };
-    let before = active(&api, "vm").await;
+    let before = api.active("vm").await;
     migrate(&api, &before.id, false).await;
     for op in ["prepare", "hand_over", "take_over"] {
         until(op, || async { deeds(&cluster, &before.id).iter().find(|deed| deed.0 == op).map(drop) }).await;
@@ -298,7 +270,7 @@ async fn a_move_is_finished_after_every_agent_and_conductor_restarted(backing: B
 
 async fn an_instance_is_evacuated_and_its_old_host_destroys_its_copy(backing: Backing) {
     let Some((mut cluster, api)) = started(Plan::new(backing)).await else { return };
-    let before = active(&api, "vm").await;
+    let before = api.active("vm").await;
     let disk = with_volume(&api, &before.id).await;
     assert_eq!(evacuate(&api, &before.id).await, Err(Reason::InvalidState), "its host is there");
     cluster.stop(ServiceKind::Compute, &before.host).await;
@@ -315,7 +287,7 @@ async fn an_instance_is_evacuated_and_its_old_host_destroys_its_copy(backing: Ba
     cluster.ready().await;
     let (op, host) = deeds(&cluster, &before.id).pop().unwrap();
     assert_eq!((op.as_str(), &host), ("destroy", &before.host), "before the host is ready");
-    assert_eq!(settled(&api, &before.id).await.state(), State::Active);
+    assert_eq!(api.settled(&before.id).await.state(), State::Active);
     cluster.shutdown().await;
 }
 
@@ -323,10 +295,10 @@ async fn an_evacuation_without_a_place_leaves_the_instance_where_it_was(backing:
     let mut plan = Plan::new(backing);
     plan.computes = 1;
     let Some((mut cluster, api)) = started(plan).await else { return };
-    let before = active(&api, "vm").await;
+    let before = api.active("vm").await;
     cluster.stop(ServiceKind::Compute, &before.host).await;
     until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
-    let after = settled(&api, &before.id).await;
+    let after = api.settled(&before.id).await;
     assert_eq!((after.state(), &after.host), (State::Active, &before.host));
     assert_eq!(last_action(&api, &before.id).await.outcome(), pb::Outcome::Failed);
     cluster.launch(ServiceKind::Compute, &before.host).await;

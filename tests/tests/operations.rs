@@ -85,17 +85,8 @@ async fn volume(api: &Api, name: &str) -> String {
     let spec = pb::VolumeSpec { name: name.into(), size_gib: 1, ..Default::default() };
     let request = api::CreateVolumeRequest { volume: Some(spec), ..Default::default() };
     let id = api.volumes().create_volume(request).await.unwrap().into_inner().volume.unwrap().id;
-    volume_is(api, &id, VolumeState::Available).await;
+    api.until_volume(&id, VolumeState::Available).await;
     id
-}
-
-async fn volume_is(api: &Api, id: &str, state: VolumeState) -> pb::Volume {
-    until(&format!("volume {id} is {state:?}"), || async {
-        let request = api::GetVolumeRequest { volume_id: id.into(), ..Default::default() };
-        let volume = api.volumes().get_volume(request).await.ok()?.into_inner().volume?;
-        (volume.state() == state).then_some(volume)
-    })
-    .await
 }
 
 async fn instance(api: &Api, name: &str) -> String {
@@ -134,7 +125,7 @@ async fn volumes_are_attached_in_turn_and_detached_with_or_without_the_instance(
         attach(&api, &web, id).await.unwrap();
     }
     for id in &volumes {
-        let volume = volume_is(&api, id, VolumeState::InUse).await;
+        let volume = api.until_volume(id, VolumeState::InUse).await;
         assert_eq!(volume.attachments[0].instance_id, web);
     }
     let attached = |i: &pb::Instance| {
@@ -148,7 +139,7 @@ async fn volumes_are_attached_in_turn_and_detached_with_or_without_the_instance(
     assert_eq!(from_status(&refused).unwrap().reason, Reason::InvalidState);
 
     detach(&api, &web, &volumes[0]).await.unwrap();
-    let free = volume_is(&api, &volumes[0], VolumeState::Available).await;
+    let free = api.until_volume(&volumes[0], VolumeState::Available).await;
     assert!(free.attachments.is_empty());
     assert_eq!(attached(&api.get(&web).await.unwrap()), expected[1..]);
     assert_eq!(detach(&api, &web, &volumes[0]).await, Err(Reason::InvalidState));
@@ -161,7 +152,7 @@ async fn volumes_are_attached_in_turn_and_detached_with_or_without_the_instance(
     api.delete(&web).await.unwrap();
     api.until(&web, State::Deleted).await;
     for id in &volumes {
-        volume_is(&api, id, VolumeState::Available).await;
+        api.until_volume(id, VolumeState::Available).await;
     }
     let lines = cluster.journals();
     let (exported, unexported) = (journal::count(&lines, "export"), journal::count(&lines, "unexport"));
@@ -180,8 +171,8 @@ async fn a_volume_that_cannot_be_attached_is_available_again(backing: Backing) {
     let spare = instance(&api, "spare").await;
     attach(&api, &picky, &first).await.unwrap();
     attach(&api, &picky, &second).await.unwrap();
-    volume_is(&api, &first, VolumeState::Available).await;
-    volume_is(&api, &second, VolumeState::Available).await;
+    api.until_volume(&first, VolumeState::Available).await;
+    api.until_volume(&second, VolumeState::Available).await;
     let now = api.get(&picky).await.unwrap();
     assert!(now.attachments.is_empty() && now.state() == State::Active, "{now:?}");
     let request = api::ListInstanceActionsRequest { instance_id: picky, ..Default::default() };
@@ -193,7 +184,7 @@ async fn a_volume_that_cannot_be_attached_is_available_again(backing: Backing) {
     assert_eq!(faults, ["DRIVER_FAILED", "DRIVER_FAILED"]);
 
     attach(&api, &spare, &first).await.unwrap();
-    volume_is(&api, &first, VolumeState::InUse).await;
+    api.until_volume(&first, VolumeState::InUse).await;
     cluster.shutdown().await;
 }
 
@@ -207,7 +198,7 @@ async fn a_volume_is_promised_to_one_instance_only(backing: Backing) {
     let asked = join_all(instances.iter().map(|id| attach(&api, id, &disk))).await;
     assert_eq!(asked.iter().filter(|answer| answer.is_ok()).count(), 1, "{asked:?}");
     let winner = asked.iter().flatten().next().unwrap();
-    let with = volume_is(&api, &disk, VolumeState::InUse).await;
+    let with = api.until_volume(&disk, VolumeState::InUse).await;
     assert_eq!(with.attachments[0].instance_id, winner.id);
     cluster.shutdown().await;
 }
@@ -223,18 +214,18 @@ async fn an_attach_is_finished_after_every_agent_and_conductor_restarted(backing
     let disk = volume(&api, "disk").await;
     cluster.stop(ServiceKind::Volume, "storage-1@sim").await;
     attach(&api, &web, &disk).await.unwrap();
-    volume_is(&api, &disk, VolumeState::Reserved).await;
+    api.until_volume(&disk, VolumeState::Reserved).await;
     for (kind, name) in [(ServiceKind::Compute, "compute-1"), (ServiceKind::Conductor, "conductor-1")] {
         cluster.stop(kind, name).await;
         cluster.launch(kind, name).await;
     }
     cluster.launch(ServiceKind::Volume, "storage-1@sim").await;
     cluster.ready().await;
-    volume_is(&api, &disk, VolumeState::InUse).await;
+    api.until_volume(&disk, VolumeState::InUse).await;
     let lines = cluster.journals();
     assert_eq!(journal::count(&lines, "attach")[&web].len(), 1);
     detach(&api, &web, &disk).await.unwrap();
-    volume_is(&api, &disk, VolumeState::Available).await;
+    api.until_volume(&disk, VolumeState::Available).await;
     cluster.shutdown().await;
 }
 
@@ -262,18 +253,18 @@ async fn a_volume_grows_and_counts_as_much_as_it_has(backing: Backing) {
     };
     let (one, two) = tokio::join!(extend(&data, 20), extend(&data, 20));
     assert_eq!((one, two), (Ok(()), Ok(())));
-    let grown = volume_is(&api, &data, VolumeState::Available).await;
+    let grown = api.until_volume(&data, VolumeState::Available).await;
     assert_eq!(grown.spec.unwrap().size_gib, 20);
     assert_eq!(used().await, 21);
     assert_eq!(extend(&data, 30).await, Err(Reason::QuotaExceeded));
     assert_eq!(extend(&data, 20).await, Ok(()), "the same request again");
     assert_eq!(extend(&stiff, 5).await, Ok(()));
-    let same = volume_is(&api, &stiff, VolumeState::Available).await;
+    let same = api.until_volume(&stiff, VolumeState::Available).await;
     assert_eq!(same.spec.unwrap().size_gib, 1);
     assert_eq!(used().await, 21);
     let request = api::DeleteVolumeRequest { volume_id: data.clone(), ..Default::default() };
     api.volumes().delete_volume(request).await.unwrap();
-    volume_is(&api, &data, VolumeState::Deleted).await;
+    api.until_volume(&data, VolumeState::Deleted).await;
     assert_eq!(used().await, 1);
     cluster.shutdown().await;
 }
@@ -288,16 +279,16 @@ async fn an_instance_goes_at_last_though_its_volumes_backend_is_away(backing: Ba
     let (web, next) = (instance(&api, "web").await, instance(&api, "next").await);
     let disk = volume(&api, "disk").await;
     attach(&api, &web, &disk).await.unwrap();
-    volume_is(&api, &disk, VolumeState::InUse).await;
+    api.until_volume(&disk, VolumeState::InUse).await;
     cluster.stop(ServiceKind::Volume, "storage-1@sim").await;
     api.delete(&web).await.unwrap();
     api.until(&web, State::Deleted).await;
-    volume_is(&api, &disk, VolumeState::Available).await;
+    api.until_volume(&disk, VolumeState::Available).await;
     assert_eq!(journal::count(&cluster.journals(), "destroy")[&web].len(), 1, "its guest is gone first");
 
     cluster.launch(ServiceKind::Volume, "storage-1@sim").await;
     cluster.ready().await;
     attach(&api, &next, &disk).await.unwrap();
-    volume_is(&api, &disk, VolumeState::InUse).await;
+    api.until_volume(&disk, VolumeState::InUse).await;
     cluster.shutdown().await;
 }

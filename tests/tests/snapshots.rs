@@ -10,8 +10,9 @@ use kilonova_proto::types::v1::snapshot::State;
 use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
+use kilonova_tests::asking::started;
 use kilonova_tests::waiting::until;
-use kilonova_tests::{Api, Backing, Cluster, Plan, journal, over_both_stores};
+use kilonova_tests::{Api, Backing, Plan, journal, over_both_stores};
 
 over_both_stores!(
     a_snapshot_is_made_once_counts_and_keeps_its_volume,
@@ -19,13 +20,6 @@ over_both_stores!(
     a_volume_is_made_of_a_snapshot_where_that_is_or_of_an_image,
     a_snapshot_waits_for_its_backend,
 );
-
-async fn started(plan: Plan) -> Option<(Cluster, Api)> {
-    let cluster = Cluster::start(plan).await?;
-    let api = cluster.api();
-    api.seed().await;
-    Some((cluster, api))
-}
 
 fn reason<T>(answer: Result<T, tonic::Status>) -> Result<T, Reason> {
     answer.map_err(|status| from_status(&status).unwrap().reason)
@@ -37,19 +31,10 @@ async fn create_volume(api: &Api, spec: pb::VolumeSpec) -> Result<String, Reason
     reason(answer).map(|answer| answer.into_inner().volume.unwrap().id)
 }
 
-async fn volume_in(api: &Api, state: VolumeState, id: &str) -> pb::Volume {
-    until(&format!("volume {id} is {state:?}"), || async {
-        let request = api::GetVolumeRequest { volume_id: id.into(), ..Default::default() };
-        let volume = api.volumes().get_volume(request).await.ok()?.into_inner().volume?;
-        (volume.state() == state).then_some(volume)
-    })
-    .await
-}
-
 async fn volume(api: &Api, name: &str, size_gib: u32) -> pb::Volume {
     let spec = pb::VolumeSpec { name: name.into(), size_gib, ..Default::default() };
     let id = create_volume(api, spec).await.unwrap();
-    volume_in(api, VolumeState::Available, &id).await
+    api.until_volume(&id, VolumeState::Available).await
 }
 
 async fn snapshot(api: &Api, volume: &str, name: &str) -> Result<pb::Snapshot, Reason> {
@@ -112,7 +97,7 @@ async fn a_snapshot_is_made_once_counts_and_keeps_its_volume(backing: Backing) {
     }
     assert_eq!(used(&api).await, (1, 0, 3));
     delete_volume(&api, &data.id).await.unwrap();
-    volume_in(&api, VolumeState::Deleted, &data.id).await;
+    api.until_volume(&data.id, VolumeState::Deleted).await;
     assert_eq!(used(&api).await, (0, 0, 0));
     let lines = cluster.journals();
     let (made, gone) = (journal::count(&lines, "create_snapshot"), journal::count(&lines, "delete_snapshot"));
@@ -151,10 +136,10 @@ async fn a_volume_is_made_of_a_snapshot_where_that_is_or_of_an_image(backing: Ba
     assert_eq!(create_volume(&api, of(5, "", "nothing")).await, Err(Reason::ImageNotFound));
     for number in 0..4 {
         let id = create_volume(&api, of(2 + number, &kept.id, "")).await.unwrap();
-        assert_eq!(volume_in(&api, VolumeState::Available, &id).await.host, data.host);
+        assert_eq!(api.until_volume(&id, VolumeState::Available).await.host, data.host);
     }
     let id = create_volume(&api, of(1, "", "cirros")).await.unwrap();
-    volume_in(&api, VolumeState::Available, &id).await;
+    api.until_volume(&id, VolumeState::Available).await;
     delete_snapshot(&api, &kept.id).await;
     assert_eq!(create_volume(&api, of(2, &kept.id, "")).await, Err(Reason::InvalidState));
     cluster.shutdown().await;

@@ -21,6 +21,24 @@ use super::reporter::{Report, Sink};
 const DEADLINE: Duration = Duration::from_secs(10);
 const PAGE: i32 = 1000;
 
+/// Asks page after page for what belongs on the host.
+macro_rules! every_page {
+    ($conductor:ident, $request:ident, $method:ident, $field:ident) => {{
+        let mut client = $conductor.client().await?;
+        let (mut found, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let (host, epoch) = $conductor.names();
+            let request = $request { host, epoch, page_size: PAGE, page_token };
+            let page = client.$method(within(request)).await?.into_inner();
+            found.extend(page.$field);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(found);
+            }
+        }
+    }};
+}
+
 /// One agent's line to any conductor. Cheap to clone.
 #[derive(Clone)]
 pub struct Conductor {
@@ -65,50 +83,17 @@ impl Conductor {
 
     /// Every instance that belongs on the host.
     pub async fn instances(&self) -> Result<Vec<Instance>, Status> {
-        let mut client = self.client().await?;
-        let (mut found, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let (host, epoch) = self.names();
-            let request = ListHostInstancesRequest { host, epoch, page_size: PAGE, page_token };
-            let page = client.list_host_instances(within(request)).await?.into_inner();
-            found.extend(page.instances);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(found);
-            }
-        }
+        every_page!(self, ListHostInstancesRequest, list_host_instances, instances)
     }
 
     /// Every volume that belongs on the backend.
     pub async fn volumes(&self) -> Result<Vec<Volume>, Status> {
-        let mut client = self.client().await?;
-        let (mut found, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let (host, epoch) = self.names();
-            let request = ListHostVolumesRequest { host, epoch, page_size: PAGE, page_token };
-            let page = client.list_host_volumes(within(request)).await?.into_inner();
-            found.extend(page.volumes);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(found);
-            }
-        }
+        every_page!(self, ListHostVolumesRequest, list_host_volumes, volumes)
     }
 
     /// Every snapshot that belongs on the backend.
     pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Status> {
-        let mut client = self.client().await?;
-        let (mut found, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let (host, epoch) = self.names();
-            let request = ListHostSnapshotsRequest { host, epoch, page_size: PAGE, page_token };
-            let page = client.list_host_snapshots(within(request)).await?.into_inner();
-            found.extend(page.snapshots);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(found);
-            }
-        }
+        every_page!(self, ListHostSnapshotsRequest, list_host_snapshots, snapshots)
     }
 }
 

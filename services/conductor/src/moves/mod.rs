@@ -41,7 +41,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{Desired, State};
 
 use crate::operations::renumber;
-use crate::placed::{Phase, Placed, Site};
+use crate::placed::{Placed, Site};
 use crate::quota;
 
 /// The move that goes on.
@@ -156,7 +156,7 @@ pub fn clears(record: &InstanceRecord) -> Option<String> {
 /// host has not said that it took the room.
 #[must_use]
 pub fn seen_by(record: &InstanceRecord, host: &str, etag: String) -> Option<pb::Instance> {
-    if record.status().phase == Phase::Gone || !keeps(record).iter().any(|kept| kept == host) {
+    if !record.belongs_on(host) {
         return None;
     }
     let shown = record.shown(etag);

@@ -130,10 +130,13 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn clears(&self) -> Option<String> {
         None
     }
+    /// Whether a host is to have something of it.
+    fn belongs_on(&self, host: &str) -> bool {
+        self.status().phase != Phase::Gone && self.keeps().iter().any(|kept| kept == host)
+    }
     /// The record as a host has to see it that compares it with what it has; none if it does not belong there.
     fn seen_by(&self, host: &str, etag: String) -> Option<Self::Resource> {
-        let status = self.status();
-        (status.host == host && status.phase != Phase::Gone).then(|| self.shown(etag))
+        self.belongs_on(host).then(|| self.shown(etag))
     }
     /// The server group it is a member of.
     fn group(&self) -> Option<ServerGroupId> {

@@ -101,17 +101,17 @@ impl Conductor {
         requests::get(&self.instances, named).await
     }
 
-    /// The instance with its host's state of this moment.
-    fn with_host_state(&self, mut instance: pb::Instance) -> pb::Instance {
-        if let Ok(host) = HostName::parse(&instance.host) {
-            let members = self.registry.members(ServiceKind::Compute).current();
+    /// Sets of instances whether their hosts are there at this moment.
+    fn set_host_states<'a>(&self, instances: impl IntoIterator<Item = &'a mut pb::Instance>) {
+        let members = self.registry.members(ServiceKind::Compute).current();
+        for instance in instances {
+            let Ok(host) = HostName::parse(&instance.host) else { continue };
             instance.set_host_state(match (members.get(&host), members.callable(&host)) {
                 (Some(_), _) => pb::host::State::Up,
                 (None, Some(_)) => pb::host::State::Unspecified,
                 (None, None) => pb::host::State::Down,
             });
         }
-        instance
     }
 
     async fn volume(&self, id: &str, project: &str) -> Result<Entry<VolumeRecord>, Error> {
@@ -193,8 +193,10 @@ impl RecordService for Conductor {
     ) -> Answer<proto::GetInstanceResponse> {
         let request = request.into_inner();
         let entry = self.instance(&request.instance_id, &request.project_id).await;
-        answer(entry.map(|entry| proto::GetInstanceResponse {
-            instance: Some(self.with_host_state(entry.record.shown(entry.etag()))),
+        answer(entry.map(|entry| {
+            let mut instance = entry.record.shown(entry.etag());
+            self.set_host_states([&mut instance]);
+            proto::GetInstanceResponse { instance: Some(instance) }
         }))
     }
 
@@ -207,9 +209,9 @@ impl RecordService for Conductor {
         let filter = Filter { project, states: request.states, host, ids: Vec::new() };
         let (size, token) = (request.page_size, request.page_token.as_str());
         let page = page(&self.instances.cache, size, token, &filter, |record| filter.instance(record));
-        answer(page.map(|(instances, next_page_token)| proto::ListInstancesResponse {
-            instances: instances.into_iter().map(|one| self.with_host_state(one)).collect(),
-            next_page_token,
+        answer(page.map(|(mut instances, next_page_token)| {
+            self.set_host_states(&mut instances);
+            proto::ListInstancesResponse { instances, next_page_token }
         }))
     }
 

@@ -66,9 +66,9 @@ async fn on_host<P: Placed>(
     let filter = format!("{}@{host}", P::NOUN);
     let after = read_after::<P::Id>(&filter, token)?;
     records.brought_up_to_date().await?;
-    // Whatever is on a host has a receipt there.
+    // Whatever is on a host has a receipt there, which is the cheaper question.
     let at_host = |record: &P| record.receipts().iter().any(|receipt| receipt.host == host);
-    let pass = |_: &P::Id, record: &P| at_host(record) && record.seen_by(host, String::new()).is_some();
+    let pass = |_: &P::Id, record: &P| at_host(record) && record.belongs_on(host);
     let (mut entries, mut more) = records.cache.page(after.as_ref(), limit, pass);
     more |= cut(&mut entries, |record| record.resource().encoded_len());
     let next = next_token(&filter, &entries, more);
@@ -88,6 +88,37 @@ fn guest_details(
         instance.addresses.clone_from(&addresses);
         new
     }
+}
+
+/// The operation that a report answers, if it answers one.
+fn asked(operation: pb::action::Kind) -> Option<pb::action::Kind> {
+    (operation != pb::action::Kind::Unspecified).then_some(operation)
+}
+
+/// Enters the reports of a request in `$records`; `$rest` gives of each the operation it answers, and what it says besides.
+macro_rules! entered {
+    ($conductor:ident, $records:ident, $service:expr, $request:ident, $id:ident, |$report:ident| $rest:block) => {{
+        let message = $request.get_ref();
+        let host = $conductor.own_host(&$request, $service, &message.host, message.epoch)?;
+        check_count(message.reports.len())?;
+        let again = $conductor.config.operation_timeout.get();
+        for report in $request.into_inner().reports {
+            let $report = &report;
+            let (operation, details) = $rest;
+            let read = Report {
+                id: read_id(concat!("reports.", stringify!($id)), &report.$id).map_err(|e| to_status(&e))?,
+                host: host.to_string(),
+                generation: report.generation,
+                attempt: report.attempt,
+                status: report.status(),
+                fault: report.fault,
+                steps: report.steps,
+                operation,
+            };
+            let entered = reports::enter(&$conductor.$records, read, again, details).await;
+            entered.map_err(|error| to_status(&error))?;
+        }
+    }};
 }
 
 #[tonic::async_trait]
@@ -115,25 +146,10 @@ impl ReportService for Conductor {
         &self,
         request: Request<proto::ReportInstancesRequest>,
     ) -> Answer<proto::ReportInstancesResponse> {
-        let message = request.get_ref();
-        let host = self.own_host(&request, ServiceKind::Compute, &message.host, message.epoch)?;
-        check_count(message.reports.len())?;
-        let again = self.config.operation_timeout.get();
-        for report in request.into_inner().reports {
+        entered!(self, instances, ServiceKind::Compute, request, instance_id, |report| {
             let details = guest_details(report.power_state(), report.addresses.clone());
-            let operation = report.operation();
-            let read = Report {
-                id: read_id("reports.instance_id", &report.instance_id).map_err(|e| to_status(&e))?,
-                host: host.to_string(),
-                generation: report.generation,
-                attempt: report.attempt,
-                status: report.status(),
-                fault: report.fault,
-                steps: report.steps,
-                operation: (operation != pb::action::Kind::Unspecified).then_some(operation),
-            };
-            reports::enter(&self.instances, read, again, details).await.map_err(|error| to_status(&error))?;
-        }
+            (asked(report.operation()), details)
+        });
         Ok(Response::new(proto::ReportInstancesResponse {}))
     }
 
@@ -141,25 +157,9 @@ impl ReportService for Conductor {
         &self,
         request: Request<proto::ReportVolumesRequest>,
     ) -> Answer<proto::ReportVolumesResponse> {
-        let message = request.get_ref();
-        let host = self.own_host(&request, ServiceKind::Volume, &message.host, message.epoch)?;
-        check_count(message.reports.len())?;
-        let again = self.config.operation_timeout.get();
-        for report in request.into_inner().reports {
-            let operation = report.operation();
-            let read = Report {
-                id: read_id("reports.volume_id", &report.volume_id).map_err(|e| to_status(&e))?,
-                host: host.to_string(),
-                generation: report.generation,
-                attempt: report.attempt,
-                status: report.status(),
-                fault: report.fault,
-                steps: report.steps,
-                operation: (operation != pb::action::Kind::Unspecified).then_some(operation),
-            };
-            let nothing = |_: &mut VolumeRecord| false;
-            reports::enter(&self.volumes, read, again, nothing).await.map_err(|error| to_status(&error))?;
-        }
+        entered!(self, volumes, ServiceKind::Volume, request, volume_id, |report| {
+            (asked(report.operation()), |_: &mut VolumeRecord| false)
+        });
         Ok(Response::new(proto::ReportVolumesResponse {}))
     }
 
@@ -167,24 +167,9 @@ impl ReportService for Conductor {
         &self,
         request: Request<proto::ReportSnapshotsRequest>,
     ) -> Answer<proto::ReportSnapshotsResponse> {
-        let message = request.get_ref();
-        let host = self.own_host(&request, ServiceKind::Volume, &message.host, message.epoch)?;
-        check_count(message.reports.len())?;
-        let again = self.config.operation_timeout.get();
-        for report in request.into_inner().reports {
-            let read = Report {
-                id: read_id("reports.snapshot_id", &report.snapshot_id).map_err(|e| to_status(&e))?,
-                host: host.to_string(),
-                generation: report.generation,
-                attempt: report.attempt,
-                status: report.status(),
-                fault: report.fault,
-                steps: report.steps,
-                operation: None,
-            };
-            let nothing = |_: &mut SnapshotRecord| false;
-            reports::enter(&self.snapshots, read, again, nothing).await.map_err(|error| to_status(&error))?;
-        }
+        entered!(self, snapshots, ServiceKind::Volume, request, snapshot_id, |_report| {
+            (None, |_: &mut SnapshotRecord| false)
+        });
         Ok(Response::new(proto::ReportSnapshotsResponse {}))
     }
 
