@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/.tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 .PHONY: help demo up test lint matrix chaos upgrade-test bench bench-rpc bench-fanout bench-discovery bench-peers \
-  bench-accept bench-build mutants proto-baseline clean
+  bench-accept bench-build bench-scheduler mutants proto-baseline clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,10 @@ bench-accept: ## measure how many requests are accepted durably, over both store
 bench-build: ## measure builds, takeover of shards, memory and listings, over both stores, in a release build
 	@$(BOOTSTRAP) test
 	@cargo run --release -p kilonova-tests --bin bench_build -- $(ARGS)
+
+bench-scheduler: ## measure placement on 1,000 to 100,000 hosts, in a release build
+	@$(BOOTSTRAP) build
+	@cargo run --release -p kilonova-tests --bin bench_scheduler -- $(ARGS)
 
 proto-baseline: ## accept the protos as they are: later ones are checked against them
 	@$(BOOTSTRAP) lint

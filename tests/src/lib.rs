@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod echo;
 pub mod journal;
 pub mod measure;
+pub mod placement;
 pub mod points;
 pub mod process;
 pub mod user;

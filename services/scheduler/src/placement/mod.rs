@@ -49,6 +49,4 @@ pub use vocabulary::{Symbol, TraitSetId, Vocabulary, Wish};
 pub use world::{HostFacts, HostId, World};
 
 #[cfg(test)]
-mod reference_tests;
-#[cfg(test)]
 pub(crate) mod testing;

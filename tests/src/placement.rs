@@ -1,0 +1,203 @@
+//! Placement of instances once more, written from the rules alone: what decisions are compared with, and what they are
+//! measured against.
+
+use kilonova_proto::scheduler::v1::SelectHostsRequest;
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::server_group::Policy;
+use kilonova_proto::types::v1::{Capabilities, ComputeResources, ServiceKind};
+use kilonova_scheduler::placement::{ComputeRow, Decision, Head, Pick, Wanted, World};
+
+/// One host, as it would be told to a person.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Its availability zone.
+    pub zone: String,
+    /// What it can do.
+    pub traits: Vec<String>,
+    /// Whether it answers.
+    pub up: bool,
+    /// Whether its administrator lets it take new work.
+    pub enabled: bool,
+    /// What it has.
+    pub figures: ComputeResources,
+}
+
+impl Host {
+    /// As it publishes itself.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            host: self.name.clone(),
+            service: ServiceKind::Compute.into(),
+            availability_zone: self.zone.clone(),
+            traits: self.traits.clone(),
+            enabled: self.enabled,
+            epoch: 1,
+            generation: 1,
+            resources: Some(Resources::Compute(self.figures.clone())),
+            ..Capabilities::default()
+        }
+    }
+}
+
+/// The same hosts as a scheduler keeps them.
+#[must_use]
+pub fn world_of(hosts: &[Host]) -> World<ComputeRow> {
+    let mut world = World::new();
+    for host in hosts {
+        let id = world.add(&host.name);
+        let zone = world.vocabulary_mut().intern(&host.zone);
+        let head = Head { host: id, zone, up: host.up, enabled: host.enabled };
+        let row = ComputeRow::new(head, &host.capabilities(), world.vocabulary_mut());
+        world.set_rows(id, vec![row]);
+    }
+    world
+}
+
+/// The rules once more: no indexes, no ids, no cleverness.
+pub struct Plain<'a> {
+    /// What is asked for.
+    pub request: &'a SelectHostsRequest,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+}
+
+fn free(total: u32, ratio: f64, default: f64, reserved: u32, used: u32) -> i64 {
+    let ratio = if ratio == 0.0 { default } else { ratio };
+    ((f64::from(total) * ratio).floor() as i64 - i64::from(reserved)).max(0) - i64::from(used)
+}
+
+fn free_of(host: &Host) -> [i64; 3] {
+    let of = &host.figures;
+    [
+        free(of.vcpus, of.cpu_allocation_ratio, 4.0, 0, of.vcpus_used),
+        free(of.ram_mib, of.ram_allocation_ratio, 1.0, of.ram_reserved_mib, of.ram_used_mib),
+        free(of.disk_gib, of.disk_allocation_ratio, 1.0, 0, of.disk_used_gib),
+    ]
+}
+
+impl Plain<'_> {
+    /// How many members of a group under that rule are on a host, and how many may share one; none without such a group.
+    fn members(&self, policy: Policy, host: &Host) -> Option<(u32, u32)> {
+        let group = self.request.server_group.as_ref().filter(|group| group.policy() == policy)?;
+        let there = group.hosts.iter().find(|there| there.host == host.name).map_or(0, |there| there.members);
+        Some((there, group.max_per_host.max(1)))
+    }
+
+    fn keeps_the_rule(&self, host: &Host) -> bool {
+        let is_nowhere = self.request.server_group.as_ref().is_none_or(|group| group.hosts.is_empty());
+        self.members(Policy::Affinity, host).is_none_or(|(there, _)| is_nowhere || there > 0)
+            && self.members(Policy::AntiAffinity, host).is_none_or(|(there, most)| there < most)
+    }
+
+    fn fits(&self, host: &Host) -> bool {
+        let request = self.request;
+        let flavor = request.flavor.clone().unwrap_or_default();
+        let forced = request.hints.as_ref().map_or("", |hints| hints.force_host.as_str());
+        let architecture = request.image.as_ref().map(|image| image.properties["hw_architecture"].as_str());
+        let needed = [flavor.vcpus, flavor.ram_mib, flavor.disk_gib];
+        let totals = [host.figures.vcpus, host.figures.ram_mib, host.figures.disk_gib];
+        let traits_are_right = flavor.extra_specs.iter().all(|(key, value)| {
+            host.traits.iter().any(|name| Some(name.as_str()) == key.strip_prefix("trait:"))
+                == (value == "required")
+        });
+        host.up
+            && host.enabled
+            && (request.availability_zone.is_empty() || request.availability_zone == host.zone)
+            && !request.excluded_hosts.contains(&host.name)
+            && (forced.is_empty() || forced == host.name)
+            && architecture.is_none_or(|wanted| wanted == host.figures.cpu_architecture)
+            && traits_are_right
+            && self.keeps_the_rule(host)
+            && (0..3).all(|n| i64::from(needed[n]) <= free_of(host)[n] && needed[n] <= totals[n])
+    }
+
+    /// Every host that fits, with its weight.
+    #[must_use]
+    pub fn weights(&self) -> Vec<(String, f64)> {
+        self.weights_of(&self.hosts)
+    }
+
+    /// The best of these hosts.
+    #[must_use]
+    pub fn best_of(&self, hosts: &[Host]) -> Option<String> {
+        let weights = self.weights_of(hosts);
+        weights.into_iter().max_by(|one, other| one.1.total_cmp(&other.1)).map(|(name, _)| name)
+    }
+
+    fn weights_of(&self, hosts: &[Host]) -> Vec<(String, f64)> {
+        let fitting: Vec<&Host> = hosts.iter().filter(|host| self.fits(host)).collect();
+        let mut weights = vec![0.0; fitting.len()];
+        let mut add = |multiplier: f64, figure: &dyn Fn(&Host) -> f64| {
+            let figures: Vec<f64> = fitting.iter().map(|host| figure(host)).collect();
+            let least = figures.iter().copied().fold(f64::MAX, f64::min);
+            let greatest = figures.iter().copied().fold(f64::MIN, f64::max);
+            if greatest > least {
+                let scale = multiplier / (greatest - least);
+                for (weight, figure) in weights.iter_mut().zip(figures) {
+                    *weight += scale * (figure - least);
+                }
+            }
+        };
+        add(1.0, &|host| free_of(host)[1] as f64);
+        add(1.0, &|host| free_of(host)[0] as f64);
+        add(1.0, &|host| free_of(host)[2] as f64);
+        add(-1.0, &|host| f64::from(host.figures.io_ops));
+        add(-1_000_000.0, &|host| f64::from(host.figures.failed_builds));
+        add(1.0, &|host| f64::from(self.members(Policy::SoftAffinity, host).unwrap_or_default().0));
+        add(1.0, &|host| {
+            let (there, most) = self.members(Policy::SoftAntiAffinity, host).unwrap_or_default();
+            -f64::from(there.saturating_sub(most.max(1) - 1))
+        });
+        fitting.iter().map(|host| host.name.clone()).zip(weights).collect()
+    }
+
+    /// Counts an instance on a host.
+    pub fn place(&mut self, name: &str) {
+        let flavor = self.request.flavor.clone().unwrap_or_default();
+        let host = self.hosts.iter_mut().find(|host| host.name == name).expect("a host that is known");
+        host.figures.vcpus_used += flavor.vcpus;
+        host.figures.ram_used_mib += flavor.ram_mib;
+        host.figures.disk_used_gib += flavor.disk_gib;
+        host.figures.io_ops += 1;
+    }
+
+    /// Follows the decision pick by pick: each must be among the best at its turn.
+    pub fn verify(mut self, decision: &Decision, wanted: Wanted, name: impl Fn(&Pick) -> String) {
+        if decision.picks.is_empty() {
+            for _ in 0..wanted.count {
+                let weights = self.weights();
+                let Some((best, _)) = weights.iter().max_by(|one, other| one.1.total_cmp(&other.1)) else {
+                    assert_eq!(decision.explanation.remaining, 0);
+                    return;
+                };
+                let best = best.clone();
+                self.place(&best);
+            }
+            panic!("there was room for all, and none was placed");
+        }
+        assert_eq!(decision.picks.len(), wanted.count);
+        let mut last = Vec::new();
+        for pick in &decision.picks {
+            last = self.weights();
+            let best = last.iter().map(|(_, weight)| *weight).fold(f64::MIN, f64::max);
+            let own =
+                last.iter().find(|(host, _)| *host == name(pick)).expect("the pick passes the filters").1;
+            assert_eq!(own, best, "the pick is among the best");
+            self.place(&name(pick));
+        }
+        assert_eq!(decision.explanation.remaining as usize, last.len());
+        let picked: Vec<String> = decision.picks.iter().map(&name).collect();
+        last.retain(|(host, _)| !picked.contains(host));
+        last.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let alternates: Vec<String> = decision.alternates.iter().map(&name).collect();
+        assert_eq!(alternates.len(), last.len().min(wanted.alternates));
+        for (n, alternate) in alternates.iter().enumerate() {
+            let own = last.iter().find(|(host, _)| host == alternate).expect("an alternate fits").1;
+            assert_eq!(own, last[n].1, "alternates come best first");
+            assert!(!alternates[..n].contains(alternate), "alternates are distinct");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Whatever is chosen is what a plain implementation, written from the rules alone, would have chosen.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectBackendsRequest, SelectHostsRequest};
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::server_group::Policy;
+use kilonova_proto::types::v1::{
+    Capabilities, ComputeResources, Flavor, Image, SchedulerHints, StoragePool, VolumeResources, VolumeSpec,
+};
+use kilonova_scheduler::config::{BackendsConfig, HostsConfig};
+use kilonova_scheduler::placement::{
+    ComputeDemand, Head, Pick, PoolRow, Scan, Space, Storage, StorageDemand, Wanted, World, select,
+};
+use kilonova_tests::placement::{Host, Plain, world_of};
+use proptest::prelude::*;
+
+const ZONES: [&str; 2] = ["az1", "az2"];
+const TRAITS: [&str; 3] = ["HW_A", "HW_B", "HW_C"];
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+
+fn instance(vcpus: u32, ram_mib: u32, disk_gib: u32) -> SelectHostsRequest {
+    let flavor = Flavor { vcpus, ram_mib, disk_gib, ..Flavor::default() };
+    SelectHostsRequest { flavor: Some(flavor), ..SelectHostsRequest::default() }
+}
+
+fn group(policy: Policy, max_per_host: u32, hosts: Vec<(String, u32)>) -> GroupHosts {
+    let hosts = hosts.into_iter().map(|(host, members)| GroupHost { host, members }).collect();
+    GroupHosts { policy: policy.into(), max_per_host, hosts }
+}
+
+fn volume(size_gib: u32, thick: bool) -> SelectBackendsRequest {
+    let specs = thick.then(|| ("provisioning:type".to_owned(), "thick".to_owned()));
+    let volume = VolumeSpec { size_gib, extra_specs: specs.into_iter().collect(), ..VolumeSpec::default() };
+    SelectBackendsRequest { volume: Some(volume), ..SelectBackendsRequest::default() }
+}
+
+fn backend(world: &mut World<PoolRow>, name: &str, pools: Vec<StoragePool>) {
+    let host = world.add(name);
+    let zone = world.vocabulary_mut().intern("az1");
+    let head = Head { host, zone, up: true, enabled: true };
+    let resources = Some(Resources::Volume(VolumeResources { pools, ..VolumeResources::default() }));
+    let capabilities = Capabilities { resources, ..Capabilities::default() };
+    let rows = Storage::rows(head, name, Some(&capabilities), world.vocabulary_mut());
+    world.set_rows(host, rows);
+}
+
+fn any_host() -> impl Strategy<Value = Host> {
+    let figures =
+        (0_u32..8, 0_u32..16, 0_u32..16, 0_u32..20, 0_u32..3, 0_u32..40, 0_u32..30, 0_u32..4, 0_u32..3);
+    let ratios = (0_usize..3, 0_usize..3, 0_usize..2);
+    (0_usize..2, proptest::sample::subsequence(TRAITS.to_vec(), 0..=3), 0_u8..10, 0_u8..10, figures, ratios)
+        .prop_map(|(zone, traits, up, enabled, figures, ratios)| {
+            let (vcpus, vcpus_used, ram, ram_used, reserved, disk, disk_used, io_ops, failed) = figures;
+            Host {
+                name: String::new(),
+                zone: ZONES[zone].to_owned(),
+                traits: traits.into_iter().map(str::to_owned).collect(),
+                up: up > 0,
+                enabled: enabled > 0,
+                figures: ComputeResources {
+                    vcpus,
+                    vcpus_used,
+                    cpu_allocation_ratio: [0.0, 1.0, 2.5][ratios.0],
+                    ram_mib: ram * 512,
+                    ram_used_mib: ram_used * 512,
+                    ram_reserved_mib: reserved * 256,
+                    ram_allocation_ratio: [0.0, 1.0, 1.5][ratios.1],
+                    disk_gib: disk,
+                    disk_used_gib: disk_used,
+                    io_ops,
+                    failed_builds: failed.saturating_sub(1),
+                    cpu_architecture: ARCHITECTURES[ratios.2].into(),
+                    ..ComputeResources::default()
+                },
+            }
+        })
+}
+
+fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
+    let sizes = (1_u32..4, 1_u32..6, 0_u32..8);
+    let wishes =
+        (0_usize..6, 0_usize..12, proptest::collection::vec(0_usize..30, 0..3), 0_usize..40, 0_usize..6);
+    (sizes, wishes).prop_map(|((vcpus, ram, disk), (zone, wanted_trait, excluded, forced, architecture))| {
+        let mut request = instance(vcpus, ram * 512, disk);
+        request.availability_zone = ZONES.get(zone).copied().unwrap_or_default().into();
+        let name = |n: usize| format!("c{n}");
+        request.excluded_hosts = excluded.iter().copied().map(name).collect();
+        let force_host = if forced < 8 { name(forced) } else { String::new() };
+        request.hints = Some(SchedulerHints { force_host, ..SchedulerHints::default() });
+        let value = if wanted_trait % 2 == 0 { "required" } else { "forbidden" };
+        if let Some(name) = TRAITS.get(wanted_trait / 2) {
+            let flavor = request.flavor.as_mut().unwrap();
+            flavor.extra_specs.insert(format!("trait:{name}"), value.into());
+        }
+        if let Some(text) = ARCHITECTURES.get(architecture) {
+            let properties = [("hw_architecture".to_owned(), (*text).to_owned())].into();
+            request.image = Some(Image { properties, ..Image::default() });
+        }
+        request
+    })
+}
+
+fn any_group() -> impl Strategy<Value = Option<GroupHosts>> {
+    let policies = [Policy::Affinity, Policy::AntiAffinity, Policy::SoftAffinity, Policy::SoftAntiAffinity];
+    let hosts = proptest::collection::btree_map(0_usize..30, 1_u32..4, 0..6);
+    (0_usize..6, 0_u32..4, hosts).prop_map(move |(policy, max_per_host, hosts)| {
+        let hosts: Vec<(String, u32)> =
+            hosts.into_iter().map(|(n, members)| (format!("c{n}"), members)).collect();
+        policies.get(policy).map(|policy| group(*policy, max_per_host, hosts))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn agrees_with_the_plain_reference(
+        mut hosts in proptest::collection::vec(any_host(), 0..30),
+        mut request in any_request(),
+        server_group in any_group(),
+        count in 1_usize..5,
+        alternates in 0_usize..4,
+        seed: u64,
+    ) {
+        for (n, host) in hosts.iter_mut().enumerate() {
+            host.name = format!("c{n}");
+        }
+        let mut world = world_of(&hosts);
+        let count = if server_group.is_some() { 1 } else { count };
+        request.server_group = server_group;
+        let demand = ComputeDemand::new(&request, &world);
+        let wanted = Wanted { count, alternates };
+        let chain = HostsConfig::default().chain().unwrap();
+        let mut scan = Scan::default();
+        let decision = select(&mut world, &chain, &demand, wanted, seed, &mut scan);
+
+        let removed: u32 = decision.explanation.filters.iter().map(|filter| filter.removed).sum();
+        prop_assert_eq!(removed + decision.explanation.remaining, decision.explanation.considered);
+        prop_assert!(world.rows().iter().all(|row| row.held_instances == 0 && row.ram.held == 0));
+        prop_assert_eq!(&decision, &select(&mut world, &chain, &demand, wanted, seed, &mut scan));
+        let name = |pick: &Pick| world.name(pick.host).to_owned();
+        Plain { request: &request, hosts }.verify(&decision, wanted, name);
+    }
+
+    #[test]
+    fn volumes_go_where_the_plain_formula_has_most_room(
+        backends in proptest::collection::vec(proptest::collection::vec(any_pool(), 1..4), 0..8),
+        gib in 1_u32..60,
+        thick: bool,
+        count in 1_usize..4,
+        seed: u64,
+    ) {
+        let mut world = World::new();
+        let mut free: Vec<(String, f64)> = Vec::new();
+        for (n, pools) in backends.iter().enumerate() {
+            let mut pools = pools.clone();
+            for (m, pool) in pools.iter_mut().enumerate() {
+                pool.name = format!("p{m}");
+                free.push((format!("b{n}#p{m}"), plain_virtual_free(pool, thick)));
+            }
+            backend(&mut world, &format!("b{n}"), pools);
+        }
+        let demand = StorageDemand::new(&volume(gib, thick), &world);
+        let chain = BackendsConfig::default().chain().unwrap();
+        let decision = select(&mut world, &chain, &demand, Wanted { count, alternates: 0 }, seed, &mut Scan::default());
+        let most = |free: &[(String, f64)]| free.iter().map(|(_, free)| *free).fold(f64::MIN, f64::max);
+        if decision.picks.is_empty() {
+            let mut placed = 0;
+            while placed < count && most(&free) >= f64::from(gib) {
+                let best = most(&free);
+                free.iter_mut().find(|(_, free)| *free == best).unwrap().1 -= f64::from(gib);
+                placed += 1;
+            }
+            prop_assert!(placed < count, "there was room for all, and none was placed");
+        }
+        for pick in &decision.picks {
+            let place = format!("{}#{}", world.name(pick.host), pick.pool);
+            let best = most(&free);
+            let own = free.iter_mut().find(|(name, _)| *name == place).unwrap();
+            prop_assert_eq!(own.1, best);
+            prop_assert!(own.1 >= f64::from(gib));
+            own.1 -= f64::from(gib);
+        }
+    }
+}
+
+fn any_pool() -> impl Strategy<Value = StoragePool> {
+    let figures = (0_u32..120, 0_u32..120, 0_u32..150, 0_u32..40);
+    (figures, any::<bool>(), 0_usize..4).prop_map(|((total, free, provisioned, reserved), thin, ratio)| {
+        StoragePool {
+            total_gib: total,
+            free_gib: free.min(total),
+            provisioned_gib: provisioned,
+            reserved_percentage: reserved,
+            thin_provisioning: thin,
+            max_over_subscription_ratio: [0.0, 1.0, 1.5, 3.0][ratio],
+            ..StoragePool::default()
+        }
+    })
+}
+
+fn plain_virtual_free(pool: &StoragePool, thick: bool) -> f64 {
+    let ratio = if pool.max_over_subscription_ratio == 0.0 { 20.0 } else { pool.max_over_subscription_ratio };
+    let reserved = pool.total_gib * pool.reserved_percentage / 100;
+    let usable = f64::from(pool.total_gib - reserved);
+    let provisioned = f64::from(pool.provisioned_gib);
+    if pool.thin_provisioning && !thick {
+        usable * ratio - provisioned
+    } else {
+        f64::from(pool.free_gib).min(usable - provisioned)
+    }
+}
