@@ -233,7 +233,7 @@ MUTANTS = (
     ),
     Mutant(
         "a backend goes on exporting what was detached",
-        f"{CONDUCTOR}/agents.rs",
+        f"{CONDUCTOR}/agents/instance.rs",
         "        if !attached {\n",
         "        if !attached && attached {\n",
         matrix("detach"),
@@ -254,7 +254,7 @@ MUTANTS = (
     ),
     Mutant(
         "volumes that moved keep their generation",
-        f"{CONDUCTOR}/connections.rs",
+        f"{CONDUCTOR}/agents/connections.rs",
         'self.backend(volume_id, "disconnect", 1).await?',
         'self.backend(volume_id, "disconnect", 0).await?',
         matrix("a take-over fails"),
