@@ -137,7 +137,7 @@ MUTANTS = (
     ),
     Mutant(
         "a host that may hold something is forgotten",
-        f"{CONDUCTOR}/engine/steps.rs",
+        f"{CONDUCTOR}/engine/build.rs",
         "        if !may_hold_something {\n",
         "        let _ = may_hold_something;\n        {\n",
         DRIVING,
@@ -172,7 +172,7 @@ MUTANTS = (
     ),
     Mutant(
         "an extend that fails stays on the quota",
-        f"{CONDUCTOR}/engine/steps.rs",
+        f"{CONDUCTOR}/engine/operate.rs",
         "        let less = quota::difference(&entry.record.usage(), &record.usage());\n",
         "        let less = quota::difference(&record.usage(), &entry.record.usage());\n",
         OPERATIONS,
@@ -240,7 +240,7 @@ MUTANTS = (
     ),
     Mutant(
         "the step of an attempt that failed goes on in the history",
-        f"{CONDUCTOR}/engine/steps.rs",
+        f"{CONDUCTOR}/engine/build.rs",
         "    history::close(record.actions_mut(), building, Some(&fault), now);\n",
         "    let _ = building;\n",
         matrix("the first host fails"),
