@@ -277,7 +277,7 @@ MUTANTS = (
     ),
     Mutant(
         "a volume is deleted though it has snapshots",
-        f"{CONDUCTOR}/server/tasks.rs",
+        f"{CONDUCTOR}/server/volumes.rs",
         "    if snapshots > 0 {\n",
         "    if snapshots > 1_000 {\n",
         ("-p", "kilonova-tests", "--test", "snapshots", "embedded::"),
