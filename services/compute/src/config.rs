@@ -31,6 +31,10 @@ pub struct Config {
     pub register_interval: Period,
     /// How much may be promised.
     pub allocation: Allocation,
+    /// How often what there is is compared with the conductor's records.
+    pub reconcile_interval: Period,
+    /// How long a guest that no record knows is left alone before it is removed.
+    pub orphan_grace: Period,
     /// The driver.
     pub driver: DriverConfig,
 }
@@ -45,6 +49,8 @@ impl Default for Config {
             power_timeout: Period::from_secs(120),
             refresh_interval: Period::from_secs(60),
             register_interval: Period::from_secs(60),
+            reconcile_interval: Period::from_secs(600),
+            orphan_grace: Period::from_secs(600),
             allocation: Allocation::default(),
             driver: DriverConfig::default(),
         }
@@ -167,6 +173,7 @@ impl Config {
             make_timeout: self.build_timeout.get(),
             unmake_timeout: self.destroy_timeout.get(),
             act_timeout: self.power_timeout.get(),
+            orphan_grace: self.orphan_grace.get(),
         }
     }
 
@@ -179,6 +186,7 @@ impl Config {
             ("destroy_timeout", self.destroy_timeout),
             ("refresh_interval", self.refresh_interval),
             ("register_interval", self.register_interval),
+            ("reconcile_interval", self.reconcile_interval),
         ];
         for (field, period) in periods {
             check.ensure(!period.get().is_zero(), field, "more than nothing");

@@ -34,6 +34,7 @@ use kilonova_proto::compute::v1::GetInstanceStateResponse;
 use kilonova_proto::conductor::v1::InstanceReport;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources, ServiceKind as ProtoServiceKind};
+use kilonova_rpc::status::to_status;
 use kilonova_runtime::agent::admin::Admin;
 use kilonova_runtime::agent::capability_server::Source;
 use kilonova_runtime::agent::conductor::Conductor;
@@ -43,7 +44,6 @@ use kilonova_runtime::agent::inventory;
 use kilonova_runtime::agent::ledger::{Outcome, Stamp};
 use kilonova_runtime::agent::life::Agent;
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
-use kilonova_runtime::agent::reconcile::plan;
 use kilonova_runtime::agent::reporter::Reporter;
 use kilonova_runtime::agent::work::{Site, answered};
 use kilonova_runtime::readiness::Readiness;
@@ -256,17 +256,17 @@ impl Agent for Manager {
     }
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
+        let strays = self.executor.enter_strays(self.driver.list(), |guest| guest.id, restore).await;
+        strays.map_err(|error| to_status(&error))?;
         let found = self.executor.read(|book| book.ledger.idle());
         let records = conductor.instances().await?;
-        let here = records.iter().filter_map(|instance| record(&self.site.host, instance));
-        let verdicts = plan(here, &found);
         tracing::info!(
             records = records.len(),
             guests = found.len(),
-            differences = verdicts.len(),
-            "compared the conductor's records with the hypervisor"
+            "comparing the records with the hypervisor"
         );
-        verdicts.into_iter().for_each(|verdict| self.executor.carry_out(verdict));
+        let here = records.iter().filter_map(|instance| record(&self.site.host, instance));
+        self.executor.reconcile(here, &found);
         Ok(())
     }
 }

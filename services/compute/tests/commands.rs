@@ -4,6 +4,7 @@
 
 mod support;
 
+use kilonova_compute::Config;
 use kilonova_model::{InstanceId, Reason};
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::compute::v1::{
@@ -15,6 +16,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_proto::types::v1::{Instance, ServiceKind, instance};
 use kilonova_rpc::status::reason_of;
+use kilonova_runtime::config::Period;
 use support::{Cell, HOST, endless, failing, quick};
 use tonic::{Code, Status};
 
@@ -300,6 +302,35 @@ async fn guests_outlive_the_agent_and_keep_their_room() {
     cell.build(ids[0], 1, "web").await.unwrap();
     assert_eq!(cell.report().await.status(), ReportStatus::Ready);
     assert_eq!(cell.replay(), (3, 3));
+}
+
+#[tokio::test]
+async fn what_no_record_knows_is_removed_after_its_grace() {
+    let (orphan_grace, reconcile_interval) = (Period::from_secs(3600), Period::from_millis(50));
+    let mut cell = Cell::start(Config { orphan_grace, reconcile_interval, ..quick() }).await;
+    let [orphan, elsewhere] = [(); 2].map(|()| InstanceId::generate());
+    for id in [orphan, elsewhere] {
+        cell.build(id, 1, "web").await.unwrap();
+        cell.report().await;
+    }
+    let gone = record(elsewhere, instance::State::Active, instance::Desired::Absent);
+    *cell.conductor.records.lock() = vec![gone];
+    let report = cell.report().await;
+    assert_eq!((report.status(), report.instance_id), (ReportStatus::Gone, elsewhere.to_string()));
+    cell.compared().await;
+    assert_eq!((cell.replay(), cell.agent()["claims"]["instances"].as_u64()), ((2, 1), Some(1)));
+
+    cell.config.orphan_grace = Period::from_millis(0);
+    cell.conductor.records.lock().clear();
+    cell.stop_agent().await;
+    cell.start_agent().await;
+    let told = loop {
+        let report = cell.report().await;
+        if report.instance_id == orphan.to_string() {
+            break report.status();
+        }
+    };
+    assert_eq!((told, cell.replay()), (ReportStatus::Gone, (2, 0)));
 }
 
 #[tokio::test]

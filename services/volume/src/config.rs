@@ -26,6 +26,10 @@ pub struct Config {
     pub refresh_interval: Period,
     /// How often the backend registers with a conductor.
     pub register_interval: Period,
+    /// How often what there is is compared with the conductor's records.
+    pub reconcile_interval: Period,
+    /// How long a volume that no record knows is left alone before it is removed.
+    pub orphan_grace: Period,
     /// The driver.
     pub driver: DriverConfig,
 }
@@ -39,6 +43,8 @@ impl Default for Config {
             delete_timeout: Period::from_secs(60),
             refresh_interval: Period::from_secs(60),
             register_interval: Period::from_secs(60),
+            reconcile_interval: Period::from_secs(600),
+            orphan_grace: Period::from_secs(600),
             driver: DriverConfig::default(),
         }
     }
@@ -150,6 +156,7 @@ impl Config {
             make_timeout: self.create_timeout.get(),
             unmake_timeout: self.delete_timeout.get(),
             act_timeout: self.create_timeout.get(),
+            orphan_grace: self.orphan_grace.get(),
         }
     }
 
@@ -162,6 +169,7 @@ impl Config {
             ("delete_timeout", self.delete_timeout),
             ("refresh_interval", self.refresh_interval),
             ("register_interval", self.register_interval),
+            ("reconcile_interval", self.reconcile_interval),
         ];
         for (field, period) in periods {
             check.ensure(!period.get().is_zero(), field, "more than nothing");

@@ -68,6 +68,7 @@ async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, Star
     let options = LifeOptions {
         refresh_interval: config.refresh_interval.get(),
         register_interval: config.register_interval.get(),
+        reconcile_interval: config.reconcile_interval.get(),
     };
     live(context, &manager, reporter, options);
     keep_reporting(context, "snapshot reports", snapshot_reporter);

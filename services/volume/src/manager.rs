@@ -29,6 +29,7 @@ use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, ServiceKind as ProtoServiceKind, VolumeResources};
 use kilonova_proto::volume::v1 as pb;
 use kilonova_proto::volume::v1::GetVolumeStateResponse;
+use kilonova_rpc::status::to_status;
 use kilonova_runtime::agent::admin::Admin;
 use kilonova_runtime::agent::capability_server::Source;
 use kilonova_runtime::agent::conductor::Conductor;
@@ -38,7 +39,6 @@ use kilonova_runtime::agent::inventory;
 use kilonova_runtime::agent::ledger::{Outcome, Stamp};
 use kilonova_runtime::agent::life::Agent;
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
-use kilonova_runtime::agent::reconcile::plan;
 use kilonova_runtime::agent::reporter::Reporter;
 use kilonova_runtime::agent::work::{Site, answered};
 use kilonova_runtime::readiness::Readiness;
@@ -48,7 +48,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::config::Config;
-use crate::driver::{BackendFigures, Driver, SnapshotOrder, Stored, VolumeOrder};
+use crate::driver::{BackendFigures, Driver, SnapshotOrder, Stored, StoredSnapshot, VolumeOrder};
 use crate::pools::PoolClaims;
 use crate::reconcile::record;
 use crate::snapshots::{self, NoRoom, Snapshots};
@@ -107,9 +107,7 @@ impl Manager {
         let work = Snapshots::new(site.clone(), driver.clone());
         let options = config.executor();
         let snapshots = Executor::new(work, NoRoom, site.clone(), tasks, snapshot_reporter, options);
-        snapshots.change(|book| {
-            found.into_iter().for_each(|one| book.ledger.restore(one.id, one.stamp, (), None));
-        });
+        snapshots.change(|book| found.into_iter().for_each(|snapshot| restore_snapshot(book, snapshot)));
         let publisher = CapabilityPublisher::new(Capabilities {
             host: site.host.to_string(),
             service: ProtoServiceKind::Volume.into(),
@@ -324,24 +322,31 @@ impl Agent for Manager {
     }
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
+        let strays = self.executor.enter_strays(self.driver.list(), |volume| volume.id, restore).await;
+        strays.map_err(|error| to_status(&error))?;
         let found = self.executor.read(|book| book.ledger.idle());
         let records = conductor.volumes().await?;
-        let here = records.iter().filter_map(|volume| record(&self.site.host, volume));
-        let verdicts = plan(here, &found);
         tracing::info!(
             records = records.len(),
             volumes = found.len(),
-            differences = verdicts.len(),
-            "compared the conductor's records with the storage"
+            "comparing the records with the storage"
         );
-        verdicts.into_iter().for_each(|verdict| self.executor.carry_out(verdict));
+        let here = records.iter().filter_map(|volume| record(&self.site.host, volume));
+        self.executor.reconcile(here, &found);
 
+        let list = self.driver.list_snapshots();
+        let strays = self.snapshots.enter_strays(list, |snapshot| snapshot.id, restore_snapshot).await;
+        strays.map_err(|error| to_status(&error))?;
         let found = self.snapshots.read(|book| book.ledger.idle());
         let records = conductor.snapshots().await?;
         let here = records.iter().filter_map(|snapshot| snapshots::record(&self.site.host, snapshot));
-        plan(here, &found).into_iter().for_each(|verdict| self.snapshots.carry_out(verdict));
+        self.snapshots.reconcile(here, &found);
         Ok(())
     }
+}
+
+fn restore_snapshot(book: &mut Book<Snapshots>, snapshot: StoredSnapshot) {
+    book.ledger.restore(snapshot.id, snapshot.stamp, (), None);
 }
 
 fn restore(book: &mut Book<Volumes>, volume: Stored) {

@@ -81,17 +81,17 @@ impl Conductor {
         Ok((answer.enabled, answer.disabled_reason))
     }
 
-    /// Every instance that belongs on the host.
+    /// Every instance that is or may be on the host.
     pub async fn instances(&self) -> Result<Vec<Instance>, Status> {
         every_page!(self, ListHostInstancesRequest, list_host_instances, instances)
     }
 
-    /// Every volume that belongs on the backend.
+    /// Every volume that is or may be on the backend.
     pub async fn volumes(&self) -> Result<Vec<Volume>, Status> {
         every_page!(self, ListHostVolumesRequest, list_host_volumes, volumes)
     }
 
-    /// Every snapshot that belongs on the backend.
+    /// Every snapshot that is or may be on the backend.
     pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Status> {
         every_page!(self, ListHostSnapshotsRequest, list_host_snapshots, snapshots)
     }

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Act, Conclusion, Ledger, Make, Outcome, Stamp, Unmake};
 use super::meters::Meters;
+use super::orphans::Orphans;
 use super::reporter::Reporter;
 use super::work::{Claims, Site, Stopwatch, Work};
 use crate::tasks::Tasks;
@@ -53,6 +54,8 @@ pub struct ExecutorOptions {
     pub unmake_timeout: Duration,
     /// How long the driver may take over an act.
     pub act_timeout: Duration,
+    /// How long what is there and in no record is left alone.
+    pub orphan_grace: Duration,
 }
 
 /// What the host knows and has promised.
@@ -84,6 +87,7 @@ struct Shared<W: Work> {
     options: ExecutorOptions,
     slots: Semaphore,
     book: Mutex<Book<W>>,
+    orphans: Mutex<Orphans<W::Id>>,
     /// Counts the changes of the book.
     changes: watch::Sender<u64>,
     meters: Meters,
@@ -109,6 +113,7 @@ impl<W: Work> Executor<W> {
             options,
             slots: Semaphore::new(options.max_concurrent),
             book: Mutex::new(book),
+            orphans: Mutex::new(Orphans::new(options.orphan_grace)),
             changes: watch::Sender::new(0),
             meters,
         };
@@ -128,6 +133,14 @@ impl<W: Work> Executor<W> {
     /// Tells of every change of the book.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
+    }
+
+    /// Looks at what is in no record, or changes what is known of it.
+    pub(super) fn orphans<T>(&self, look: impl FnOnce(&mut Orphans<W::Id>) -> T) -> T {
+        let mut orphans = self.shared.orphans.lock();
+        let result = look(&mut orphans);
+        self.shared.meters.orphans.set(f64::from(u32::try_from(orphans.count()).unwrap_or(u32::MAX)));
+        result
     }
 
     /// Where the work is done.

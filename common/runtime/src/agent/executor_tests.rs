@@ -9,6 +9,7 @@ use kilonova_proto::types::v1::action::Kind;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
+use crate::agent::reconcile::{Record, Standing};
 use crate::agent::reporter::{Report, Sink};
 use crate::agent::work::Verbs;
 
@@ -166,6 +167,7 @@ fn bench(room: u32, yields: bool) -> Bench {
         make_timeout: Duration::from_secs(60),
         unmake_timeout: Duration::from_secs(5),
         act_timeout: Duration::from_secs(5),
+        orphan_grace: Duration::ZERO,
     };
     let claims = Room { left: room, held: BTreeMap::new() };
     let witness = Arc::new(Witness::default());
@@ -407,4 +409,27 @@ async fn every_end_is_handed_over_before_the_book_can_change_again() {
     bench.executor.unmake(7, at(2, 2)).unwrap();
     assert_eq!(bench.told().await, (7, at(2, 2), "gone"));
     assert_eq!(*bench.witness.locked.lock(), [true; 5]);
+}
+
+#[tokio::test]
+async fn what_the_driver_has_and_nobody_asked_for_is_entered_once_and_removed_when_no_record_has_it() {
+    let mut bench = bench(3, false);
+    bench.make(1, at(1, 1)).unwrap();
+    bench.asked_to_make().await.1.send(Ok(())).unwrap();
+    bench.reports.recv().await.unwrap();
+    for _ in 0..2 {
+        let list = async { Ok(vec![1, 2]) };
+        let enter = |book: &mut Book<Hand>, id| book.ledger.restore(id, at(4, 1), (), None);
+        bench.executor.enter_strays(list, |id| *id, enter).await.unwrap();
+        assert_eq!(
+            bench.executor.read(|book| book.ledger.idle()),
+            BTreeMap::from([(1, at(1, 1)), (2, at(4, 1))])
+        );
+    }
+    let found = bench.executor.read(|book| book.ledger.idle());
+    let record = Record { id: 1, stamp: at(1, 1), standing: Standing::There };
+    bench.executor.reconcile([record], &found);
+    let (id, answer) = bench.asked_to_unmake().await;
+    answer.send(Ok(())).unwrap();
+    assert_eq!((id, bench.reports.recv().await.unwrap().2), (2, "gone"));
 }

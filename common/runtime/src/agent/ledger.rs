@@ -9,7 +9,7 @@
 //!       │                       │  │ failed, nothing left    │ unmake
 //!       │ make, no room         │  └───────────► Failed      ▼
 //!       ├───────────► Refused   └── unmake: cancel ───► Unmaking ──── done ───► Gone
-//!       └── unmake ──────────────────────────────────────────────────────────────▲
+//!       └── unmake, for nobody knows ──────────────────► Unmaking (the driver is asked)
 //!
 //!   Ready ── act ──► Acting ── done or failed ──► Ready
 //!                      └── unmake: cancel ──► Unmaking
@@ -25,7 +25,7 @@
 //! Pure: decides and remembers, does nothing. What ended (Failed, Refused, Gone) is forgotten when
 //! [`REMEMBERED`] others ended after it; by then its commands are long past their deadlines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use kilonova_model::{Attempt, Error, Generation, Reason};
@@ -243,7 +243,8 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
     /// Takes an unmake command.
     pub fn unmake(&mut self, id: K, stamp: Stamp) -> Result<Unmake<M>, Error> {
         let Some(entry) = self.entries.get_mut(&id) else {
-            return Ok(Unmake::Report(self.settle(id, stamp, Verb::Unmake, Outcome::Gone, Vec::new())));
+            self.set(id, stamp, Verb::Unmake, Phase::Unmaking);
+            return Ok(Unmake::Start);
         };
         if stamp < entry.stamp {
             return Err(stale(id, stamp, entry.stamp));
@@ -376,6 +377,11 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
             }
             _ => None,
         }
+    }
+
+    /// Everything that anything is known of.
+    pub fn ids(&self) -> BTreeSet<K> {
+        self.entries.keys().copied().collect()
     }
 
     /// What is there and idle, with the newest command for each.

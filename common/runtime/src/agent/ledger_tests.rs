@@ -130,12 +130,12 @@ fn what_is_there_is_unmade_once() {
 }
 
 #[test]
-fn what_nobody_knows_is_gone() {
+fn what_nobody_knows_is_gone_once_the_driver_says_so() {
     let mut book = Book::default();
-    match book.unmake(ID, at(2, 1)).unwrap() {
-        Unmake::Report(end) => assert_eq!((end.stamp, end.outcome), (at(2, 1), Outcome::Gone)),
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(book.unmake(ID, at(2, 1)), Ok(Unmake::Start));
+    assert_eq!(book.unmake(ID, at(2, 1)), Ok(Unmake::Underway));
+    let end = book.unmade(ID, None, Vec::new());
+    assert_eq!((end.stamp, end.outcome), (at(2, 1), Outcome::Gone));
 }
 
 #[test]
@@ -287,8 +287,11 @@ fn what_ended_is_forgotten_in_order_and_never_without_bound() {
     let mut book = Book::default();
     let most = u32::try_from(REMEMBERED).unwrap();
     for id in 0..most + 2 {
-        assert!(book.unmake(id, at(1, 1)).is_ok());
-        assert!(book.unmake(0, at(1 + u64::from(id), 1)).is_ok());
+        for (id, stamp) in [(id, at(1, 1)), (0, at(1 + u64::from(id), 1))] {
+            if book.unmake(id, stamp) == Ok(Unmake::Start) {
+                book.unmade(id, None, Vec::new());
+            }
+        }
     }
     assert_eq!(book.remembered(), REMEMBERED);
     assert!(book.view(0).is_some() && book.view(1).is_none() && book.view(2).is_none());

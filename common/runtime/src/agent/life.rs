@@ -18,7 +18,7 @@ use super::admin::Admin;
 use super::capability_server::{CAPABILITY_SERVICE, Source, capability_service};
 use super::conductor::Conductor;
 use super::publisher::CapabilityPublisher;
-use super::register::keep_registered;
+use super::register::{jittered, keep_registered};
 use super::reporter::{Report, Reporter, Sink};
 use crate::base::VERSION;
 use crate::readiness::Readiness;
@@ -38,7 +38,7 @@ pub trait Agent: Source {
     /// The administrator's word.
     fn admin(&self) -> &Admin;
 
-    /// Brings what earlier incarnations left in line with the conductor's records.
+    /// Brings what there is in line with the conductor's records.
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status>;
 }
 
@@ -49,6 +49,8 @@ pub struct LifeOptions {
     pub refresh_interval: Duration,
     /// Registering with a conductor.
     pub register_interval: Duration,
+    /// Comparing what there is with the conductor's records.
+    pub reconcile_interval: Duration,
 }
 
 /// Starts everything an agent does by itself. Ready once it has registered and reconciled.
@@ -78,9 +80,11 @@ pub fn live<A: Agent, R: Report>(
             registered,
         ),
     );
+    let readiness = context.readiness.clone();
+    let every = options.reconcile_interval;
     context
         .tasks
-        .spawn("reconcile", reconcile(agent.clone(), conductor.clone(), known, context.readiness.clone()));
+        .spawn("reconcile", keep_reconciled(agent.clone(), conductor.clone(), known, readiness, every));
     context.tasks.spawn("capabilities", publish(agent.clone(), conductor));
     context.tasks.spawn("driver refresh", refresh(agent.clone(), options.refresh_interval));
 }
@@ -118,11 +122,12 @@ fn about(context: &Context) -> RegisterHostRequest {
     }
 }
 
-async fn reconcile<A: Agent>(
+async fn keep_reconciled<A: Agent>(
     agent: Arc<A>,
     conductor: Conductor,
     mut registered: watch::Receiver<bool>,
     readiness: Readiness,
+    every: Duration,
 ) {
     if registered.wait_for(|registered| *registered).await.is_err() {
         return;
@@ -140,8 +145,9 @@ async fn reconcile<A: Agent>(
             sleep(backoff.next_delay()).await;
         }
         readiness.ok(RECONCILED);
-        if epochs.changed().await.is_err() {
-            return;
+        tokio::select! {
+            () = sleep(jittered(every)) => {}
+            changed = epochs.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -12,6 +12,7 @@ pub(super) struct Meters {
     pub overtaken: Counter,
     pub removed: Counter,
     pub took: Histogram,
+    pub orphans: Gauge,
 }
 
 impl Meters {
@@ -29,6 +30,8 @@ impl Meters {
             removed: metrics::counter!("kilonova_agent_removed_total",
                 "service" => service, "host" => host.clone(), "resource" => resource),
             took: metrics::histogram!("kilonova_agent_build_seconds",
+                "service" => service, "host" => host.clone(), "resource" => resource),
+            orphans: metrics::gauge!("kilonova_agent_orphans",
                 "service" => service, "host" => host.clone(), "resource" => resource),
         }
     }

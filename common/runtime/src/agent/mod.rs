@@ -10,7 +10,7 @@
 //! is the [`ledger`]. [`reporter`] sends reports until a conductor has them; [`register`] keeps the host known and
 //! brings the administrator's word ([`admin`]). [`publisher`] holds the current capabilities, [`capability_server`]
 //! streams them. [`reconcile`] goes on from what an earlier
-//! incarnation left; [`inventory`] tells what there is. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
+//! incarnation left, and [`orphans`] leaves what is in no record alone for a while; [`inventory`] tells what there is. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
 
 pub mod admin;
 pub mod capability_server;
@@ -21,6 +21,7 @@ pub mod inventory;
 pub mod ledger;
 pub mod life;
 mod meters;
+pub mod orphans;
 mod outbox;
 pub mod publisher;
 pub mod reconcile;

@@ -1,10 +1,10 @@
 //! What to do about what an earlier incarnation left: the conductor's records against what is on the host. Done at start,
-//! and again with every new incarnation, since a host that was cut off may have been given up meanwhile.
+//! with every new incarnation, since a host that was cut off may have been given up meanwhile, and every so often.
 //!
 //! | record says           | on the host          | then                                                    |
 //! |-----------------------|----------------------|---------------------------------------------------------|
-//! | nothing, or elsewhere | it                   | nobody wants it: removed, reported gone                 |
-//! | to be absent          | it, or nothing       | removed if there, reported gone                         |
+//! | there is none         | it                   | an orphan: removed after a grace, reported gone         |
+//! | elsewhere, or absent  | it, or nothing       | removed if there, reported gone                         |
 //! | being made            | of that generation   | it had been made: reported ready                        |
 //! | being made            | nothing              | the conductor sends it again to the new incarnation     |
 //! | there                 | it                   | belongs here; nothing to do                             |
@@ -15,14 +15,16 @@
 
 use std::collections::BTreeMap;
 
+use tokio::time::Instant;
+
 use super::executor::Executor;
 use super::ledger::Stamp;
 use super::work::Work;
 
-/// What a record says of a resource that belongs on this host.
+/// What a record says of a resource that is or may be on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It is to be absent.
+    /// It is to be absent, or belongs elsewhere.
     Unwanted,
     /// It is being made.
     Making,
@@ -48,13 +50,15 @@ pub struct Record<K> {
 pub enum Verdict<K> {
     /// Remove what there is of it and report it gone.
     Unwanted(K, Stamp),
+    /// There is no record of it.
+    Orphan(K, Stamp),
     /// Report it ready.
     Ready(K, Stamp),
     /// It should be there and is not.
     Missing(K),
 }
 
-/// Decides about everything that is not as it should be. `records` are those that belong on this host; `found` is
+/// Decides about everything that is not as it should be. `records` are those of what is or may be on this host; `found` is
 /// what was there before they were read, with the newest command for each.
 pub fn plan<K: Copy + Ord>(
     records: impl IntoIterator<Item = Record<K>>,
@@ -66,7 +70,7 @@ pub fn plan<K: Copy + Ord>(
         let there = unclaimed.remove(&record.id);
         verdicts.extend(verdict(record, there));
     }
-    verdicts.extend(unclaimed.into_iter().map(|(id, stamp)| Verdict::Unwanted(id, stamp)));
+    verdicts.extend(unclaimed.into_iter().map(|(id, stamp)| Verdict::Orphan(id, stamp)));
     verdicts
 }
 
@@ -82,10 +86,39 @@ fn verdict<K>(Record { id, stamp, standing }: Record<K>, there: Option<Stamp>) -
 }
 
 impl<W: Work> Executor<W> {
-    /// Does what was decided.
-    pub fn carry_out(&self, verdict: Verdict<W::Id>) {
+    /// Brings what is there in line with the records; `found` is what was there before they were read.
+    pub fn reconcile(
+        &self,
+        records: impl IntoIterator<Item = Record<W::Id>>,
+        found: &BTreeMap<W::Id, Stamp>,
+    ) {
+        let mut orphans = BTreeMap::new();
+        for verdict in plan(records, found) {
+            match verdict {
+                Verdict::Orphan(id, stamp) => {
+                    orphans.insert(id, stamp);
+                }
+                verdict => self.carry_out(verdict),
+            }
+        }
+        self.orphaned(&orphans);
+    }
+
+    /// Removes the orphans whose grace is over.
+    fn orphaned(&self, without_record: &BTreeMap<W::Id, Stamp>) {
+        let (seen, grace) =
+            self.orphans(|orphans| (orphans.seen(Instant::now(), without_record), orphans.grace()));
+        for id in seen.new {
+            tracing::warn!(%id, ?grace, "there is no record of this {}: it is removed after the grace", W::VERBS.noun);
+        }
+        for (id, stamp) in seen.due {
+            self.carry_out(Verdict::Unwanted(id, stamp));
+        }
+    }
+
+    fn carry_out(&self, verdict: Verdict<W::Id>) {
         match verdict {
-            Verdict::Unwanted(id, stamp) => match self.unmake(id, stamp) {
+            Verdict::Unwanted(id, stamp) | Verdict::Orphan(id, stamp) => match self.unmake(id, stamp) {
                 Ok(()) => tracing::info!(%id, %stamp, "not wanted here any more: removed, or gone already"),
                 Err(error) => tracing::info!(%id, %error, "left alone: a newer command came first"),
             },
@@ -115,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_nobody_wants_is_removed() {
-        assert_eq!(verdicts(None, Some(at(1, 1))), [Verdict::Unwanted(7, at(1, 1))]);
+        assert_eq!(verdicts(None, Some(at(1, 1))), [Verdict::Orphan(7, at(1, 1))]);
         for there in [None, Some(at(1, 1))] {
             assert_eq!(verdicts(Some(Standing::Unwanted), there), [Verdict::Unwanted(7, at(2, 3))]);
         }

@@ -54,6 +54,6 @@ pub async fn keep_registered(
 }
 
 /// Somewhat less than `period`, so that hosts started together do not stay together.
-fn jittered(period: Duration) -> Duration {
+pub(super) fn jittered(period: Duration) -> Duration {
     period.mul_f64(0.8 + 0.2 * rand::random::<f64>())
 }

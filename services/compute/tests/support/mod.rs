@@ -27,7 +27,7 @@ use kilonova_store::SharedStore;
 use kilonova_store::embedded::EmbeddedStore;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
@@ -40,6 +40,8 @@ pub struct Conductor {
     pub word: Arc<Mutex<(bool, String)>>,
     pub records: Arc<Mutex<Vec<Instance>>>,
     pub registrations: Arc<Mutex<Vec<RegisterHostRequest>>>,
+    /// How often it was asked what belongs on the host.
+    pub listed: watch::Sender<u64>,
     told: mpsc::UnboundedSender<InstanceReport>,
 }
 
@@ -71,6 +73,7 @@ impl ReportService for Conductor {
         &self,
         request: Request<ListHostInstancesRequest>,
     ) -> Result<Response<ListHostInstancesResponse>, Status> {
+        self.listed.send_modify(|listed| *listed += 1);
         let from: usize = request.into_inner().page_token.parse().unwrap_or(0);
         let records = self.records.lock();
         let instances: Vec<Instance> = records.iter().skip(from).take(2).cloned().collect();
@@ -116,6 +119,7 @@ pub fn quick() -> Config {
     config.driver.latency = Period::from_millis(0);
     config.driver.latency_jitter = Period::from_millis(0);
     config.register_interval = Period::from_millis(200);
+    config.orphan_grace = Period::from_millis(0);
     config
 }
 
@@ -142,6 +146,7 @@ impl Cell {
             word: Arc::new(Mutex::new((true, String::new()))),
             records: Arc::default(),
             registrations: Arc::default(),
+            listed: watch::Sender::new(0),
             told,
         };
         let registry = Registry::new(store.clone(), CellName::parse("test").unwrap());
@@ -231,6 +236,14 @@ impl Cell {
 
     pub async fn report(&mut self) -> InstanceReport {
         timeout(SOON, self.reports.recv()).await.expect("a report in time").unwrap()
+    }
+
+    /// Waits until the agent has compared what it has with the records that there are now.
+    pub async fn compared(&self) {
+        let mut listed = self.conductor.listed.subscribe();
+        // One comparison may have been under way.
+        let enough = *listed.borrow() + 2;
+        timeout(SOON, listed.wait_for(|listed| *listed >= enough)).await.expect("compared").unwrap();
     }
 
     fn journal(&self) -> PathBuf {

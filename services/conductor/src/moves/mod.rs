@@ -155,18 +155,13 @@ pub fn clears(record: &InstanceRecord) -> Option<String> {
 /// The instance as a host has to see it that compares records with guests: with that host's attempt, and as being built while the
 /// host has not said that it took the room.
 #[must_use]
-pub fn seen_by(record: &InstanceRecord, host: &str, etag: String) -> Option<pb::Instance> {
-    if !record.belongs_on(host) {
-        return None;
-    }
+pub fn seen_at(record: &InstanceRecord, host: &str, etag: String) -> pb::Instance {
     let shown = record.shown(etag);
-    if shown.host == host {
-        return Some(shown);
-    }
     let destination = of(record).and_then(|way| way.destination.as_ref());
-    let at = destination.filter(|place| place.host == host).or(record.resized_from.as_ref())?;
+    let elsewhere = destination.filter(|place| place.host == host).or(record.resized_from.as_ref());
+    let Some(at) = elsewhere.filter(|_| shown.host != host) else { return shown };
     let state = if is_preparing(record) { State::Building } else { State::Active };
-    Some(pb::Instance { host: at.host.clone(), attempt: at.attempt, state: state.into(), ..shown })
+    pb::Instance { host: at.host.clone(), attempt: at.attempt, state: state.into(), ..shown }
 }
 
 fn way_mut(record: &mut InstanceRecord) -> Option<&mut Move> {

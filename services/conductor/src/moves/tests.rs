@@ -185,11 +185,18 @@ fn a_live_migration_leaves_its_source_at_once() {
     assert_eq!((record.resource().state(), record.keeps()), (State::Active, vec!["h2".to_owned()]));
 }
 
+fn unwanted(instance: &pb::Instance) -> bool {
+    instance.desired() == Desired::Absent
+}
+
 #[test]
 fn each_host_sees_the_instance_as_it_concerns_it() {
     let mut record = placed(migration(false));
     let seen = |record: &InstanceRecord, host: &str| {
-        record.seen_by(host, String::new()).map(|one| (one.host.clone(), one.attempt, one.state()))
+        let seen = record.seen_by(host, String::new());
+        seen.map(|one| {
+            (one.host.clone(), one.attempt, if unwanted(&one) { State::Deleted } else { one.state() })
+        })
     };
     assert_eq!(seen(&record, "h1"), Some(("h1".into(), 1, State::Active)));
     assert_eq!(seen(&record, "h2"), Some(("h2".into(), 2, State::Building)));
@@ -201,7 +208,7 @@ fn each_host_sees_the_instance_as_it_concerns_it() {
     record.conclude(NOW);
     assert_eq!(seen(&record, "h1"), Some(("h1".into(), 1, State::Active)), "until it is confirmed");
     asked(&mut record, Asked::Revert).unwrap();
-    assert_eq!(seen(&record, "h2"), None);
+    assert_eq!(seen(&record, "h2"), Some(("h2".into(), 2, State::Deleted)));
 }
 
 #[test]
@@ -235,7 +242,8 @@ fn evacuated() -> InstanceRecord {
 fn an_evacuated_instance_belongs_to_its_old_host_no_more() {
     let mut record = evacuated();
     assert!(record.is_placing() && record.keeps().is_empty());
-    assert_eq!(record.seen_by("h1", String::new()), None);
+    let seen = record.seen_by("h1", String::new()).unwrap();
+    assert_eq!((seen.host.as_str(), seen.attempt, unwanted(&seen)), ("h1", 1, true));
     assert_eq!((record.tried().len(), leaves(&record)), (0, vec!["h1".to_owned()]));
     record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
     record.set_ready(LATER, NOW);

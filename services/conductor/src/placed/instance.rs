@@ -97,8 +97,12 @@ impl Placed for InstanceRecord {
     fn clears(&self) -> Option<String> {
         moves::clears(self)
     }
-    fn seen_by(&self, host: &str, etag: String) -> Option<pb::Instance> {
-        moves::seen_by(self, host, etag)
+    fn seen_at(&self, host: &str, etag: String) -> pb::Instance {
+        moves::seen_at(self, host, etag)
+    }
+    fn left_at(&self, receipt: &Receipt, etag: String) -> pb::Instance {
+        let (host, attempt) = (receipt.host.clone(), receipt.attempt);
+        pb::Instance { host, attempt, desired: pb::instance::Desired::Absent.into(), ..self.shown(etag) }
     }
     fn host_did(&mut self, until: SystemTime, now: SystemTime) {
         operations::host_did(self, until, now);

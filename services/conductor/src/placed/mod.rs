@@ -134,9 +134,17 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn belongs_on(&self, host: &str) -> bool {
         self.status().phase != Phase::Gone && self.keeps().iter().any(|kept| kept == host)
     }
-    /// The record as a host has to see it that compares it with what it has; none if it does not belong there.
+    /// The record as a host sees it that it belongs on.
+    fn seen_at(&self, _host: &str, etag: String) -> Self::Resource {
+        self.shown(etag)
+    }
+    /// The record as a host sees it that is to remove what it may have of it.
+    fn left_at(&self, receipt: &Receipt, etag: String) -> Self::Resource;
+    /// The record as a host has to see it that compares it with what it has; none if nothing of it can be there.
     fn seen_by(&self, host: &str, etag: String) -> Option<Self::Resource> {
-        self.belongs_on(host).then(|| self.shown(etag))
+        let there = self.receipts().iter().filter(|receipt| receipt.host == host);
+        let receipt = there.max_by_key(|receipt| receipt.attempt)?;
+        Some(if self.belongs_on(host) { self.seen_at(host, etag) } else { self.left_at(receipt, etag) })
     }
     /// The server group it is a member of.
     fn group(&self) -> Option<ServerGroupId> {

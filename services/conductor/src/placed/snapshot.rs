@@ -54,6 +54,10 @@ impl Placed for SnapshotRecord {
             generation: snapshot.generation,
         }
     }
+    fn left_at(&self, receipt: &Receipt, etag: String) -> pb::Snapshot {
+        let (host, attempt) = (receipt.host.clone(), receipt.attempt);
+        pb::Snapshot { host, attempt, state: State::Deleting.into(), ..self.shown(etag) }
+    }
     fn usage(&self) -> pb::QuotaUsage {
         pb::QuotaUsage { snapshots: 1, gigabytes: self.resource().size_gib, ..Default::default() }
     }

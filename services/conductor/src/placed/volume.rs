@@ -54,6 +54,10 @@ impl Placed for VolumeRecord {
             generation: volume.generation,
         }
     }
+    fn left_at(&self, receipt: &Receipt, etag: String) -> pb::Volume {
+        let (host, attempt) = (receipt.host.clone(), receipt.attempt);
+        pb::Volume { host, attempt, desired: pb::volume::Desired::Absent.into(), ..self.shown(etag) }
+    }
     fn usage(&self) -> pb::QuotaUsage {
         let size = self.resource().spec.as_ref().map_or(0, |spec| spec.size_gib);
         let extra = self.extra_usage.as_ref().map_or(0, |extra| extra.gigabytes);

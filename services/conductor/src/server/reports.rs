@@ -53,8 +53,8 @@ fn check_count(count: usize) -> Result<(), Status> {
     check.finish().map_err(|error| to_status(&error))
 }
 
-/// The records that belong on a host: an agent destroys what is not among them, so memory has to have all that was
-/// committed before it asked.
+/// The records of what is or may be on a host: an agent takes what is not among them for nobody's, so memory has to have all
+/// that was committed before it asked.
 async fn on_host<P: Placed>(
     records: &Records<P>,
     host: &str,
@@ -65,9 +65,7 @@ async fn on_host<P: Placed>(
     let filter = format!("{}@{host}", P::NOUN);
     let after = read_after::<P::Id>(&filter, token)?;
     records.brought_up_to_date().await?;
-    // Whatever is on a host has a receipt there, which is the cheaper question.
-    let at_host = |record: &P| record.receipts().iter().any(|receipt| receipt.host == host);
-    let pass = |_: &P::Id, record: &P| at_host(record) && record.belongs_on(host);
+    let pass = |_: &P::Id, record: &P| record.receipts().iter().any(|receipt| receipt.host == host);
     let (mut entries, mut more) = records.cache.page(after.as_ref(), limit, pass);
     more |= cut(&mut entries, |record| record.resource().encoded_len());
     let next = next_token(&filter, &entries, more);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::entry::{Entry, order};
 use super::holds::{Hold, Holds};
 use super::standing::{Standing, Unknown};
-use crate::placement::{Amount, Chain, Demand, Head, HostId, Pick, Row, Space, Wanted, World, select};
+use crate::placement::{Amount, Chain, Demand, Head, HostId, Pick, Row, Scan, Space, Wanted, World, select};
 
 type AmountOf<S> = <<S as Space>::Demand as Demand>::Amount;
 
@@ -25,6 +25,7 @@ pub struct HostManager<S: Space> {
     /// Those that left, in the order they did. One that came back is passed over.
     leavers: VecDeque<(Instant, HostName)>,
     chain: Chain<S>,
+    scan: Scan,
     hold_time: Duration,
     forget_after: Duration,
 }
@@ -77,6 +78,7 @@ impl<S: Space> HostManager<S> {
             standing: Standing::default(),
             leavers: VecDeque::new(),
             chain,
+            scan: Scan::default(),
             hold_time,
             forget_after,
         }
@@ -171,7 +173,8 @@ impl<S: Space> HostManager<S> {
             self.release(holds);
         }
         let demand = demand(&self.world);
-        let mut decision = select(&mut self.world, &self.chain, &demand, asked.wanted, asked.seed);
+        let mut decision =
+            select(&mut self.world, &self.chain, &demand, asked.wanted, asked.seed, &mut self.scan);
         let unknown = if decision.picks.is_empty() { self.unknown() } else { None };
         let promised: Vec<Hold<AmountOf<S>>> = decision
             .picks

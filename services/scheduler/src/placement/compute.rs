@@ -6,6 +6,7 @@ use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources};
 
+use super::columns::{FigureColumns, OwnColumns, clamped, put};
 use super::figure::Figure;
 use super::group::Group;
 use super::space::{Amount, Demand, Head, Row, Space, Wishes};
@@ -88,6 +89,45 @@ impl ComputeRow {
             failed_builds: figures.failed_builds,
         }
     }
+
+    /// Builds and other disk-heavy work, going on or promised.
+    #[must_use]
+    pub fn io_ops_to_be(&self) -> i64 {
+        i64::from(self.io_ops) + i64::from(self.held_instances)
+    }
+}
+
+/// The figures of all compute hosts that every decision looks at.
+#[derive(Debug, Default)]
+pub struct ComputeColumns {
+    /// Virtual CPUs.
+    pub vcpus: FigureColumns,
+    /// Memory in MiB.
+    pub ram: FigureColumns,
+    /// Local disk in GiB.
+    pub disk: FigureColumns,
+    /// Builds and other disk-heavy work, going on or promised.
+    pub io_ops: Vec<i32>,
+    /// Builds that failed since the last that succeeded.
+    pub failed_builds: Vec<i32>,
+}
+
+impl OwnColumns<ComputeRow> for ComputeColumns {
+    fn set(&mut self, place: usize, row: &ComputeRow) {
+        self.vcpus.set(place, &row.vcpus);
+        self.ram.set(place, &row.ram);
+        self.disk.set(place, &row.disk);
+        put(&mut self.io_ops, place, clamped(row.io_ops_to_be()));
+        put(&mut self.failed_builds, place, clamped(row.failed_builds.into()));
+    }
+
+    fn swap_remove(&mut self, place: usize) {
+        for figures in [&mut self.vcpus, &mut self.ram, &mut self.disk] {
+            figures.swap_remove(place);
+        }
+        self.io_ops.swap_remove(place);
+        self.failed_builds.swap_remove(place);
+    }
 }
 
 /// What one instance takes.
@@ -122,6 +162,7 @@ impl Amount for ComputeAmount {
 
 impl Row for ComputeRow {
     type Amount = ComputeAmount;
+    type Columns = ComputeColumns;
 
     fn head(&self) -> &Head {
         &self.head

@@ -4,6 +4,8 @@ use kilonova_proto::types::v1::{
     FilterResult, FilterSample, PlacementExplanation, WeighedCandidate, WeigherResult,
 };
 
+use super::bitmap::Bitmap;
+use super::filters::Filter;
 use super::scan::{Round, Scan};
 use super::select::{Chain, Wanted};
 use super::space::{Row, Space};
@@ -11,6 +13,8 @@ use super::world::World;
 
 /// How many of the best candidates are told of.
 pub(super) const CANDIDATES: usize = 5;
+/// How many of those that a filter removed are told of.
+const SAMPLES: usize = 3;
 
 /// All that is known when a decision was made.
 pub(super) struct Story<'a, S: Space> {
@@ -25,7 +29,7 @@ pub(super) struct Story<'a, S: Space> {
 impl<S: Space> Story<'_, S> {
     /// `placed` of the wanted found a place.
     pub(super) fn tell(&self, placed: usize) -> PlacementExplanation {
-        let remaining = self.scan.survivors.len();
+        let remaining = self.scan.left().count();
         PlacementExplanation {
             considered: count(self.world.rows().len()),
             filters: self.filters(),
@@ -37,19 +41,18 @@ impl<S: Space> Story<'_, S> {
     }
 
     fn filters(&self) -> Vec<FilterResult> {
-        let results =
-            self.chain.filters.iter().zip(&self.scan.removed).map(|(filter, removed)| FilterResult {
-                name: filter.name().to_owned(),
-                removed: removed.count,
-                samples: removed
-                    .samples
-                    .iter()
-                    .map(|row| FilterSample {
-                        host: self.place(*row),
-                        detail: filter.detail(self.world, self.demand, self.row(*row)),
-                    })
-                    .collect(),
+        let results = self.chain.filters.iter().enumerate().map(|(n, filter)| {
+            let removed = self.scan.removed(n);
+            let samples = removed.iter().take(SAMPLES).map(|row| FilterSample {
+                host: self.place(row),
+                detail: filter.detail(self.world, self.demand, self.row(row)),
             });
+            FilterResult {
+                name: filter.name().to_owned(),
+                removed: count(removed.count()),
+                samples: samples.collect(),
+            }
+        });
         results.collect()
     }
 
@@ -95,29 +98,41 @@ impl<S: Space> Story<'_, S> {
             0 => format!("no valid {}: {considered} considered", S::NOUN),
             some => format!("room for {some} of {} only: {considered} considered", self.wanted.count),
         };
-        for (filter, removed) in self.chain.filters.iter().zip(&self.scan.removed) {
-            if removed.count == 0 {
-                continue;
-            }
-            summary.push_str(&format!("; {} removed {}", filter.name(), removed.count));
-            if let Some(closest) = removed.closest_row() {
+        for (n, filter) in self.chain.filters.iter().enumerate() {
+            let removed = self.scan.removed(n);
+            let Some(first) = removed.iter().next() else { continue };
+            let count = removed.count();
+            summary.push_str(&format!("; {} removed {count}", filter.name()));
+            if let Some(closest) = self.closest(filter.as_ref(), removed) {
                 let nearest = filter.nearest(self.demand, self.row(closest), &self.place(closest));
                 summary.push_str(&nearest.map(|text| format!(", {text}")).unwrap_or_default());
-            } else if let Some(first) = removed.samples.first() {
-                let such_as = if removed.count > 1 { "such as " } else { "" };
-                let detail = filter.detail(self.world, self.demand, self.row(*first));
-                summary.push_str(&format!(", {such_as}{}: {detail}", self.place(*first)));
+            } else {
+                let such_as = if count > 1 { "such as " } else { "" };
+                let detail = filter.detail(self.world, self.demand, self.row(first));
+                summary.push_str(&format!(", {such_as}{}: {detail}", self.place(first)));
             }
         }
         summary
     }
 
-    fn row(&self, row: u32) -> &S::Row {
-        &self.world.rows()[row as usize]
+    /// The first of those removed that came closest to passing, where that is a figure.
+    fn closest(&self, filter: &dyn Filter<S>, removed: &Bitmap) -> Option<usize> {
+        let mut closest: Option<(f64, usize)> = None;
+        for row in removed.iter() {
+            let closeness = filter.closeness(self.demand, self.row(row))?;
+            if closest.is_none_or(|(best, _)| closeness > best) {
+                closest = Some((closeness, row));
+            }
+        }
+        closest.map(|(_, row)| row)
+    }
+
+    fn row(&self, row: usize) -> &S::Row {
+        &self.world.rows()[row]
     }
 
     /// `host`, or `host#pool` as Cinder writes it.
-    fn place(&self, row: u32) -> String {
+    fn place(&self, row: usize) -> String {
         let row = self.row(row);
         let host = self.world.name(row.head().host);
         if row.pool().is_empty() { host.to_owned() } else { format!("{host}#{}", row.pool()) }

@@ -30,10 +30,16 @@ impl Figure {
         i64::from(self.capacity) - i64::from(self.used) - i64::from(self.held)
     }
 
-    /// Whether a demand fits into what is free, and into what there is without overcommitting against itself.
+    /// What one instance could get: what is free, and no more than there is, for it cannot overcommit against itself.
+    #[must_use]
+    pub fn room(&self) -> i64 {
+        self.free().min(i64::from(self.total))
+    }
+
+    /// Whether a demand fits.
     #[must_use]
     pub fn fits(&self, demand: u32) -> bool {
-        demand <= self.total && i64::from(demand) <= self.free()
+        i64::from(demand) <= self.room()
     }
 
     pub(super) fn hold(&mut self, amount: u32) {

@@ -9,9 +9,10 @@
 //!
 //! A [`World`] is one dense vector of rows, one for each thing that can be chosen: a compute host, or one pool of a
 //! storage backend. A row holds figures and small ids only; names and other texts lie beside it and are touched
-//! only to explain. Nothing of it is copied for a request: filters and weighers run over it a block at a time, so
-//! that a block stays in the processor's cache for the whole chain. Filters hand on the indexes of what is left,
-//! weighers fill a column of figures each. They are called once per block; what they do to one row is inlined.
+//! only to explain. What every decision looks at lies in dense [`Columns`] besides, derived from the rows as they change.
+//! Who is left is a bit for each row. Filters and weighers run over a block of 512 at a time, so that it stays in the
+//! processor's cache for the whole chain: a rule that has a column compares several at once, the others ask each row that is
+//! left. A decision allocates nothing but its answer.
 //!
 //! The two kinds of placement are two [`Space`]s, [`Compute`] and [`Storage`]; everything but their filters and
 //! weighers is shared.
@@ -19,6 +20,8 @@
 //! Several at once are decided one after the other, each seeing what the earlier ones take; only the row just taken
 //! is looked at again. If one finds no place, none is given.
 
+mod bitmap;
+mod columns;
 mod compute;
 mod explain;
 mod figure;
@@ -33,9 +36,12 @@ mod vocabulary;
 pub mod weighers;
 mod world;
 
-pub use compute::{Compute, ComputeAmount, ComputeDemand, ComputeRow};
+pub use bitmap::{Bitmap, Block};
+pub use columns::{Columns, FigureColumns, OwnColumns, clamped};
+pub use compute::{Compute, ComputeAmount, ComputeColumns, ComputeDemand, ComputeRow};
 pub use figure::Figure;
 pub use group::Group;
+pub use scan::Scan;
 pub use select::{Chain, Decision, Pick, Wanted, select};
 pub use space::{Amount, Demand, Head, Row, Space, Wishes};
 pub use storage::{PoolAmount, PoolRow, Storage, StorageDemand};

@@ -9,13 +9,13 @@ use super::world::HostId;
 pub(super) struct Ranked {
     pub weight: f64,
     chance: u64,
-    pub row: u32,
+    pub row: usize,
     pub host: HostId,
 }
 
 impl Ranked {
-    pub(super) fn new(weight: f64, row: u32, host: HostId, seed: u64) -> Self {
-        Self { weight, chance: scramble(seed ^ u64::from(row)), row, host }
+    pub(super) fn new(weight: f64, row: usize, host: HostId, seed: u64) -> Self {
+        Self { weight, chance: scramble(seed ^ row as u64), row, host }
     }
 
     fn order(&self, other: &Self) -> Ordering {
@@ -89,7 +89,7 @@ mod tests {
         for (row, (host, weight)) in
             [(a, 1.0), (a, 3.0), (b, 0.5), (a, 2.0), (b, 0.7)].into_iter().enumerate()
         {
-            best.offer(Ranked::new(weight, row as u32, host, 0));
+            best.offer(Ranked::new(weight, row, host, 0));
         }
         let found: Vec<_> = best.into_ranked().iter().map(|one| (one.host, one.weight)).collect();
         assert_eq!(found, [(a, 3.0), (b, 0.7)]);
@@ -105,7 +105,7 @@ mod tests {
             for row in 0..4 {
                 best.offer(Ranked::new(1.0, row, host, seed * 0x1_0001));
             }
-            won[best.into_ranked()[0].row as usize] += 1;
+            won[best.into_ranked()[0].row] += 1;
         }
         assert!(won.iter().all(|wins| *wins > 150), "{won:?}");
     }

@@ -6,7 +6,7 @@ use kilonova_proto::types::v1::{ComputeResources, Image, SchedulerHints, Storage
 use proptest::prelude::*;
 
 use super::testing::{backend, group, host_with, instance, pool, volume};
-use super::{ComputeDemand, ComputeRow, Decision, Pick, StorageDemand, Wanted, World, select};
+use super::{ComputeDemand, ComputeRow, Decision, Pick, Scan, StorageDemand, Wanted, World, select};
 use crate::config::{BackendsConfig, HostsConfig};
 
 const ZONES: [&str; 2] = ["az1", "az2"];
@@ -154,8 +154,9 @@ impl Reference<'_> {
             let least = figures.iter().copied().fold(f64::MAX, f64::min);
             let greatest = figures.iter().copied().fold(f64::MIN, f64::max);
             if greatest > least {
+                let scale = multiplier / (greatest - least);
                 for (weight, figure) in weights.iter_mut().zip(figures) {
-                    *weight += multiplier * ((figure - least) / (greatest - least));
+                    *weight += scale * (figure - least);
                 }
             }
         };
@@ -252,12 +253,13 @@ proptest! {
         let demand = ComputeDemand::new(&request, &world);
         let wanted = Wanted { count, alternates };
         let chain = HostsConfig::default().chain().unwrap();
-        let decision = select(&mut world, &chain, &demand, wanted, seed);
+        let mut scan = Scan::default();
+        let decision = select(&mut world, &chain, &demand, wanted, seed, &mut scan);
 
         let removed: u32 = decision.explanation.filters.iter().map(|filter| filter.removed).sum();
         prop_assert_eq!(removed + decision.explanation.remaining, decision.explanation.considered);
         prop_assert!(world.rows().iter().all(|row| row.held_instances == 0 && row.ram.held == 0));
-        prop_assert_eq!(&decision, &select(&mut world, &chain, &demand, wanted, seed));
+        prop_assert_eq!(&decision, &select(&mut world, &chain, &demand, wanted, seed, &mut scan));
         let name = |pick: &Pick| world.name(pick.host).to_owned();
         Reference { request: &request, hosts }.verify(&decision, wanted, name);
     }
@@ -283,7 +285,7 @@ proptest! {
         let specs: &[(&str, &str)] = if thick { &[("provisioning:type", "thick")] } else { &[] };
         let demand = StorageDemand::new(&volume(gib, specs), &world);
         let chain = BackendsConfig::default().chain().unwrap();
-        let decision = select(&mut world, &chain, &demand, Wanted { count, alternates: 0 }, seed);
+        let decision = select(&mut world, &chain, &demand, Wanted { count, alternates: 0 }, seed, &mut Scan::default());
         let most = |free: &[(String, f64)]| free.iter().map(|(_, free)| *free).fold(f64::MIN, f64::max);
         if decision.picks.is_empty() {
             let mut placed = 0;

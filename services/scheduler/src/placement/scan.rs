@@ -1,25 +1,34 @@
-//! One pass over the world: who is left, and what each weigher sees of them.
+//! One pass over the world: who is left, and the range that each weigher sees of them. What a pass needs is kept from one
+//! decision to the next, so that none has to ask for memory.
 
+use super::bitmap::{BLOCK, Bitmap, Block, WORDS, lanes, members};
 use super::explain::CANDIDATES;
-use super::filters::Removed;
 use super::rank::{Best, Ranked};
 use super::select::Chain;
 use super::space::{Row, Space};
-use super::weighers::WeigherRange;
+use super::weighers::{Weigher, WeigherRange};
 use super::world::World;
 
-/// How many rows go through all filters and weighers before the next ones do: few enough to stay in the
-/// processor's cache.
-const BLOCK: usize = 512;
+/// What a pass found. The rounds of one decision change one row each.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Those that pass all filters.
+    left: Bitmap,
+    /// Those that each filter removed.
+    removed: Vec<Bitmap>,
+    /// What each weigher makes of those that are left.
+    measures: Vec<Measure>,
+}
 
-/// What a pass found. Kept between the rounds of one decision, which change one row each.
-pub(super) struct Scan {
-    /// The rows that pass all filters, in order.
-    pub survivors: Vec<u32>,
-    /// What each filter removed.
-    pub removed: Vec<Removed>,
-    /// For each weigher the figures of the survivors, in their order; none of one that does not ask.
-    columns: Vec<Vec<f64>>,
+/// One weigher's view.
+#[derive(Debug, Default)]
+struct Measure {
+    /// Whether it counts in this decision.
+    asks: bool,
+    /// By candidate, where there is no column of it: right for those that are left.
+    figures: Vec<f64>,
+    /// The range within each block.
+    blocks: Vec<WeigherRange>,
 }
 
 /// One round of weighing.
@@ -34,89 +43,161 @@ pub(super) struct Round {
 }
 
 impl Scan {
-    pub fn run<S: Space>(world: &World<S::Row>, chain: &Chain<S>, demand: &S::Demand) -> Self {
-        let total = world.rows().len();
-        let mut scan = Self {
-            survivors: Vec::with_capacity(total),
-            removed: chain.filters.iter().map(|_| Removed::default()).collect(),
-            columns: chain.weighers.iter().map(|_| Vec::with_capacity(total)).collect(),
-        };
-        let mut block: Vec<u32> = Vec::with_capacity(BLOCK);
-        for start in (0..total).step_by(BLOCK) {
-            let end = (start + BLOCK).min(total);
-            block.clear();
-            block.extend((start..end).map(|row| u32::try_from(row).expect("fewer than 2^32 candidates")));
-            scan.filter(world, chain, demand, &mut block);
-            let columns = chain.weighers.iter().zip(&mut scan.columns);
-            for ((weigher, _), column) in columns.filter(|((weigher, _), _)| weigher.asks(demand)) {
-                weigher.measure(world.rows(), demand, &block, column);
-            }
-            scan.survivors.extend_from_slice(&block);
-        }
-        scan
+    /// Those that pass all filters.
+    pub fn left(&self) -> &Bitmap {
+        &self.left
     }
 
-    fn filter<S: Space>(
-        &mut self,
-        world: &World<S::Row>,
-        chain: &Chain<S>,
-        demand: &S::Demand,
-        rows: &mut Vec<u32>,
-    ) {
-        for (filter, removed) in chain.filters.iter().zip(&mut self.removed) {
-            if filter.asks(demand) {
-                filter.retain(world, demand, rows, removed);
-            }
+    /// Those that the filter of this number removed.
+    pub fn removed(&self, filter: usize) -> &Bitmap {
+        &self.removed[filter]
+    }
+
+    /// Looks at every row.
+    pub(super) fn run<S: Space>(&mut self, world: &World<S::Row>, chain: &Chain<S>, demand: &S::Demand) {
+        let rows = world.rows().len();
+        self.left.reset(rows, true);
+        self.removed.resize_with(chain.filters.len(), Bitmap::default);
+        self.removed.iter_mut().for_each(|removed| removed.reset(rows, false));
+        self.measures.resize_with(chain.weighers.len(), Measure::default);
+        for ((weigher, _), measure) in chain.weighers.iter().zip(&mut self.measures) {
+            measure.begin(weigher.as_ref(), world, demand);
+        }
+        for mut block in self.left.blocks_mut() {
+            filter(world, chain, demand, &mut block, &mut self.removed);
+            measure(world, chain, demand, &block, &mut self.measures);
         }
     }
 
     /// Looks again at the one row that changed.
-    pub fn update<S: Space>(
+    pub(super) fn update<S: Space>(
         &mut self,
         world: &World<S::Row>,
         chain: &Chain<S>,
         demand: &S::Demand,
-        row: u32,
+        row: usize,
     ) {
-        let Ok(place) = self.survivors.binary_search(&row) else { return };
-        let mut left = vec![row];
-        self.filter(world, chain, demand, &mut left);
-        if left.is_empty() {
-            self.survivors.remove(place);
-            for column in self.columns.iter_mut().filter(|column| !column.is_empty()) {
-                column.remove(place);
-            }
+        if !self.left.has(row) {
             return;
         }
-        let row = &world.rows()[row as usize];
-        let columns = chain.weighers.iter().zip(&mut self.columns);
-        for ((weigher, _), column) in columns.filter(|((weigher, _), _)| weigher.asks(demand)) {
-            column[place] = weigher.raw(demand, row);
+        let candidate = &world.rows()[row];
+        let mut asking =
+            chain.filters.iter().zip(&mut self.removed).filter(|(filter, _)| filter.asks(demand));
+        if let Some((_, removed)) = asking.find(|(filter, _)| !filter.passes(world, demand, candidate)) {
+            removed.set(row, true);
+            self.left.set(row, false);
         }
+        let block = self.left.blocks_mut().nth(row / BLOCK);
+        block.into_iter().for_each(|block| measure(world, chain, demand, &block, &mut self.measures));
     }
 
-    /// Puts the survivors in order, as far as anyone asks: the best `most` hosts.
-    pub fn rank<S: Space>(&self, world: &World<S::Row>, chain: &Chain<S>, most: usize, seed: u64) -> Round {
-        let ranges: Vec<WeigherRange> = self.columns.iter().map(|column| WeigherRange::of(column)).collect();
-        let mut weights = vec![0.0; self.survivors.len()];
-        for ((column, range), (_, multiplier)) in self.columns.iter().zip(&ranges).zip(&chain.weighers) {
-            if range.is_flat() {
-                continue;
-            }
-            for (weight, raw) in weights.iter_mut().zip(column) {
-                *weight += multiplier * range.normalize(*raw);
-            }
-        }
+    /// Puts those that are left in order, as far as anyone asks: the best `most` hosts.
+    pub(super) fn rank<S: Space>(
+        &self,
+        world: &World<S::Row>,
+        chain: &Chain<S>,
+        most: usize,
+        seed: u64,
+    ) -> Round {
+        let ranges: Vec<WeigherRange> = self.measures.iter().map(Measure::range).collect();
         let mut best = Best::new(most, true);
         let mut candidates = Best::new(CANDIDATES, false);
-        for (row, weight) in self.survivors.iter().zip(weights) {
-            if best.may_take(weight) || candidates.may_take(weight) {
-                let host = world.rows()[*row as usize].head().host;
-                let ranked = Ranked::new(weight, *row, host, seed);
-                best.offer(ranked);
-                candidates.offer(ranked);
+        for (n, left) in self.left.blocks() {
+            if left.iter().all(|word| *word == 0) {
+                continue;
+            }
+            let mut weights = [0.0; BLOCK];
+            for (((weigher, multiplier), measure), range) in
+                chain.weighers.iter().zip(&self.measures).zip(&ranges)
+            {
+                if !measure.asks || range.is_flat() {
+                    continue;
+                }
+                match weigher.column(world.columns()) {
+                    Some(column) => {
+                        range.add_weights(&mut weights, &column[n * BLOCK..], *multiplier, |raw| {
+                            f64::from(*raw)
+                        });
+                    }
+                    None => {
+                        range
+                            .add_weights(&mut weights, &measure.figures[n * BLOCK..], *multiplier, |raw| *raw)
+                    }
+                }
+            }
+            // Most blocks have none that could be among the best.
+            let greatest = weights
+                .iter()
+                .fold(f64::NEG_INFINITY, |most, weight| if *weight > most { *weight } else { most });
+            if !best.may_take(greatest) && !candidates.may_take(greatest) {
+                continue;
+            }
+            for row in members(n * BLOCK, left) {
+                let weight = weights[row % BLOCK];
+                if best.may_take(weight) || candidates.may_take(weight) {
+                    let ranked = Ranked::new(weight, row, world.rows()[row].head().host, seed);
+                    best.offer(ranked);
+                    candidates.offer(ranked);
+                }
             }
         }
         Round { best: best.into_ranked(), candidates: candidates.into_ranked(), ranges }
+    }
+}
+
+impl Measure {
+    fn begin<S: Space>(&mut self, weigher: &dyn Weigher<S>, world: &World<S::Row>, demand: &S::Demand) {
+        let rows = world.rows().len();
+        self.asks = weigher.asks(demand);
+        self.blocks.clear();
+        self.blocks.resize(rows.div_ceil(BLOCK), WeigherRange::EMPTY);
+        if self.asks && weigher.column(world.columns()).is_none() {
+            self.figures.resize(rows, 0.0);
+        }
+    }
+
+    fn range(&self) -> WeigherRange {
+        self.blocks.iter().fold(WeigherRange::EMPTY, |all, block| all.with(*block))
+    }
+}
+
+fn filter<S: Space>(
+    world: &World<S::Row>,
+    chain: &Chain<S>,
+    demand: &S::Demand,
+    block: &mut Block<'_>,
+    removed: &mut [Bitmap],
+) {
+    for (filter, removed) in chain.filters.iter().zip(removed).filter(|(filter, _)| filter.asks(demand)) {
+        if block.is_empty() {
+            return;
+        }
+        let mut before = [0; WORDS];
+        before[..block.words().len()].copy_from_slice(block.words());
+        filter.retain(world, demand, block);
+        removed.add_difference(block.first(), &before, block.words());
+    }
+}
+
+fn measure<S: Space>(
+    world: &World<S::Row>,
+    chain: &Chain<S>,
+    demand: &S::Demand,
+    block: &Block<'_>,
+    measures: &mut [Measure],
+) {
+    let (first, lanes) = (block.first(), lanes(block.words()));
+    for ((weigher, _), measure) in chain.weighers.iter().zip(measures).filter(|(_, measure)| measure.asks) {
+        measure.blocks[first / BLOCK] = match weigher.column(world.columns()) {
+            Some(column) => WeigherRange::of_lanes(&column[first..], &lanes),
+            None => {
+                let mut range = WeigherRange::EMPTY;
+                for row in block.rows() {
+                    measure.figures[row] = weigher.raw(demand, &world.rows()[row]);
+                    range = range.with(WeigherRange::of(&[measure.figures[row]]));
+                }
+                range
+            }
+        };
     }
 }

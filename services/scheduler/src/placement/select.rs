@@ -47,16 +47,17 @@ pub struct Decision {
     pub explanation: PlacementExplanation,
 }
 
-/// Decides. The same world, demand and seed give the same answer.
+/// Decides. The same world, demand and seed give the same answer, whatever `scan` was used for before.
 pub fn select<S: Space>(
     world: &mut World<S::Row>,
     chain: &Chain<S>,
     demand: &S::Demand,
     wanted: Wanted,
     seed: u64,
+    scan: &mut Scan,
 ) -> Decision {
     let amount = demand.amount();
-    let mut scan = Scan::run(world, chain, demand);
+    scan.run(world, chain, demand);
     let mut picked: Vec<Ranked> = Vec::with_capacity(wanted.count);
     let mut round = Round::default();
     while picked.len() < wanted.count {
@@ -66,23 +67,20 @@ pub fn select<S: Space>(
         if picked.len() == wanted.count {
             break;
         }
-        world.row_mut(best.row).hold(&amount);
+        world.change_row(best.row, |row| row.hold(&amount));
         scan.update(world, chain, demand, best.row);
     }
-    let story = explain::Story { world, chain, demand, wanted, scan: &scan, round: &round };
+    let story = explain::Story { world, chain, demand, wanted, scan, round: &round };
     let explanation = story.tell(picked.len());
     let complete = picked.len() == wanted.count;
     let held = if complete { picked.len().saturating_sub(1) } else { picked.len() };
     for pick in &picked[..held] {
-        world.row_mut(pick.row).release(&amount);
+        world.change_row(pick.row, |row| row.release(&amount));
     }
     if !complete {
         return Decision { picks: Vec::new(), alternates: Vec::new(), explanation };
     }
-    let pick = |ranked: &Ranked| Pick {
-        host: ranked.host,
-        pool: world.rows()[ranked.row as usize].pool().to_owned(),
-    };
+    let pick = |ranked: &Ranked| Pick { host: ranked.host, pool: world.rows()[ranked.row].pool().to_owned() };
     let others = round.best.iter().filter(|one| picked.iter().all(|pick| pick.host != one.host));
     Decision {
         alternates: others.take(wanted.alternates).map(pick).collect(),
@@ -119,7 +117,14 @@ mod tests {
     fn the_emptiest_wins_and_alternates_are_other_hosts() {
         let mut world = world_of(&[4096, 16_384, 8192, 512]);
         let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
-        let decision = select(&mut world, &chain(), &demand, Wanted { count: 1, alternates: 5 }, 7);
+        let decision = select(
+            &mut world,
+            &chain(),
+            &demand,
+            Wanted { count: 1, alternates: 5 },
+            7,
+            &mut Scan::default(),
+        );
         assert_eq!(names(&world, &decision.picks), ["c1"]);
         assert_eq!(names(&world, &decision.alternates), ["c2", "c0"]);
         let explanation = decision.explanation;
@@ -132,7 +137,14 @@ mod tests {
     fn several_see_what_the_earlier_ones_take() {
         let mut world = world_of(&[4096, 2048]);
         let demand = ComputeDemand::new(&instance(1, 2048, 0), &world);
-        let decision = select(&mut world, &chain(), &demand, Wanted { count: 3, alternates: 2 }, 7);
+        let decision = select(
+            &mut world,
+            &chain(),
+            &demand,
+            Wanted { count: 3, alternates: 2 },
+            7,
+            &mut Scan::default(),
+        );
         let mut hosts = names(&world, &decision.picks);
         hosts.sort();
         assert_eq!(hosts, ["c0", "c0", "c1"]);
@@ -143,7 +155,14 @@ mod tests {
     fn all_or_none() {
         let mut world = world_of(&[4608, 2048]);
         let demand = ComputeDemand::new(&instance(1, 2048, 0), &world);
-        let decision = select(&mut world, &chain(), &demand, Wanted { count: 4, alternates: 0 }, 7);
+        let decision = select(
+            &mut world,
+            &chain(),
+            &demand,
+            Wanted { count: 4, alternates: 0 },
+            7,
+            &mut Scan::default(),
+        );
         assert!(decision.picks.is_empty());
         assert_eq!(
             decision.explanation.summary,
@@ -156,7 +175,14 @@ mod tests {
     fn a_refusal_explains_itself() {
         let mut world = world_of(&[4096, 6144, 5120]);
         let demand = ComputeDemand::new(&instance(1, 8192, 0), &world);
-        let decision = select(&mut world, &chain(), &demand, Wanted { count: 1, alternates: 0 }, 7);
+        let decision = select(
+            &mut world,
+            &chain(),
+            &demand,
+            Wanted { count: 1, alternates: 0 },
+            7,
+            &mut Scan::default(),
+        );
         let explanation = decision.explanation;
         assert_eq!(
             explanation.summary,
@@ -172,7 +198,14 @@ mod tests {
         let mut world = world_of(&[4096, 4096, 4096]);
         let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
         let mut pick = |seed| {
-            let decision = select(&mut world, &chain(), &demand, Wanted { count: 1, alternates: 0 }, seed);
+            let decision = select(
+                &mut world,
+                &chain(),
+                &demand,
+                Wanted { count: 1, alternates: 0 },
+                seed,
+                &mut Scan::default(),
+            );
             decision.picks[0].clone()
         };
         assert_eq!(pick(3), pick(3));
@@ -184,7 +217,14 @@ mod tests {
     fn an_empty_world_says_so() {
         let mut world = World::new();
         let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
-        let decision = select(&mut world, &chain(), &demand, Wanted { count: 1, alternates: 0 }, 0);
+        let decision = select(
+            &mut world,
+            &chain(),
+            &demand,
+            Wanted { count: 1, alternates: 0 },
+            0,
+            &mut Scan::default(),
+        );
         assert_eq!(decision.explanation.summary, "no valid host: this scheduler knows of no host");
     }
 }

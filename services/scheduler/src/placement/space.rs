@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use kilonova_model::ServiceKind;
 use kilonova_proto::types::v1::Capabilities;
 
+use super::columns::OwnColumns;
 use super::vocabulary::{Symbol, Vocabulary, Wish};
 use super::world::{HostId, World};
 
@@ -33,6 +34,8 @@ pub trait Space: Sized + Send + Sync + 'static {
 pub trait Row: Debug + Clone + Send + Sync + 'static {
     /// What one placement takes.
     type Amount: Amount;
+    /// The figures of many rows, as dense columns.
+    type Columns: OwnColumns<Self>;
 
     /// What every candidate has.
     fn head(&self) -> &Head;
@@ -82,6 +85,14 @@ pub struct Head {
     pub up: bool,
     /// Whether its administrator lets it take new work.
     pub enabled: bool,
+}
+
+impl Head {
+    /// Whether it may be chosen at all.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.up && self.enabled
+    }
 }
 
 /// What any placement can ask for.

@@ -146,6 +146,7 @@ impl Amount for PoolAmount {
 
 impl Row for PoolRow {
     type Amount = PoolAmount;
+    type Columns = ();
 
     fn head(&self) -> &Head {
         &self.head

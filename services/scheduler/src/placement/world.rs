@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kilonova_model::Epoch;
 
+use super::columns::Columns;
 use super::space::Row;
 use super::vocabulary::Vocabulary;
 
@@ -27,8 +28,9 @@ pub struct HostFacts {
 
 /// Every candidate there is.
 #[derive(Debug)]
-pub struct World<R> {
+pub struct World<R: Row> {
     rows: Vec<R>,
+    columns: Columns<R>,
     hosts: Vec<Option<Host>>,
     vacant: Vec<HostId>,
     by_name: HashMap<Arc<str>, HostId>,
@@ -43,10 +45,11 @@ struct Host {
     rows: Vec<u32>,
 }
 
-impl<R> Default for World<R> {
+impl<R: Row> Default for World<R> {
     fn default() -> Self {
         Self {
             rows: Vec::new(),
+            columns: Columns::default(),
             hosts: Vec::new(),
             vacant: Vec::new(),
             by_name: HashMap::new(),
@@ -68,8 +71,16 @@ impl<R: Row> World<R> {
         &self.rows
     }
 
-    pub(super) fn row_mut(&mut self, row: u32) -> &mut R {
-        &mut self.rows[row as usize]
+    /// Their figures by column.
+    #[must_use]
+    pub fn columns(&self) -> &Columns<R> {
+        &self.columns
+    }
+
+    /// Changes one candidate.
+    pub(super) fn change_row(&mut self, place: usize, change: impl FnOnce(&mut R)) {
+        change(&mut self.rows[place]);
+        self.columns.set(place, &self.rows[place]);
     }
 
     /// The texts that rows refer to.
@@ -132,9 +143,10 @@ impl<R: Row> World<R> {
         let wanted = rows.len();
         for (n, row) in rows.into_iter().enumerate() {
             match self.host(id).rows.get(n).copied() {
-                Some(place) => self.rows[place as usize] = row,
+                Some(place) => self.change_row(place as usize, |there| *there = row),
                 None => {
                     let place = u32::try_from(self.rows.len()).expect("fewer than 2^32 candidates");
+                    self.columns.set(self.rows.len(), &row);
                     self.rows.push(row);
                     self.host_mut(id).rows.push(place);
                 }
@@ -150,7 +162,7 @@ impl<R: Row> World<R> {
     pub fn update_rows(&mut self, id: HostId, mut change: impl FnMut(&mut R)) {
         let rows = std::mem::take(&mut self.host_mut(id).rows);
         for row in &rows {
-            change(&mut self.rows[*row as usize]);
+            self.change_row(*row as usize, &mut change);
         }
         self.host_mut(id).rows = rows;
     }
@@ -167,6 +179,7 @@ impl<R: Row> World<R> {
     /// The last row moves to the place that falls free.
     fn remove_row(&mut self, place: u32) {
         self.rows.swap_remove(place as usize);
+        self.columns.swap_remove(place as usize);
         let moved_from = u32::try_from(self.rows.len()).expect("fewer than 2^32 candidates");
         if let Some(moved) = self.rows.get(place as usize) {
             let owner = moved.head().host;

@@ -117,6 +117,7 @@ pub fn quick() -> Config {
     let mut config = Config::default();
     config.driver.latency = Period::from_millis(0);
     config.driver.latency_jitter = Period::from_millis(0);
+    config.orphan_grace = Period::from_millis(0);
     let pool = PoolConfig { name: "fast".into(), total_gib: 100, ..PoolConfig::default() };
     let thin = PoolConfig {
         name: "wide".into(),

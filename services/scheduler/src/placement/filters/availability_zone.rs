@@ -1,7 +1,7 @@
 //! In the zone asked for.
 
 use super::Filter;
-use crate::placement::{Demand, Row, Space, World};
+use crate::placement::{Block, Demand, Row, Space, World};
 
 /// Candidates of the zone asked for.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,12 @@ impl<S: Space> Filter<S> for AvailabilityZoneFilter {
 
     fn passes(&self, _: &World<S::Row>, demand: &S::Demand, row: &S::Row) -> bool {
         demand.wishes().zone.as_ref().is_none_or(|zone| zone.is(row.head().zone))
+    }
+
+    fn retain(&self, world: &World<S::Row>, demand: &S::Demand, block: &mut Block<'_>) {
+        if let Some(zone) = &demand.wishes().zone {
+            block.keep_figures(&world.columns().zones, |own| zone.is(own));
+        }
     }
 
     fn detail(&self, world: &World<S::Row>, demand: &S::Demand, row: &S::Row) -> String {

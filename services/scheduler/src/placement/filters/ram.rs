@@ -1,7 +1,7 @@
 //! Room for the memory asked for: total × ratio − reserved − used − held.
 
-use super::{Filter, available, most_free, shortage};
-use crate::placement::{Compute, ComputeDemand, ComputeRow, World};
+use super::{Filter, keep_room, most_free, shortage};
+use crate::placement::{Block, Compute, ComputeDemand, ComputeRow, World};
 
 /// Hosts with enough memory.
 #[derive(Debug, Clone, Copy)]
@@ -20,8 +20,12 @@ impl Filter<Compute> for RamFilter {
         shortage(&row.ram, demand.amount.ram_mib, "MiB")
     }
 
+    fn retain(&self, world: &World<ComputeRow>, demand: &ComputeDemand, block: &mut Block<'_>) {
+        keep_room(self, world, demand, block, &world.columns().own.ram.room, demand.amount.ram_mib);
+    }
+
     fn closeness(&self, _: &ComputeDemand, row: &ComputeRow) -> Option<f64> {
-        Some(available(&row.ram) as f64)
+        Some(row.ram.room() as f64)
     }
 
     fn nearest(&self, demand: &ComputeDemand, row: &ComputeRow, place: &str) -> Option<String> {

@@ -1,7 +1,9 @@
 //! Up, and enabled by its administrator.
 
 use super::Filter;
-use crate::placement::{Compute, ComputeDemand, ComputeRow, PoolRow, Row, Storage, StorageDemand, World};
+use crate::placement::{
+    Block, Compute, ComputeDemand, ComputeRow, PoolRow, Row, Storage, StorageDemand, World,
+};
 
 /// Hosts that answer and are enabled.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +19,11 @@ impl Filter<Compute> for ComputeFilter {
     }
 
     fn passes(&self, _: &World<ComputeRow>, _: &ComputeDemand, row: &ComputeRow) -> bool {
-        is_serving(row)
+        row.head.is_serving()
+    }
+
+    fn retain(&self, world: &World<ComputeRow>, _: &ComputeDemand, block: &mut Block<'_>) {
+        block.keep_members(&world.columns().serving);
     }
 
     fn detail(&self, world: &World<ComputeRow>, _: &ComputeDemand, row: &ComputeRow) -> String {
@@ -31,16 +37,16 @@ impl Filter<Storage> for BackendFilter {
     }
 
     fn passes(&self, _: &World<PoolRow>, _: &StorageDemand, row: &PoolRow) -> bool {
-        is_serving(row)
+        row.head.is_serving()
+    }
+
+    fn retain(&self, world: &World<PoolRow>, _: &StorageDemand, block: &mut Block<'_>) {
+        block.keep_members(&world.columns().serving);
     }
 
     fn detail(&self, world: &World<PoolRow>, _: &StorageDemand, row: &PoolRow) -> String {
         why_not(world, row)
     }
-}
-
-fn is_serving<R: Row>(row: &R) -> bool {
-    row.head().up && row.head().enabled
 }
 
 fn why_not<R: Row>(world: &World<R>, row: &R) -> String {

@@ -1,7 +1,7 @@
 //! Builds that failed there since the last that succeeded.
 
 use super::Weigher;
-use crate::placement::{Compute, ComputeDemand, ComputeRow};
+use crate::placement::{Columns, Compute, ComputeDemand, ComputeRow, clamped};
 
 /// Builds that failed there since the last that succeeded.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,10 @@ impl Weigher<Compute> for BuildFailureWeigher {
     }
 
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
-        f64::from(row.failed_builds)
+        clamped(row.failed_builds.into()).into()
+    }
+
+    fn column<'a>(&self, columns: &'a Columns<ComputeRow>) -> Option<&'a [i32]> {
+        Some(&columns.own.failed_builds)
     }
 }

@@ -1,7 +1,7 @@
 //! Free virtual CPUs.
 
 use super::Weigher;
-use crate::placement::{Compute, ComputeDemand, ComputeRow};
+use crate::placement::{Columns, Compute, ComputeDemand, ComputeRow, clamped};
 
 /// Free virtual CPUs.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,10 @@ impl Weigher<Compute> for CPUWeigher {
     }
 
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
-        row.vcpus.free() as f64
+        clamped(row.vcpus.free()).into()
+    }
+
+    fn column<'a>(&self, columns: &'a Columns<ComputeRow>) -> Option<&'a [i32]> {
+        Some(&columns.own.vcpus.free)
     }
 }

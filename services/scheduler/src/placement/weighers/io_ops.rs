@@ -1,7 +1,7 @@
 //! Builds and other disk-heavy work, going on or promised.
 
 use super::Weigher;
-use crate::placement::{Compute, ComputeDemand, ComputeRow};
+use crate::placement::{Columns, Compute, ComputeDemand, ComputeRow, clamped};
 
 /// Builds and other disk-heavy work, going on or promised.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,10 @@ impl Weigher<Compute> for IoOpsWeigher {
     }
 
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
-        f64::from(row.io_ops) + f64::from(row.held_instances)
+        clamped(row.io_ops_to_be()).into()
+    }
+
+    fn column<'a>(&self, columns: &'a Columns<ComputeRow>) -> Option<&'a [i32]> {
+        Some(&columns.own.io_ops)
     }
 }

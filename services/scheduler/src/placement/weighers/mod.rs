@@ -22,6 +22,7 @@ pub use ram::RAMWeigher;
 pub use server_group_soft_affinity::ServerGroupSoftAffinityWeigher;
 pub use server_group_soft_anti_affinity::ServerGroupSoftAntiAffinityWeigher;
 
+use super::columns::Columns;
 use super::space::Space;
 
 /// One measure.
@@ -37,9 +38,9 @@ pub trait Weigher<S: Space>: Send + Sync {
     /// The figure it looks at. Finite.
     fn raw(&self, demand: &S::Demand, row: &S::Row) -> f64;
 
-    /// Adds the figures of these rows to a column.
-    fn measure(&self, rows: &[S::Row], demand: &S::Demand, of: &[u32], column: &mut Vec<f64>) {
-        column.extend(of.iter().map(|row| self.raw(demand, &rows[*row as usize])));
+    /// The same of every row, if there is a column of it.
+    fn column<'a>(&self, _columns: &'a Columns<S::Row>) -> Option<&'a [i32]> {
+        None
     }
 }
 
@@ -51,12 +52,45 @@ pub struct WeigherRange {
 }
 
 impl WeigherRange {
+    /// The range of nothing.
+    pub(super) const EMPTY: Self = Self { least: f64::INFINITY, greatest: f64::NEG_INFINITY };
+
     pub(super) fn of(figures: &[f64]) -> Self {
-        let empty = Self { least: f64::INFINITY, greatest: f64::NEG_INFINITY };
-        figures.iter().fold(empty, |range, figure| Self {
-            least: if *figure < range.least { *figure } else { range.least },
-            greatest: if *figure > range.greatest { *figure } else { range.greatest },
-        })
+        figures
+            .iter()
+            .fold(Self::EMPTY, |range, figure| range.with(Self { least: *figure, greatest: *figure }))
+    }
+
+    /// Of the figures whose lanes are all ones: written so that several are compared at once.
+    pub(super) fn of_lanes(figures: &[i32], lanes: &[i32]) -> Self {
+        let (mut least, mut greatest) = (i32::MAX, i32::MIN);
+        for (figure, lane) in figures.iter().zip(lanes) {
+            least = least.min(figure & lane | i32::MAX & !lane);
+            greatest = greatest.max(figure & lane | i32::MIN & !lane);
+        }
+        if least > greatest { Self::EMPTY } else { Self { least: least.into(), greatest: greatest.into() } }
+    }
+
+    /// Both ranges as one.
+    pub(super) fn with(self, other: Self) -> Self {
+        Self {
+            least: if other.least < self.least { other.least } else { self.least },
+            greatest: if other.greatest > self.greatest { other.greatest } else { self.greatest },
+        }
+    }
+
+    /// Adds to each weight what its figure counts.
+    pub(super) fn add_weights<T>(
+        &self,
+        weights: &mut [f64],
+        figures: &[T],
+        multiplier: f64,
+        raw: impl Fn(&T) -> f64,
+    ) {
+        let scale = multiplier / (self.greatest - self.least);
+        for (weight, figure) in weights.iter_mut().zip(figures) {
+            *weight += scale * (raw(figure) - self.least);
+        }
     }
 
     /// Whether all are equal.

@@ -1,7 +1,7 @@
 //! Free memory in MiB.
 
 use super::Weigher;
-use crate::placement::{Compute, ComputeDemand, ComputeRow};
+use crate::placement::{Columns, Compute, ComputeDemand, ComputeRow, clamped};
 
 /// Free memory in MiB.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,10 @@ impl Weigher<Compute> for RAMWeigher {
     }
 
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
-        row.ram.free() as f64
+        clamped(row.ram.free()).into()
+    }
+
+    fn column<'a>(&self, columns: &'a Columns<ComputeRow>) -> Option<&'a [i32]> {
+        Some(&columns.own.ram.free)
     }
 }
