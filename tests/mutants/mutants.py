@@ -137,7 +137,7 @@ MUTANTS = (
     ),
     Mutant(
         "a host that may hold something is forgotten",
-        f"{CONDUCTOR}/engine/steps.rs",
+        f"{CONDUCTOR}/engine/build.rs",
         "        if !may_hold_something {\n",
         "        let _ = may_hold_something;\n        {\n",
         DRIVING,
@@ -172,7 +172,7 @@ MUTANTS = (
     ),
     Mutant(
         "an extend that fails stays on the quota",
-        f"{CONDUCTOR}/engine/steps.rs",
+        f"{CONDUCTOR}/engine/operate.rs",
         "        let less = quota::difference(&entry.record.usage(), &record.usage());\n",
         "        let less = quota::difference(&record.usage(), &entry.record.usage());\n",
         OPERATIONS,
@@ -233,14 +233,14 @@ MUTANTS = (
     ),
     Mutant(
         "a backend goes on exporting what was detached",
-        f"{CONDUCTOR}/agents.rs",
+        f"{CONDUCTOR}/agents/instance.rs",
         "        if !attached {\n",
         "        if !attached && attached {\n",
         matrix("detach"),
     ),
     Mutant(
         "the step of an attempt that failed goes on in the history",
-        f"{CONDUCTOR}/engine/steps.rs",
+        f"{CONDUCTOR}/engine/build.rs",
         "    history::close(record.actions_mut(), building, Some(&fault), now);\n",
         "    let _ = building;\n",
         matrix("the first host fails"),
@@ -254,7 +254,7 @@ MUTANTS = (
     ),
     Mutant(
         "volumes that moved keep their generation",
-        f"{CONDUCTOR}/connections.rs",
+        f"{CONDUCTOR}/agents/connections.rs",
         'self.backend(volume_id, "disconnect", 1).await?',
         'self.backend(volume_id, "disconnect", 0).await?',
         matrix("a take-over fails"),
@@ -277,7 +277,7 @@ MUTANTS = (
     ),
     Mutant(
         "a volume is deleted though it has snapshots",
-        f"{CONDUCTOR}/server/tasks.rs",
+        f"{CONDUCTOR}/server/volumes.rs",
         "    if snapshots > 0 {\n",
         "    if snapshots > 1_000 {\n",
         ("-p", "kilonova-tests", "--test", "snapshots", "embedded::"),

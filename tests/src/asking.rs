@@ -17,6 +17,56 @@ pub async fn started(plan: Plan) -> Option<(Cluster, Api)> {
 }
 
 impl Api {
+    /// Creates the flavors `small` (1 vCPU, 512 MiB, 1 GiB), `double` (twice as much) and `huge` (fits nowhere) and the
+    /// image `cirros`.
+    pub async fn seed(&self) {
+        let mut flavors = self.flavors();
+        for (id, vcpus, ram_mib, disk_gib) in
+            [("small", 1, 512, 1), ("double", 2, 1024, 2), ("huge", 1000, 8_000_000, 1)]
+        {
+            let flavor = pb::Flavor { id: id.into(), vcpus, ram_mib, disk_gib, ..Default::default() };
+            let request = api::CreateFlavorRequest { flavor: Some(flavor), ..Default::default() };
+            flavors.create_flavor(request).await.expect("the flavor is created");
+        }
+        let image = pb::Image { id: "cirros".into(), ..Default::default() };
+        let request = api::CreateImageRequest { image: Some(image), ..Default::default() };
+        self.images().create_image(request).await.expect("the image is created");
+    }
+
+    /// Creates `count` instances of a flavor.
+    pub async fn create(&self, name: &str, flavor: &str, count: u32) -> Result<Vec<String>, tonic::Status> {
+        let spec = pb::InstanceSpec {
+            name: name.into(),
+            flavor_id: flavor.into(),
+            image_id: "cirros".into(),
+            ..Default::default()
+        };
+        let request = api::CreateInstanceRequest { instance: Some(spec), count, ..Default::default() };
+        let answer = self.instances().create_instance(request).await?.into_inner();
+        Ok(answer.instances.into_iter().map(|instance| instance.id).collect())
+    }
+
+    /// Reads one instance.
+    pub async fn get(&self, id: &str) -> Result<pb::Instance, tonic::Status> {
+        let request = api::GetInstanceRequest { instance_id: id.into(), ..Default::default() };
+        let answer = self.instances().get_instance(request).await?.into_inner();
+        Ok(answer.instance.expect("an instance"))
+    }
+
+    /// Waits until an instance is in a state.
+    pub async fn until(&self, id: &str, state: State) -> pb::Instance {
+        until(&format!("instance {id} is {}", state.as_str_name()), || async {
+            self.get(id).await.ok().filter(|instance| instance.state() == state)
+        })
+        .await
+    }
+
+    /// Asks for an instance's end.
+    pub async fn delete(&self, id: &str) -> Result<(), tonic::Status> {
+        let request = api::DeleteInstanceRequest { instance_id: id.into(), ..Default::default() };
+        self.instances().delete_instance(request).await.map(drop)
+    }
+
     /// A new instance, once it is ACTIVE.
     pub async fn active(&self, name: &str) -> pb::Instance {
         let id = self.create(name, "small", 1).await.expect("it is accepted").remove(0);

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kilonova_model::{CellName, HostName, ServiceKind, ZoneName};
-use kilonova_proto::api::v1 as api;
-use kilonova_proto::types::v1 as pb;
 use kilonova_runtime::config::Period;
 use kilonova_runtime::service::{Launch, LaunchOptions, Running, StartError};
 use kilonova_store::SharedStore;
@@ -18,6 +16,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::api::Api;
 use crate::journal::{self, Line};
 use crate::points::Points;
 use crate::points::proxy::PointProxy;
@@ -282,7 +281,7 @@ impl Cluster {
     /// The public api, as users reach it.
     #[must_use]
     pub fn api(&self) -> Api {
-        Api { channel: self.channel(ServiceKind::Api, "api-1") }
+        Api::over(self.channel(ServiceKind::Api, "api-1"))
     }
 
     /// The store, for checks and for clients of the registry.
@@ -342,134 +341,5 @@ pub fn name(kind: ServiceKind, number: usize) -> String {
     match kind {
         ServiceKind::Volume => format!("storage-{number}@sim"),
         kind => format!("{kind}-{number}"),
-    }
-}
-
-/// The public api through generated clients.
-#[derive(Clone)]
-pub struct Api {
-    channel: Channel,
-}
-
-type Instances = api::instance_service_client::InstanceServiceClient<Channel>;
-type Volumes = api::volume_service_client::VolumeServiceClient<Channel>;
-type Hosts = api::host_service_client::HostServiceClient<Channel>;
-type ServerGroups = api::server_group_service_client::ServerGroupServiceClient<Channel>;
-type Snapshots = api::snapshot_service_client::SnapshotServiceClient<Channel>;
-type Flavors = api::flavor_service_client::FlavorServiceClient<Channel>;
-type Images = api::image_service_client::ImageServiceClient<Channel>;
-type Audits = api::audit_service_client::AuditServiceClient<Channel>;
-type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
-
-impl Api {
-    /// The public api at an address, as `host:port`.
-    #[must_use]
-    pub fn at(address: &str) -> Self {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        Self { channel: endpoint.connect_lazy() }
-    }
-
-    /// Instances.
-    #[must_use]
-    pub fn instances(&self) -> Instances {
-        Instances::new(self.channel.clone())
-    }
-
-    /// Volumes.
-    #[must_use]
-    pub fn volumes(&self) -> Volumes {
-        Volumes::new(self.channel.clone())
-    }
-
-    /// Hosts.
-    #[must_use]
-    pub fn hosts(&self) -> Hosts {
-        Hosts::new(self.channel.clone())
-    }
-
-    /// Server groups.
-    #[must_use]
-    pub fn server_groups(&self) -> ServerGroups {
-        ServerGroups::new(self.channel.clone())
-    }
-
-    /// Snapshots.
-    #[must_use]
-    pub fn snapshots(&self) -> Snapshots {
-        Snapshots::new(self.channel.clone())
-    }
-
-    /// Flavors.
-    #[must_use]
-    pub fn flavors(&self) -> Flavors {
-        Flavors::new(self.channel.clone())
-    }
-
-    /// Images.
-    #[must_use]
-    pub fn images(&self) -> Images {
-        Images::new(self.channel.clone())
-    }
-
-    /// Audits.
-    #[must_use]
-    pub fn audits(&self) -> Audits {
-        Audits::new(self.channel.clone())
-    }
-
-    /// Quotas.
-    #[must_use]
-    pub fn quotas(&self) -> Quotas {
-        Quotas::new(self.channel.clone())
-    }
-
-    /// Creates the flavors `small` (1 vCPU, 512 MiB, 1 GiB), `double` (twice as much) and `huge` (fits nowhere) and the
-    /// image `cirros`.
-    pub async fn seed(&self) {
-        let mut flavors = self.flavors();
-        for (id, vcpus, ram_mib, disk_gib) in
-            [("small", 1, 512, 1), ("double", 2, 1024, 2), ("huge", 1000, 8_000_000, 1)]
-        {
-            let flavor = pb::Flavor { id: id.into(), vcpus, ram_mib, disk_gib, ..Default::default() };
-            let request = api::CreateFlavorRequest { flavor: Some(flavor), ..Default::default() };
-            flavors.create_flavor(request).await.expect("the flavor is created");
-        }
-        let image = pb::Image { id: "cirros".into(), ..Default::default() };
-        let request = api::CreateImageRequest { image: Some(image), ..Default::default() };
-        self.images().create_image(request).await.expect("the image is created");
-    }
-
-    /// Creates `count` instances of a flavor.
-    pub async fn create(&self, name: &str, flavor: &str, count: u32) -> Result<Vec<String>, tonic::Status> {
-        let spec = pb::InstanceSpec {
-            name: name.into(),
-            flavor_id: flavor.into(),
-            image_id: "cirros".into(),
-            ..Default::default()
-        };
-        let request = api::CreateInstanceRequest { instance: Some(spec), count, ..Default::default() };
-        let answer = self.instances().create_instance(request).await?.into_inner();
-        Ok(answer.instances.into_iter().map(|instance| instance.id).collect())
-    }
-
-    /// Reads one instance.
-    pub async fn get(&self, id: &str) -> Result<pb::Instance, tonic::Status> {
-        let request = api::GetInstanceRequest { instance_id: id.into(), ..Default::default() };
-        let answer = self.instances().get_instance(request).await?.into_inner();
-        Ok(answer.instance.expect("an instance"))
-    }
-
-    /// Waits until an instance is in a state.
-    pub async fn until(&self, id: &str, state: pb::instance::State) -> pb::Instance {
-        until(&format!("instance {id} is {}", state.as_str_name()), || async {
-            self.get(id).await.ok().filter(|instance| instance.state() == state)
-        })
-        .await
-    }
-
-    /// Asks for an instance's end.
-    pub async fn delete(&self, id: &str) -> Result<(), tonic::Status> {
-        let request = api::DeleteInstanceRequest { instance_id: id.into(), ..Default::default() };
-        self.instances().delete_instance(request).await.map(drop)
     }
 }

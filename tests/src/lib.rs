@@ -1,6 +1,7 @@
 //! The cluster harness: any number of each service in one process, real gRPC on loopback, either store. Members in
 //! processes of their own, where a test needs to kill or freeze one.
 
+pub mod api;
 pub mod asking;
 pub mod checker;
 pub mod cluster;
@@ -13,7 +14,8 @@ pub mod process;
 pub mod user;
 pub mod waiting;
 
-pub use cluster::{Api, Backing, Cluster, Plan};
+pub use api::Api;
+pub use cluster::{Backing, Cluster, Plan};
 
 /// Runs each of these tests over both stores.
 #[macro_export]

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
+use crate::api::Api;
 use crate::checker::Want;
-use crate::cluster::Api;
 
 /// How long one answer is waited for.
 const ANSWER: Duration = Duration::from_secs(5);

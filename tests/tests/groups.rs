@@ -13,9 +13,8 @@ use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_runtime::config::Period;
-use kilonova_tests::cluster::Api;
 use kilonova_tests::waiting::until;
-use kilonova_tests::{Backing, Cluster, Plan, over_both_stores};
+use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
 
 over_both_stores!(
     anti_affinity_gives_each_host_one_member_and_a_deleted_one_makes_room,

@@ -14,7 +14,6 @@ mod barrier;
 pub mod cache;
 pub mod catalogue;
 pub mod config;
-mod connections;
 pub mod db;
 pub mod engine;
 pub mod expiry;

@@ -5,15 +5,20 @@
 //! the shard's fence. A pass is started by a change of the record, by a change of a host's registration, by a
 //! shard that became this conductor's, or by the slow scan; it takes nothing from what started it.
 
+mod build;
+mod finish;
+mod operate;
 mod place;
+mod reach;
 mod slots;
 mod steps;
+mod store;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, HostName};
+use kilonova_model::{Epoch, HostName, ServiceKind};
 use kilonova_rpc::backoff::BackoffPolicy;
 use kilonova_rpc::registry::Members;
 use kilonova_runtime::reconcile::{Next, Priority, Queue, Reconcile, ReconcileOptions};
@@ -26,13 +31,14 @@ use crate::accept::Lanes;
 use crate::agents::Agents;
 use crate::config::Config;
 use crate::groups::Groups;
+use crate::history::Actor;
 use crate::placed::Placed;
 use crate::plan::Sent;
 use crate::records::Records;
 use crate::shards::Shards;
+pub(crate) use build::leave_host;
 use slots::Slots;
-use steps::Stepped;
-pub use steps::leave_host;
+use store::Stepped;
 
 /// Most steps of one pass: a record that needs more goes back into the queue, so that others get their turn.
 const STEPS_PER_PASS: usize = 8;
@@ -107,6 +113,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         for id in self.records.cache.ids(|id, record| pass(record) && self.shards.owns(id)) {
             queue.nudge(id, priority);
         }
+    }
+
+    fn me(&self) -> Actor<'_> {
+        Actor { service: ServiceKind::Conductor, host: self.conductor.as_str() }
     }
 
     async fn follow_changes(self: Arc<Self>, queue: Queue<P::Id>) {

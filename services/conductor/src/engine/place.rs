@@ -14,7 +14,7 @@ use kilonova_runtime::reconcile::Next;
 use kilonova_store::{Compare, Txn, TxnOutcome};
 
 use super::Engine;
-use super::steps::Stepped;
+use super::store::Stepped;
 use crate::agents::{Agents, GroupWish, Selected};
 use crate::cache::Entry;
 use crate::db::Read;

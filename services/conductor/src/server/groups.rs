@@ -6,9 +6,8 @@ use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::types::v1 as pb;
 use prost::Message;
 
-use super::Conductor;
-use super::records::{cut, next_token, read_after};
-use super::tasks::checked;
+use super::pages::{cut, next_token, read_after};
+use super::{Conductor, checked};
 use crate::accept::{self, Request as Accepted};
 use crate::groups::{is_in, shown};
 use crate::requests::read_id;

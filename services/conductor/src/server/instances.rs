@@ -1,202 +1,153 @@
-//! What is asked of an instance that is there.
+//! Instances: created, described, deleted and read.
 
 use std::time::SystemTime;
 
-use kilonova_model::{Error, FlavorId, ImageId, InstanceId, ServiceKind};
+use kilonova_model::check::{self, MAX_COUNT};
+use kilonova_model::{Error, FlavorId, HostName, ImageId, InstanceId, ProjectId, ServerGroupId, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
-use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
+use kilonova_proto::conductor::v1::InstanceRecord;
 use kilonova_proto::types::v1 as pb;
-use kilonova_proto::types::v1::action::Kind;
-use prost::Message;
 
-use super::Conductor;
-use super::tasks::{checked, shown};
-use crate::accept::Request as Accepted;
-use crate::attach;
-use crate::moves::ask::{Ask, Asked as Move};
-use crate::moves::evacuate::Evacuate;
-use crate::once::{Change, change_once};
+use super::pages::{Filter, page};
+use super::{Conductor, checked, shown};
+use crate::accept::{self, Request as Accepted};
+use crate::cache::Entry;
 use crate::placed::Placed;
-use crate::power::Power;
-use crate::requests::{self, Named, read_id, stored};
-
-/// What all operations on an instance are asked with.
-#[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
-    pub request_id: &'a str,
-    pub project_id: &'a str,
-    pub instance_id: &'a str,
-    pub etag: &'a str,
-}
-
-impl Asked<'_> {
-    fn named(&self) -> Result<Named<'_, InstanceId>, Error> {
-        let id = read_id("instance_id", self.instance_id)?;
-        Ok(Named { id, project: self.project_id, etag: self.etag })
-    }
-}
-
-pub(super) fn power(kind: Kind, hard: bool) -> Operation {
-    Operation { kind: kind.into(), hard, ..Default::default() }
-}
+use crate::requests::{self, Acceptance, Description, Named, read_id};
 
 impl Conductor {
-    /// `message` is the request without its id.
-    async fn change_instance(
+    pub(super) async fn build_instances(
         &self,
-        method: &'static str,
-        request: Asked<'_>,
-        message: &impl Message,
-        change: &impl Change<InstanceRecord>,
-    ) -> Result<pb::Instance, Error> {
-        let accepted = Accepted::new(method, request.project_id, request.request_id, message)?;
-        let entry = change_once(&self.acceptor, &accepted, &self.instances, request.named()?, change).await?;
-        Ok(shown(&entry))
-    }
-
-    /// `message` is the request without its id.
-    pub(super) async fn operate(
-        &self,
-        method: &'static str,
-        request: Asked<'_>,
-        operation: Operation,
-        message: &impl Message,
-    ) -> Result<pb::Instance, Error> {
+        request: proto::BuildInstancesRequest,
+    ) -> Result<proto::BuildInstancesResponse, Error> {
         let arrived = SystemTime::now();
-        checked(request.request_id, request.project_id, |_| {})?;
-        let timeout = self.config.operation_timeout.get();
-        let acceptance = self.acceptance(request.request_id, arrived);
-        let power = Power { operation, timeout, acceptance };
-        self.change_instance(method, request, message, &power).await
-    }
-
-    pub(super) async fn volume_of_instance(
-        &self,
-        method: &'static str,
-        kind: Kind,
-        request: Asked<'_>,
-        volume_id: &str,
-    ) -> Result<pb::Instance, Error> {
-        let arrived = SystemTime::now();
-        checked(request.request_id, request.project_id, |_| {})?;
-        let volume = read_id("volume_id", volume_id)?;
-        // What was asked, without the request's id.
-        let message = proto::AttachVolumeRequest {
-            instance_id: request.instance_id.to_owned(),
-            volume_id: volume_id.to_owned(),
-            etag: request.etag.to_owned(),
-            ..Default::default()
+        let spec = request.instance.clone().unwrap_or_default();
+        checked(&request.request_id, &request.project_id, |check| {
+            check::instance_spec(check, "instance", &spec);
+            check.ensure(request.count <= MAX_COUNT, "count", format!("at most {MAX_COUNT}"));
+        })?;
+        let (request_id, validate_only) = (request.request_id.clone(), request.validate_only);
+        let project = accept::project(&request.project_id)?;
+        let count = request.count;
+        let bare = proto::BuildInstancesRequest { request_id: String::new(), ..request };
+        let accepted = Accepted::new("BuildInstances", project.as_str(), &request_id, &bare)?;
+        let prepared = self.prepare(&spec, count, &project, self.acceptance(&request_id, arrived)).await;
+        let (new, group) = match prepared {
+            Ok(prepared) => prepared,
+            // What was accepted stays accepted, whatever became of its flavor and image.
+            Err(error) => match self.acceptor.earlier(&accepted, &self.instances).await? {
+                Some(entries) => {
+                    return Ok(proto::BuildInstancesResponse {
+                        instances: entries.iter().map(shown).collect(),
+                    });
+                }
+                None => return Err(error),
+            },
         };
-        let timeout = self.config.operation_timeout.get();
-        let acceptance = self.acceptance(request.request_id, arrived);
-        let asked = attach::Asked { kind, volume, volumes: &self.volumes, timeout, acceptance };
-        self.change_instance(method, request, &message, &asked).await
+        let group = group.map(|id| (&self.groups, id));
+        let entries = self.acceptor.create_in(&accepted, &self.instances, new, group, validate_only).await?;
+        Ok(proto::BuildInstancesResponse { instances: entries.iter().map(shown).collect() })
     }
 
-    /// The answer to a request that was accepted before: it stays accepted, whatever became of what it names.
-    async fn earlier(
+    /// The records of new instances, and the server group they join.
+    async fn prepare(
         &self,
-        method: &'static str,
-        request: Asked<'_>,
-        message: &impl Message,
-    ) -> Result<Option<pb::Instance>, Error> {
-        checked(request.request_id, request.project_id, |_| {})?;
-        let accepted = Accepted::new(method, request.project_id, request.request_id, message)?;
-        Ok(match self.acceptor.replay(&accepted).await? {
-            Some(_) => Some(shown(&stored(&self.instances, request.named()?).await?)),
-            None => None,
+        spec: &pb::InstanceSpec,
+        count: u32,
+        project: &ProjectId,
+        acceptance: Acceptance<'_>,
+    ) -> Result<(Vec<(InstanceId, InstanceRecord)>, Option<ServerGroupId>), Error> {
+        let flavor = self.flavors.get(&read_id::<FlavorId>("instance.flavor_id", &spec.flavor_id)?).await?;
+        let image = self.images.get(&read_id::<ImageId>("instance.image_id", &spec.image_id)?).await?;
+        requests::check_fit("instance.flavor_id", &flavor, &image)?;
+        let group =
+            spec.hints.as_ref().map(|hints| hints.server_group_id.as_str()).filter(|id| !id.is_empty());
+        let group = group.map(|id| read_id("instance.hints.server_group_id", id)).transpose()?;
+        let new = requests::new_instances(spec, count, project.as_str(), &flavor, &image, acceptance);
+        Ok((new, group))
+    }
+
+    pub(super) async fn update_instance(
+        &self,
+        request: proto::UpdateInstanceRequest,
+    ) -> Result<proto::UpdateInstanceResponse, Error> {
+        checked(&request.request_id, &request.project_id, |_| {})?;
+        let id = read_id("instance_id", &request.instance_id)?;
+        let spec = request.instance.unwrap_or_default();
+        let mask = request.update_mask.as_ref();
+        let new = Description::read("instance", mask, &spec.name, &spec.metadata, true)?;
+        let named = Named { id, project: &request.project_id, etag: &request.etag };
+        let entry = requests::describe(&self.instances, named, &new, |record: &mut InstanceRecord| {
+            let instance = record.instance.get_or_insert_default();
+            let spec = instance.spec.get_or_insert_default();
+            (&mut spec.name, &mut spec.metadata, &mut instance.update_time)
         })
+        .await?;
+        Ok(proto::UpdateInstanceResponse { instance: Some(shown(&entry)) })
     }
 
-    /// A resize, a migration, a confirm, a revert or a rebuild.
-    async fn ask(
+    pub(super) async fn delete_instance(
         &self,
-        method: &'static str,
-        request: Asked<'_>,
-        asked: Move,
-        message: &impl Message,
-    ) -> Result<pb::Instance, Error> {
+        request: proto::DeleteInstanceRequest,
+    ) -> Result<proto::DeleteInstanceResponse, Error> {
         let arrived = SystemTime::now();
-        checked(request.request_id, request.project_id, |_| {})?;
-        let ask = Ask {
-            asked,
-            acceptor: &self.acceptor,
-            timeout: self.config.operation_timeout.get(),
-            acceptance: self.acceptance(request.request_id, arrived),
-        };
-        self.change_instance(method, request, message, &ask).await
+        checked(&request.request_id, &request.project_id, |_| {})?;
+        let id = read_id("instance_id", &request.instance_id)?;
+        let named = Named { id, project: &request.project_id, etag: &request.etag };
+        let timeout = self.config.delete_timeout.get();
+        let acceptance = self.acceptance(&request.request_id, arrived);
+        let may_go = |_: &InstanceRecord| Ok(());
+        let missing = request.allow_missing;
+        let entry = requests::delete(&self.instances, named, missing, timeout, acceptance, may_go).await?;
+        Ok(proto::DeleteInstanceResponse { instance: entry.as_ref().map(shown) })
     }
 
-    pub(super) async fn resize(
-        &self,
-        request: Asked<'_>,
-        message: &proto::ResizeInstanceRequest,
-    ) -> Result<pb::Instance, Error> {
-        if let Some(instance) = self.earlier("ResizeInstance", request, message).await? {
-            return Ok(instance);
+    async fn instance(&self, id: &str, project: &str) -> Result<Entry<InstanceRecord>, Error> {
+        let named = Named { id: read_id("instance_id", id)?, project, etag: "" };
+        requests::get(&self.instances, named).await
+    }
+
+    /// Sets of instances whether their hosts are there at this moment.
+    fn set_host_states<'a>(&self, instances: impl IntoIterator<Item = &'a mut pb::Instance>) {
+        let members = self.registry.members(ServiceKind::Compute).current();
+        for instance in instances {
+            let Ok(host) = HostName::parse(&instance.host) else { continue };
+            instance.set_host_state(match (members.get(&host), members.callable(&host)) {
+                (Some(_), _) => pb::host::State::Up,
+                (None, Some(_)) => pb::host::State::Unspecified,
+                (None, None) => pb::host::State::Down,
+            });
         }
-        let flavor = self.flavors.get(&read_id::<FlavorId>("flavor_id", &message.flavor_id)?).await?;
-        let entry = stored(&self.instances, request.named()?).await?;
-        let image = entry.record.image.clone().unwrap_or_default();
-        requests::check_fit("flavor_id", &flavor, &image)?;
-        self.ask("ResizeInstance", request, Move::Resize(flavor), message).await
     }
 
-    pub(super) async fn migrate(
+    pub(super) async fn get_instance(
         &self,
-        request: Asked<'_>,
-        message: &proto::MigrateInstanceRequest,
-    ) -> Result<pb::Instance, Error> {
-        let asked = Move::Migrate { live: message.live, target_host: message.target_host.clone() };
-        self.ask("MigrateInstance", request, asked, message).await
+        request: &proto::GetInstanceRequest,
+    ) -> Result<proto::GetInstanceResponse, Error> {
+        let entry = self.instance(&request.instance_id, &request.project_id).await?;
+        let mut instance = shown(&entry);
+        self.set_host_states([&mut instance]);
+        Ok(proto::GetInstanceResponse { instance: Some(instance) })
     }
 
-    pub(super) async fn confirm(
+    pub(super) fn list_instances(
         &self,
-        request: Asked<'_>,
-        message: &proto::ConfirmResizeRequest,
-    ) -> Result<pb::Instance, Error> {
-        self.ask("ConfirmResize", request, Move::Confirm, message).await
+        request: proto::ListInstancesRequest,
+    ) -> Result<proto::ListInstancesResponse, Error> {
+        let (project, host) = (request.project_id, request.host);
+        let filter = Filter { project, states: request.states, host, ids: Vec::new() };
+        let (size, token) = (request.page_size, request.page_token.as_str());
+        let (mut instances, next_page_token) =
+            page(&self.instances.cache, size, token, &filter, |record| filter.instance(record))?;
+        self.set_host_states(&mut instances);
+        Ok(proto::ListInstancesResponse { instances, next_page_token })
     }
 
-    pub(super) async fn revert(
+    pub(super) async fn list_instance_actions(
         &self,
-        request: Asked<'_>,
-        message: &proto::RevertResizeRequest,
-    ) -> Result<pb::Instance, Error> {
-        self.ask("RevertResize", request, Move::Revert, message).await
-    }
-
-    pub(super) async fn rebuild(
-        &self,
-        request: Asked<'_>,
-        message: &proto::RebuildInstanceRequest,
-    ) -> Result<pb::Instance, Error> {
-        if let Some(instance) = self.earlier("RebuildInstance", request, message).await? {
-            return Ok(instance);
-        }
-        let entry = stored(&self.instances, request.named()?).await?;
-        let instance = entry.record.resource();
-        let image = match message.image_id.as_str() {
-            "" => entry.record.image.clone().unwrap_or_default(),
-            id => self.images.get(&read_id::<ImageId>("image_id", id)?).await?,
-        };
-        requests::check_fit("image_id", &instance.flavor.clone().unwrap_or_default(), &image)?;
-        self.ask("RebuildInstance", request, Move::Rebuild(image), message).await
-    }
-
-    pub(super) async fn evacuate(
-        &self,
-        request: Asked<'_>,
-        message: &proto::EvacuateInstanceRequest,
-    ) -> Result<pb::Instance, Error> {
-        let arrived = SystemTime::now();
-        checked(request.request_id, request.project_id, |_| {})?;
-        let evacuate = Evacuate {
-            target_host: &message.target_host,
-            members: self.registry.members(ServiceKind::Compute),
-            acceptance: self.acceptance(request.request_id, arrived),
-        };
-        self.change_instance("EvacuateInstance", request, message, &evacuate).await
+        request: &proto::ListInstanceActionsRequest,
+    ) -> Result<proto::ListInstanceActionsResponse, Error> {
+        let entry = self.instance(&request.instance_id, &request.project_id).await?;
+        Ok(proto::ListInstanceActionsResponse { actions: entry.record.actions().to_vec() })
     }
 }

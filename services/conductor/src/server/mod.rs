@@ -1,17 +1,25 @@
-//! The gRPC face: thin adapters from requests to the modules that do the work.
+//! The gRPC face: thin adapters from requests to the modules that do the work. Each service has a file, and what answers its
+//! methods is in the file of the resource.
 
 mod audit;
+mod catalogue;
 mod groups;
+mod hosts;
 mod instances;
+mod operations;
+mod pages;
 mod records;
 mod reports;
 mod snapshots;
 mod tasks;
+mod volumes;
 mod watches;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use kilonova_model::HostName;
+use kilonova_model::check::{self, Checker};
+use kilonova_model::{Error, HostName};
 use kilonova_proto::conductor::v1::audit_service_server::AuditServiceServer;
 use kilonova_proto::conductor::v1::report_service_server::ReportServiceServer;
 use kilonova_proto::conductor::v1::task_service_server::TaskServiceServer;
@@ -19,17 +27,22 @@ use kilonova_proto::conductor::v1::{InstanceRecord, SnapshotRecord, VolumeRecord
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::registry::Registry;
 use kilonova_rpc::server::{Served, ServerBuilder};
+use kilonova_rpc::status::to_status;
 use kilonova_runtime::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status};
 
 use crate::accept::Acceptor;
 use crate::audit::Auditor;
+use crate::cache::Entry;
 use crate::catalogue::Shelf;
 use crate::config::Config;
 use crate::db::Db;
 use crate::groups::Groups;
 use crate::hosts::Hosts;
+use crate::placed::Placed;
 use crate::records::Records;
+use crate::requests::Acceptance;
 use crate::shards::Shards;
 
 /// All a conductor's services answer from.
@@ -68,6 +81,29 @@ pub struct Conductor {
     pub tasks: Tasks,
     /// When watches end.
     pub streams_end: CancellationToken,
+}
+
+impl Conductor {
+    fn acceptance<'a>(&'a self, request_id: &'a str, arrived: SystemTime) -> Acceptance<'a> {
+        Acceptance { conductor: self.name.as_str(), arrived, request_id }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn answer<T>(result: Result<T, Error>) -> Answer<T> {
+    result.map(Response::new).map_err(|error| to_status(&error))
+}
+
+fn shown<P: Placed>(entry: &Entry<P>) -> P::Resource {
+    entry.record.shown(entry.etag())
+}
+
+fn checked(request_id: &str, project_id: &str, more: impl FnOnce(&mut Checker)) -> Result<(), Error> {
+    let mut check = Checker::new();
+    check::request(&mut check, request_id, project_id);
+    more(&mut check);
+    check.finish()
 }
 
 /// Adds the services, without what they do not do yet.

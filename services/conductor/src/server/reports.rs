@@ -11,8 +11,9 @@ use kilonova_rpc::status::to_status;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::Conductor;
-use super::records::{cut, next_token, read_after};
+use super::hosts::host_id;
+use super::pages::{cut, next_token, read_after};
+use super::{Answer, Conductor};
 use crate::placed::Placed;
 use crate::records::Records;
 use crate::reports::{self, Report};
@@ -20,8 +21,6 @@ use crate::requests::read_id;
 
 /// Most reports in one call.
 const MAX_REPORTS: usize = 100;
-
-type Answer<T> = Result<Response<T>, Status>;
 
 impl Conductor {
     /// The host an agent speaks for, if it is its own and no newer incarnation of it is known.
@@ -125,7 +124,7 @@ impl ReportService for Conductor {
         &self,
         request: Request<proto::RegisterHostRequest>,
     ) -> Answer<proto::RegisterHostResponse> {
-        let (service, _) = super::tasks::host_id(request.get_ref().service(), &request.get_ref().host)
+        let (service, _) = host_id(request.get_ref().service(), &request.get_ref().host)
             .map_err(|error| to_status(&error))?;
         let (host, epoch) = (request.get_ref().host.clone(), request.get_ref().epoch);
         let name = self.own_host(&request, service, &host, epoch)?;

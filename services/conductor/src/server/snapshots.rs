@@ -9,9 +9,8 @@ use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::SnapshotRecord;
 use kilonova_proto::types::v1::snapshot::State;
 
-use super::Conductor;
-use super::records::{cut, next_token, read_after};
-use super::tasks::{checked, shown};
+use super::pages::{cut, next_token, read_after};
+use super::{Conductor, checked, shown};
 use crate::accept::{self, Request as Accepted};
 use crate::placed::Placed;
 use crate::requests::{self, Named, read_id};

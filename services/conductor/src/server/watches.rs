@@ -11,7 +11,7 @@ use kilonova_rpc::publish::{Event, Framed, Frames};
 use kilonova_rpc::status::to_status;
 
 use super::Conductor;
-use super::records::Filter;
+use super::pages::Filter;
 use crate::watch::{self, Ask};
 
 /// The service, its watches as frames.

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use kilonova_tests::Api;
 use kilonova_tests::checker::Want;
-use kilonova_tests::cluster::Api;
 use kilonova_tests::user::User;
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};

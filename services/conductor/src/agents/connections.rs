@@ -13,19 +13,16 @@ use kilonova_proto::types::v1 as pb;
 use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::outcome::{CallError, classify};
-use kilonova_rpc::status::to_status;
+use kilonova_rpc::peers::Channel;
 use kilonova_store::{Compare, Txn};
 use prost::Message;
 
-use crate::agents::{COMMAND_DEADLINE, Callers, step_id, within};
+use super::volume::command;
+use super::{COMMAND_DEADLINE, Callers, refused, within};
 use crate::attach::{complete, is_of, release};
 use crate::cache::Entry;
-use crate::placed::Placed;
+use crate::placed::{Placed, Site};
 use crate::records::Records;
-
-pub(crate) fn refused(error: &Error) -> CallError {
-    classify(to_status(error))
-}
 
 /// Whom a backend lets reach a volume: one connector for each host.
 fn connector(host: &str) -> BTreeMap<String, String> {
@@ -34,7 +31,7 @@ fn connector(host: &str) -> BTreeMap<String, String> {
 
 /// Gives the volumes of an instance that has moved the generation that the disconnects had, in the transaction that ends the
 /// move.
-pub(crate) async fn fence_volumes(
+pub(super) async fn fence_volumes(
     volumes: &Records<VolumeRecord>,
     instance: &pb::Instance,
 ) -> Result<Txn, Error> {
@@ -52,7 +49,7 @@ pub(crate) async fn fence_volumes(
 
 impl Callers {
     /// Lets a host reach a volume, and gives how.
-    pub(crate) async fn connect(
+    pub(super) async fn connect(
         &self,
         volume_id: &str,
         host: &str,
@@ -68,7 +65,7 @@ impl Callers {
 
     /// Keeps a host from reaching a volume any longer; every host when there is none. A volume that is gone is reached by
     /// nobody.
-    pub(crate) async fn disconnect(&self, volume_id: &str, host: Option<&str>) -> Result<(), CallError> {
+    pub(super) async fn disconnect(&self, volume_id: &str, host: Option<&str>) -> Result<(), CallError> {
         let Some((mut client, command)) = self.backend(volume_id, "disconnect", 1).await? else {
             return Ok(());
         };
@@ -78,7 +75,7 @@ impl Callers {
     }
 
     /// Adds to a transaction that an instance has a volume, or has it no more.
-    pub(crate) async fn settle_volume(
+    pub(super) async fn settle_volume(
         &self,
         txn: Txn,
         instance: InstanceId,
@@ -109,26 +106,16 @@ impl Callers {
         volume_id: &str,
         step: &str,
         newer: u64,
-    ) -> Result<
-        Option<(VolumeServiceClient<kilonova_rpc::peers::Channel>, Option<volume::VolumeCommand>)>,
-        CallError,
-    > {
+    ) -> Result<Option<(VolumeServiceClient<Channel>, Option<volume::VolumeCommand>)>, CallError> {
         let Some((id, entry)) = self.volume(volume_id).await? else { return Ok(None) };
         let resource = entry.record.resource();
         if resource.host.is_empty() {
             return Ok(None);
         }
         let epoch = self.epoch(ServiceKind::Volume, &resource.host)?;
-        let generation = resource.generation + newer;
-        let command = volume::VolumeCommand {
-            volume_id: id.to_string(),
-            generation,
-            attempt: resource.attempt,
-            target_host: resource.host.clone(),
-            target_epoch: epoch.0,
-            request_id: step_id(id, generation, resource.attempt, step),
-        };
-        let channel = self.host(ServiceKind::Volume, &resource.host, epoch)?;
+        let at = Site { host: resource.host.clone(), attempt: resource.attempt };
+        let command = command(id, resource.generation + newer, &at, epoch, step);
+        let channel = self.host(ServiceKind::Volume, &at.host, epoch)?;
         Ok(Some((VolumeServiceClient::new(channel), Some(command))))
     }
 

@@ -1,0 +1,147 @@
+//! The calls a conductor makes: to schedulers, and to the agents of hosts and backends.
+
+mod connections;
+mod instance;
+mod snapshot;
+mod volume;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
+use kilonova_proto::conductor::v1::{
+    Alternate, InstanceRecord, Operation, Receipt, SnapshotRecord, VolumeRecord,
+};
+use kilonova_proto::scheduler::v1 as scheduler;
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
+use kilonova_proto::types::v1::server_group::Policy;
+use kilonova_rpc::outcome::{CallError, classify};
+use kilonova_rpc::peers::{Channel, Peers};
+use kilonova_rpc::status::to_status;
+use kilonova_store::Txn;
+use tonic::Request;
+
+use crate::placed::{Placed, Site};
+use crate::records::Records;
+
+/// The longest a scheduler may think.
+const SELECT_DEADLINE: Duration = Duration::from_secs(5);
+/// The longest an agent may take to accept a command.
+pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a scheduler answered.
+#[derive(Debug)]
+pub struct Selected {
+    /// The places, best first; none when there is none.
+    pub places: Vec<Alternate>,
+    /// Why.
+    pub explanation: pb::PlacementExplanation,
+}
+
+/// What a server group asks of a place, on top of what the record itself asks.
+#[derive(Debug, Default)]
+pub struct GroupWish {
+    /// Its rule, and the hosts of its other members.
+    pub hosts: Option<scheduler::GroupHosts>,
+    /// Hosts that a scheduler named and the rule does not allow.
+    pub broken: Vec<String>,
+}
+
+impl GroupWish {
+    /// The one host it leaves.
+    fn only(&self) -> Option<&str> {
+        let group = self.hosts.as_ref().filter(|group| group.policy() == Policy::Affinity)?;
+        group.hosts.first().map(|host| host.host.as_str())
+    }
+}
+
+/// How records of one type are placed, built and removed.
+#[async_trait]
+pub trait Agents<P: Placed>: Send + Sync + 'static {
+    /// Asks a scheduler where.
+    async fn select(
+        &self,
+        id: P::Id,
+        record: &P,
+        alternates: u32,
+        group: &GroupWish,
+    ) -> Result<Selected, CallError>;
+    /// Has a host build it.
+    async fn build(&self, id: P::Id, record: &P, at: &Site, epoch: Epoch) -> Result<(), CallError>;
+    /// Has a host do its part of an operation.
+    async fn operate(
+        &self,
+        id: P::Id,
+        record: &P,
+        operation: &Operation,
+        at: &Site,
+        epoch: Epoch,
+    ) -> Result<(), CallError>;
+    /// Does what others have to do once the host did its part, and gives what has to be stored with its end.
+    async fn conclude(&self, id: P::Id, record: &P, operation: &Operation) -> Result<Txn, CallError>;
+    /// Has others let go of what a record holds that is about to be gone, and gives what has to be stored with that.
+    /// Without `ask` they are not asked, only freed in the store: nobody is left who could use it.
+    async fn let_go(&self, id: P::Id, record: &P, ask: bool) -> Result<Txn, CallError>;
+    /// Has a host remove what it may hold.
+    async fn terminate(
+        &self,
+        id: P::Id,
+        record: &P,
+        receipt: &Receipt,
+        epoch: Epoch,
+    ) -> Result<(), CallError>;
+}
+
+/// The calls over the network.
+#[derive(Clone)]
+pub struct Callers {
+    /// The channels.
+    pub peers: Peers,
+    /// Where the instances are that a wish names.
+    pub instances: Records<InstanceRecord>,
+    /// Where the volumes are that instances have.
+    pub volumes: Records<VolumeRecord>,
+    /// Where the snapshots are that volumes are made of.
+    pub snapshots: Records<SnapshotRecord>,
+}
+
+pub(crate) fn within<T>(message: T, deadline: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+/// Names one decision or command, the same for every repetition of it.
+pub(crate) fn step_id(id: impl std::fmt::Display, generation: u64, attempt: u32, step: &str) -> String {
+    format!("{id}-{generation}-{attempt}-{step}")
+}
+
+/// An error of this conductor, as if an agent had answered with it.
+fn refused(error: &Error) -> CallError {
+    classify(to_status(error))
+}
+
+/// A record written by a newer version, or a defect.
+fn no_such_operation(kind: Kind) -> CallError {
+    let message = format!("this version does not know the operation {}", kind.as_str_name());
+    refused(&Error::new(Reason::MethodNotImplemented, message))
+}
+
+fn places(best: Option<scheduler::SelectedHost>, rest: Vec<scheduler::SelectedHost>) -> Vec<Alternate> {
+    let place = |selected: scheduler::SelectedHost| Alternate {
+        host: selected.host,
+        availability_zone: selected.availability_zone,
+        pool: selected.pool,
+    };
+    best.into_iter().chain(rest).map(place).collect()
+}
+
+impl Callers {
+    /// The channel for work to one incarnation of a host. A name that is none belongs to no host.
+    pub(crate) fn host(&self, service: ServiceKind, host: &str, epoch: Epoch) -> Result<Channel, CallError> {
+        let host = HostName::parse(host)
+            .map_err(|error| refused(&Error::new(Reason::NoSuchHost, error.to_string())))?;
+        Ok(self.peers.cast_host(service, &host).at(epoch))
+    }
+}

@@ -1,0 +1,144 @@
+//! The calls for volumes.
+
+use async_trait::async_trait;
+use kilonova_model::{Epoch, Error, Reason, ServiceKind, VolumeId};
+use kilonova_proto::conductor::v1::{Operation, Receipt, VolumeRecord};
+use kilonova_proto::scheduler::v1 as scheduler;
+use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
+use kilonova_proto::types::v1::action::Kind;
+use kilonova_proto::volume::v1 as volume;
+use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
+use kilonova_rpc::outcome::{CallError, classify};
+use kilonova_store::Txn;
+
+use super::{
+    Agents, COMMAND_DEADLINE, Callers, GroupWish, SELECT_DEADLINE, Selected, no_such_operation, places,
+    refused, step_id, within,
+};
+use crate::history::step_name;
+use crate::placed::{Placed, Site};
+
+/// A command to a backend about a volume.
+pub(super) fn command(
+    id: VolumeId,
+    generation: u64,
+    at: &Site,
+    epoch: Epoch,
+    step: &str,
+) -> volume::VolumeCommand {
+    volume::VolumeCommand {
+        volume_id: id.to_string(),
+        generation,
+        attempt: at.attempt,
+        target_host: at.host.clone(),
+        target_epoch: epoch.0,
+        request_id: step_id(id, generation, at.attempt, step),
+    }
+}
+
+impl Callers {
+    /// The backend a snapshot is on.
+    async fn host_of(&self, snapshot_id: &str) -> Result<String, CallError> {
+        let gone = || {
+            let message = format!("snapshot {snapshot_id} is gone");
+            refused(&Error::new(Reason::SnapshotNotFound, message).with("snapshot_id", snapshot_id))
+        };
+        let id = snapshot_id.parse().map_err(|_| gone())?;
+        let entry = self.snapshots.get(id).await.map_err(|error| refused(&error))?;
+        let host = entry.map(|entry| entry.record.resource().host.clone()).unwrap_or_default();
+        if host.is_empty() { Err(gone()) } else { Ok(host) }
+    }
+}
+
+#[async_trait]
+impl Agents<VolumeRecord> for Callers {
+    async fn select(
+        &self,
+        id: VolumeId,
+        record: &VolumeRecord,
+        alternates: u32,
+        _: &GroupWish,
+    ) -> Result<Selected, CallError> {
+        let volume = record.resource();
+        let mut spec = volume.spec.clone().unwrap_or_default();
+        if !spec.snapshot_id.is_empty() {
+            // As in Cinder by default: where the snapshot is.
+            spec.hints.get_or_insert_default().force_host = self.host_of(&spec.snapshot_id).await?;
+        }
+        let request = scheduler::SelectBackendsRequest {
+            request_id: step_id(id, volume.generation, volume.attempt + 1, "select"),
+            volume: Some(spec),
+            count: 1,
+            alternates,
+            excluded_backends: record.tried_hosts.clone(),
+            project_id: volume.project_id.clone(),
+            dry_run: false,
+        };
+        let mut client = SchedulerServiceClient::new(self.peers.call(ServiceKind::Scheduler));
+        let answer =
+            client.select_backends(within(request, SELECT_DEADLINE)).await.map_err(classify)?.into_inner();
+        let selection = answer.selections.into_iter().next().unwrap_or_default();
+        Ok(Selected {
+            places: places(selection.backend, selection.alternates),
+            explanation: answer.explanation.unwrap_or_default(),
+        })
+    }
+
+    async fn build(
+        &self,
+        id: VolumeId,
+        record: &VolumeRecord,
+        at: &Site,
+        epoch: Epoch,
+    ) -> Result<(), CallError> {
+        let resource = record.resource();
+        let request = volume::CreateVolumeRequest {
+            command: Some(command(id, resource.generation, at, epoch, "build")),
+            project_id: resource.project_id.clone(),
+            spec: resource.spec.clone(),
+            pool: resource.pool.clone(),
+        };
+        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &at.host, epoch)?);
+        client.create_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+
+    async fn operate(
+        &self,
+        id: VolumeId,
+        _: &VolumeRecord,
+        operation: &Operation,
+        at: &Site,
+        epoch: Epoch,
+    ) -> Result<(), CallError> {
+        let kind = operation.kind();
+        if kind != Kind::Extend {
+            return Err(no_such_operation(kind));
+        }
+        let command = Some(command(id, operation.generation, at, epoch, step_name(kind)));
+        let request = volume::ExtendVolumeRequest { command, size_gib: operation.size_gib };
+        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &at.host, epoch)?);
+        client.extend_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+
+    async fn conclude(&self, _: VolumeId, _: &VolumeRecord, _: &Operation) -> Result<Txn, CallError> {
+        Ok(Txn::new())
+    }
+
+    async fn let_go(&self, _: VolumeId, _: &VolumeRecord, _: bool) -> Result<Txn, CallError> {
+        Ok(Txn::new())
+    }
+
+    async fn terminate(
+        &self,
+        id: VolumeId,
+        record: &VolumeRecord,
+        receipt: &Receipt,
+        epoch: Epoch,
+    ) -> Result<(), CallError> {
+        let at = Site { host: receipt.host.clone(), attempt: receipt.attempt };
+        let command = command(id, record.resource().generation, &at, epoch, "terminate");
+        let request = volume::DeleteVolumeRequest { command: Some(command) };
+        let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &receipt.host, epoch)?);
+        client.delete_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+}

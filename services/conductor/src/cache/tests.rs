@@ -1,0 +1,129 @@
+//! That memory is what the store said, in the order it said it, and own commits at once.
+
+use kilonova_model::FlavorId;
+use kilonova_proto::types::v1::Flavor;
+use prost::Message as _;
+
+use super::*;
+
+fn cache() -> Cache<FlavorId, Flavor> {
+    let shared = Shared { state: RwLock::new(State::new()), filled: watch::Sender::new(false) };
+    Cache { shared: Arc::new(shared) }
+}
+
+fn item(id: &str, vcpus: u32, revision: u64) -> KeyValue {
+    let value = Flavor { id: id.into(), vcpus, ..Default::default() }.encode_to_vec().into();
+    let (create_revision, mod_revision) = (Revision(1), Revision(revision));
+    KeyValue { key: id.into(), value, create_revision, mod_revision, leased: false }
+}
+
+fn id_of(key: &str) -> Option<FlavorId> {
+    FlavorId::parse(key).ok()
+}
+
+fn vcpus(cache: &Cache<FlavorId, Flavor>, id: &str) -> Option<u32> {
+    cache.get(&FlavorId::parse(id).unwrap()).map(|entry| entry.record.vcpus)
+}
+
+#[test]
+fn an_own_commit_is_read_at_once_and_an_older_watch_event_does_not_undo_it() {
+    let cache = cache();
+    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+    let committed = Flavor { id: "a".into(), vcpus: 3, ..Default::default() };
+    cache.committed(FlavorId::parse("a").unwrap(), Arc::new(committed), Revision(8));
+    cache.take(WatchEvent::Put(item("a", 2, 7)), &id_of);
+    assert_eq!(vcpus(&cache, "a"), Some(3));
+    cache.take(WatchEvent::Delete { key: "a".into(), revision: Revision(9) }, &id_of);
+    let late = Flavor { id: "a".into(), vcpus: 3, ..Default::default() };
+    cache.committed(FlavorId::parse("a").unwrap(), Arc::new(late), Revision(8));
+    assert_eq!(vcpus(&cache, "a"), None);
+}
+
+#[test]
+fn subscribers_are_told_what_was_before_an_own_commit() {
+    let cache = cache();
+    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+    let (_, mut changes) = cache.subscribe(None).unwrap();
+    for (vcpus, revision) in [(2, 7), (3, 8)] {
+        let own = Flavor { id: "a".into(), vcpus, ..Default::default() };
+        cache.committed(FlavorId::parse("a").unwrap(), Arc::new(own), Revision(revision));
+    }
+    cache.take(WatchEvent::Put(item("a", 2, 7)), &id_of);
+    cache.take(WatchEvent::Put(item("a", 3, 8)), &id_of);
+    cache.take(WatchEvent::Delete { key: "a".into(), revision: Revision(9) }, &id_of);
+    let told = std::iter::from_fn(|| changes.try_recv().ok()).map(|change| {
+        let vcpus = |entry: Option<Entry<Flavor>>| entry.map(|entry| entry.record.vcpus);
+        (vcpus(change.before), vcpus(change.after))
+    });
+    let expected = [(Some(1), Some(2)), (Some(2), Some(3)), (Some(3), None)];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_store_that_went_back_ends_subscribers_and_is_believed() {
+    let cache = cache();
+    cache.take(WatchEvent::Snapshot { items: vec![item("a", 9, 50)], revision: Revision(50) }, &id_of);
+    let (_, mut changes) = cache.subscribe(None).unwrap();
+    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(6) }, &id_of);
+    assert_eq!(vcpus(&cache, "a"), Some(1));
+    assert!(matches!(changes.try_recv(), Err(broadcast::error::TryRecvError::Closed)));
+}
+
+#[test]
+fn a_subscriber_resumes_without_gap_or_is_told_that_it_cannot() {
+    let cache = cache();
+    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+    for revision in 6..10 {
+        cache.take(WatchEvent::Put(item("b", 1, revision)), &id_of);
+    }
+    let (start, _) = cache.subscribe(Some(Revision(7))).unwrap();
+    let Start::Resume(missed) = start else { panic!("a snapshot was not asked for") };
+    assert_eq!(missed.iter().map(|c| c.revision.0).collect::<Vec<_>>(), [8, 9]);
+    assert_eq!(cache.subscribe(Some(Revision(4))).unwrap_err(), Expired);
+}
+
+#[test]
+fn a_new_listing_reports_what_differs() {
+    let cache = cache();
+    let both = vec![item("a", 1, 5), item("b", 1, 5)];
+    cache.take(WatchEvent::Snapshot { items: both, revision: Revision(5) }, &id_of);
+    let (_, mut changes) = cache.subscribe(None).unwrap();
+    cache.take(WatchEvent::Snapshot { items: vec![item("b", 2, 8)], revision: Revision(9) }, &id_of);
+    assert_eq!(changes.try_recv().unwrap().after.unwrap().record.vcpus, 2);
+    assert!(changes.try_recv().unwrap().after.is_none());
+    assert!(changes.try_recv().is_err());
+    assert_eq!(cache.subscribe(Some(Revision(8))).unwrap_err(), Expired);
+}
+
+#[tokio::test]
+async fn a_barrier_is_passed_only_once_the_watch_has_brought_it() {
+    let cell = kilonova_model::CellName::parse("c1").unwrap();
+    let store: SharedStore = Arc::new(kilonova_store::embedded::EmbeddedStore::open_temporary().unwrap());
+    let db = crate::db::Db { store, keys: Keys::new(&cell) };
+    let (cache, barrier) = (cache(), crate::barrier::Barrier::default());
+    let pass = || barrier.pass(&db, "flavors/", &cache);
+    let (mut first, mut second) = (Box::pin(pass()), Box::pin(pass()));
+    let soon = std::time::Duration::from_millis(200);
+    assert!(tokio::time::timeout(soon, &mut first).await.is_err(), "nothing has been brought");
+    assert!(tokio::time::timeout(soon, &mut second).await.is_err());
+    let (written, _) = db.store.get("flavors/~barrier").await.unwrap();
+    cache.take(WatchEvent::Put(written.unwrap()), &id_of);
+    first.await.unwrap();
+    assert!(tokio::time::timeout(soon, &mut second).await.is_err(), "it asked after the first had begun");
+    let (written, _) = db.store.get("flavors/~barrier").await.unwrap();
+    cache.take(WatchEvent::Put(written.unwrap()), &id_of);
+    second.await.unwrap();
+    assert!(cache.is_empty());
+}
+
+#[test]
+fn pages_follow_each_other() {
+    let cache = cache();
+    let items = ["a", "b", "c", "d"].map(|id| item(id, 1, 5)).to_vec();
+    cache.take(WatchEvent::Snapshot { items, revision: Revision(5) }, &id_of);
+    let (page, more) = cache.page(None, 2, |_, _| true);
+    assert!(more);
+    let (rest, more) = cache.page(Some(&page[1].0), 2, |_, _| true);
+    assert!(!more);
+    assert_eq!(rest.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["c", "d"]);
+}

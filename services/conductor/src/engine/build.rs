@@ -1,0 +1,141 @@
+//! Has a host build a record, and leaves the host when that comes to nothing.
+
+use std::time::SystemTime;
+
+use kilonova_model::{Error, Reason};
+use kilonova_proto::types::v1 as pb;
+use kilonova_rpc::outcome::CallError;
+use kilonova_runtime::reconcile::Next;
+
+use super::Engine;
+use super::reach::{HOST_BUSY, UNREACHABLE_AFTER, is_past};
+use super::store::Stepped;
+use crate::agents::Agents;
+use crate::cache::Entry;
+use crate::history;
+use crate::placed::{Phase, Placed};
+use crate::plan::{Leave, Sent, Verb};
+use crate::shards::Fence;
+
+impl<P: Placed, A: Agents<P>> Engine<P, A> {
+    pub(super) async fn build(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
+        let Some(site) = entry.record.building_at() else { return Stepped::Stop(Next::Again) };
+        let Some(epoch) = self.epoch_of(&site.host) else { return Stepped::Stop(Next::Again) };
+        let Some(_slot) = self.slots.take(&site.host) else { return Stepped::Stop(Next::After(HOST_BUSY)) };
+        let error = match self.agents.build(id, &entry.record, &site, epoch).await {
+            Ok(()) => {
+                self.unreachable.lock().remove(&id);
+                let (host, generation, attempt) = (site.host, entry.record.status().generation, site.attempt);
+                let at = SystemTime::now();
+                self.note_sent(id, Sent { verb: Verb::Build, host, epoch, generation, attempt, at });
+                return Stepped::On(entry.clone());
+            }
+            Err(error) => error,
+        };
+        tracing::info!(%id, host = site.host, attempt = site.attempt, %error, "the host did not take the build");
+        let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
+        match (&error, cause.reason) {
+            // The registry or the record is about to say something newer.
+            (CallError::Refused(_), Reason::StaleEpoch | Reason::WrongHost | Reason::StaleGeneration) => {
+                Stepped::Stop(Next::Retry)
+            }
+            // The host says that it holds nothing.
+            (CallError::Refused(_), Reason::ClaimRefused | Reason::HostDisabled) => {
+                self.attempt_failed(id, entry, fence, &cause, false).await
+            }
+            (CallError::Refused(_), _) => self.attempt_failed(id, entry, fence, &cause, true).await,
+            (CallError::NotExecuted(_), reason)
+                if !P::ONLY_PLACE
+                    && (matches!(reason, Reason::Draining | Reason::NoSuchHost)
+                        || self.unreachable_for(id, site.attempt) >= UNREACHABLE_AFTER) =>
+            {
+                self.attempt_failed(id, entry, fence, &cause, true).await
+            }
+            _ if is_past(entry.record.deadline(), UNREACHABLE_AFTER) => {
+                self.attempt_failed(id, entry, fence, &cause, true).await
+            }
+            _ => Stepped::Stop(Next::Retry),
+        }
+    }
+
+    pub(super) async fn attempt_failed(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        cause: &Error,
+        may_hold_something: bool,
+    ) -> Stepped<P> {
+        let now = SystemTime::now();
+        let mut record = P::clone(&entry.record);
+        let site = record.building_at().unwrap_or_default();
+        if !may_hold_something {
+            record.drop_receipt(&site.host, site.attempt);
+        }
+        leave_host(&mut record, history::fault(cause, &site.host, site.attempt, now), now);
+        self.store(id, entry, record, fence).await
+    }
+
+    pub(super) fn left(&self, host: &str, why: Leave) -> Error {
+        match why {
+            Leave::Late => {
+                let limit = self.config.build_timeout;
+                Error::new(Reason::BuildTimeout, format!("{host} did not finish within {limit}"))
+                    .with("timeout", limit)
+            }
+            Leave::NotRegistered => Error::new(Reason::NoSuchHost, format!("{host} has left the registry")),
+        }
+        .with("host", host)
+    }
+
+    pub(super) fn too_many(&self, record: &P) -> Error {
+        let tried = record.tried().join(", ");
+        let message = format!(
+            "tried {} of at most {} hosts, and each failed: {tried}",
+            record.tried().len(),
+            self.config.max_attempts
+        );
+        Error::new(Reason::MaxAttemptsExceeded, message)
+            .with("max_attempts", self.config.max_attempts)
+            .with("tried", tried)
+    }
+
+    pub(super) async fn fail(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        fault: pb::Fault,
+    ) -> Stepped<P> {
+        self.fail_with(id, entry, P::clone(&entry.record), fence, fault).await
+    }
+
+    pub(super) async fn fail_with(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        mut record: P,
+        fence: &Fence,
+        fault: pb::Fault,
+    ) -> Stepped<P> {
+        let now = SystemTime::now();
+        if record.status().phase == Phase::Ready {
+            // There is no place for it elsewhere; where it is, it is none the worse.
+            record.host_did_not(&fault, now + self.config.operation_timeout.get(), now);
+            return self.store(id, entry, record, fence).await;
+        }
+        tracing::info!(%id, reason = fault.reason, message = fault.message, "{} failed", P::NOUN);
+        metrics::counter!("conductor_failed_total", "resource" => P::NOUN, "reason" => fault.reason.clone())
+            .increment(1);
+        record.set_failed(fault, now);
+        history::end(record.actions_mut(), pb::Outcome::Failed, now);
+        self.store(id, entry, record, fence).await
+    }
+}
+
+/// The attempt at the present host came to nothing.
+pub(crate) fn leave_host<P: Placed>(record: &mut P, fault: pb::Fault, now: SystemTime) {
+    let building = record.building();
+    history::close(record.actions_mut(), building, Some(&fault), now);
+    record.set_attempt_failed(fault, now);
+}

@@ -1,0 +1,106 @@
+//! The end of a record: what hosts may hold of it is removed, then it is gone, then its record is too.
+
+use std::time::{Duration, SystemTime};
+
+use kilonova_proto::conductor::v1::Receipt;
+use kilonova_proto::types::v1 as pb;
+use kilonova_runtime::reconcile::Next;
+use kilonova_store::{Compare, Txn, TxnOutcome};
+
+use super::Engine;
+use super::reach::{HOST_BUSY, is_past};
+use super::store::Stepped;
+use crate::agents::Agents;
+use crate::cache::Entry;
+use crate::history;
+use crate::placed::Placed;
+use crate::plan::{Sent, Verb};
+use crate::shards::Fence;
+
+/// How long until a host that did not take a removal is asked again.
+const TERMINATE_AGAIN: Duration = Duration::from_secs(1);
+
+impl<P: Placed, A: Agents<P>> Engine<P, A> {
+    /// Has a host remove what it may hold.
+    pub(super) async fn terminate(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        receipt: Receipt,
+        now: SystemTime,
+    ) -> Stepped<P> {
+        let Some(epoch) = self.epoch_of(&receipt.host) else {
+            return Stepped::Stop(Next::After(self.config.resend_interval.get()));
+        };
+        let Some(_slot) = self.slots.take(&receipt.host) else {
+            return Stepped::Stop(Next::After(HOST_BUSY));
+        };
+        let mut at = now;
+        if let Err(error) = self.agents.terminate(id, &entry.record, &receipt, epoch).await {
+            tracing::info!(%id, host = receipt.host, %error, "cannot terminate yet");
+            // Noted all the same, as sent so long ago that it is soon sent again: one host that does not take
+            // it must not keep the others from being asked.
+            let resend = self.config.resend_interval.get();
+            at = now.checked_sub(resend.saturating_sub(TERMINATE_AGAIN)).unwrap_or(now);
+        }
+        let generation = entry.record.status().generation;
+        let (host, attempt) = (receipt.host, receipt.attempt);
+        self.note_sent(id, Sent { verb: Verb::Terminate, host, epoch, generation, attempt, at });
+        Stepped::On(entry.clone())
+    }
+
+    /// Nothing of it is left: it stops counting in the project's usage, and its record starts to expire.
+    pub(super) async fn finish(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        forced: bool,
+    ) -> Stepped<P> {
+        let now = SystemTime::now();
+        let mut record = P::clone(&entry.record);
+        let usage = record.usage();
+        record.set_counted(false);
+        record.set_gone(now + self.config.retention.get(), now);
+        let detail = if forced { "its host has left; what it holds is removed when it is back" } else { "" };
+        let step = history::done("delete", self.me(), now, Duration::ZERO, 0, detail);
+        history::add(record.actions_mut(), step);
+        history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
+        let mut released = self.agents.let_go(id, &entry.record, true).await;
+        if let Err(error) = &released
+            && !forced
+            && is_past(entry.record.deadline(), Duration::ZERO)
+        {
+            // No guest is left that could use what its backend still exports to the host.
+            tracing::warn!(%id, %error, "gone without its volumes' backend having been asked");
+            released = self.agents.let_go(id, &entry.record, false).await;
+        }
+        let mut with = match released {
+            Ok(released) => released,
+            Err(error) => {
+                tracing::info!(%id, %error, "what it holds elsewhere cannot be released yet");
+                return Stepped::Stop(Next::Retry);
+            }
+        };
+        let _lane = self.lanes.enter(record.project_id()).await;
+        match self.taken_off(&record, &usage).await {
+            Ok(off) => with = with.and(off),
+            Err(error) => return self.store_failed(id, &error),
+        }
+        self.sent.lock().remove(&id);
+        self.store_gone(id, entry, record, fence, with).await
+    }
+
+    pub(super) async fn purge(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
+        let key = P::key(&self.records.db.keys, id);
+        let txn = Txn::new()
+            .when(Compare::CreateRevision(fence.key.clone(), fence.revision))
+            .when(Compare::ModRevision(key.clone(), entry.revision))
+            .delete(key);
+        match self.records.db.commit(txn).await {
+            Ok(TxnOutcome::Committed { .. }) => Stepped::Stop(Next::Done),
+            Ok(TxnOutcome::Conflict { .. }) => Stepped::Stop(Next::Retry),
+            Err(error) => self.store_failed(id, &error),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! That every situation of a record has its one next step.
+
+use super::*;
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+struct World {
+    status: Status,
+    receipts: Vec<Receipt>,
+    alternates: usize,
+    tried: usize,
+    clears: Option<&'static str>,
+    settling: Duration,
+    only_place: bool,
+    operation: Option<Operation>,
+    deadline: Option<SystemTime>,
+    expiry: Option<SystemTime>,
+    sent: Vec<Sent>,
+    up: Vec<&'static str>,
+    now: SystemTime,
+}
+
+fn world(wanted: Wanted, phase: Phase, host: &str, attempt: u32) -> World {
+    World {
+        status: Status { wanted, phase, host: host.into(), attempt, generation: 1 },
+        receipts: Vec::new(),
+        alternates: 0,
+        tried: 0,
+        clears: None,
+        settling: Duration::ZERO,
+        only_place: false,
+        operation: None,
+        deadline: None,
+        expiry: None,
+        sent: Vec::new(),
+        up: vec!["h1", "h2"],
+        now: NOW + Duration::from_secs(1000),
+    }
+}
+
+impl World {
+    fn receipt(mut self, host: &str, attempt: u32) -> Self {
+        self.receipts.push(Receipt { host: host.into(), attempt, create_time: None });
+        self
+    }
+    fn sent(mut self, verb: Verb, host: &str, attempt: u32, ago: u64) -> Self {
+        let at = self.now - Duration::from_secs(ago);
+        self.sent.push(Sent { verb, host: host.into(), epoch: Epoch(7), generation: 1, attempt, at });
+        self
+    }
+    fn plan(&self) -> Decision {
+        let host = self.status.host.clone();
+        let keeps = Vec::from_iter((!host.is_empty()).then(|| host.clone()));
+        let site = Site { host, attempt: self.status.attempt };
+        let placing = self.status.phase == Phase::Building;
+        plan(&View {
+            status: &self.status,
+            receipts: &self.receipts,
+            keeps: &keeps,
+            placing,
+            building_at: Some(&site).filter(|site| placing && !site.host.is_empty()),
+            acts_at: &site,
+            clears: self.clears,
+            tried: self.tried,
+            settling: self.settling,
+            alternates: self.alternates,
+            operation: self.operation.as_ref(),
+            deadline: self.deadline,
+            expiry: self.expiry,
+            sent: &self.sent,
+            epoch_of: &|host| self.up.contains(&host).then_some(Epoch(7)),
+            now: self.now,
+            max_attempts: 3,
+            only_place: self.only_place,
+            resend: Duration::from_secs(10),
+        })
+    }
+}
+
+#[test]
+fn a_new_record_asks_for_a_place_then_takes_alternates_then_gives_up() {
+    let mut w = world(Wanted::Present, Phase::Building, "", 0);
+    assert_eq!(w.plan(), Decision::Select);
+    w.alternates = 1;
+    w.tried = 2;
+    assert_eq!(w.plan(), Decision::TakeAlternate);
+    w.tried = 3;
+    assert_eq!(w.plan(), Decision::GiveUp);
+}
+
+#[test]
+fn a_build_is_sent_once_and_again_when_unanswered_or_to_a_new_incarnation() {
+    let mut w = world(Wanted::Present, Phase::Building, "h1", 1).receipt("h1", 1);
+    w.deadline = Some(w.now + Duration::from_secs(60));
+    assert_eq!(w.plan(), Decision::Build);
+    let mut w = w.sent(Verb::Build, "h1", 1, 5);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(60)));
+    w.sent[0].epoch = Epoch(6);
+    assert_eq!(w.plan(), Decision::Build);
+    w.sent[0].epoch = Epoch(7);
+    w.sent[0].at = w.now - Duration::from_secs(11);
+    assert_eq!(w.plan(), Decision::Build);
+}
+
+#[test]
+fn a_late_or_vanished_host_is_left_and_its_receipt_is_cleaned_up_later() {
+    let mut w = world(Wanted::Present, Phase::Building, "h1", 1).receipt("h1", 1);
+    w.deadline = Some(w.now - Duration::from_secs(60));
+    assert_eq!(w.plan(), Decision::Build, "it is asked once more");
+    let mut w = w.sent(Verb::Build, "h1", 1, 3);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(7)));
+    w.sent[0].at = w.now - Duration::from_secs(11);
+    assert_eq!(w.plan(), Decision::LeaveHost(Leave::Late));
+    w.up = vec!["h2"];
+    assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
+    let mut w = world(Wanted::Present, Phase::Ready, "h2", 2).receipt("h1", 1).receipt("h2", 2);
+    assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h1"));
+    w.up = vec!["h2"];
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
+}
+
+impl World {
+    fn operated_until(mut self, deadline: SystemTime) -> Self {
+        let deadline_time = Some(kilonova_model::time::timestamp(deadline));
+        self.operation = Some(Operation { generation: 1, deadline_time, ..Default::default() });
+        self
+    }
+}
+
+#[test]
+fn an_operation_is_sent_where_it_is_and_given_up_when_late() {
+    let w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1);
+    let now = w.now;
+    let w = w.operated_until(now + Duration::from_secs(60));
+    assert_eq!(w.plan(), Decision::Operate);
+    let mut w = w.sent(Verb::Operate, "h1", 1, 4);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)), "then it is sent again");
+    w.sent[0].at = now - Duration::from_secs(11);
+    assert_eq!(w.plan(), Decision::Operate);
+    let mut w = w.operated_until(now);
+    assert_eq!(w.plan(), Decision::Operate, "it is asked once more");
+    w.sent[0].at = now;
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)));
+    w.sent[0].at = now - Duration::from_secs(11);
+    let mut w = w.operated_until(now - Duration::from_secs(20));
+    assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::Late));
+    w.operation.as_mut().unwrap().generation = 2;
+    assert_eq!(w.plan(), Decision::Operate, "the next one was never sent");
+    w.operation.as_mut().unwrap().host_done = true;
+    assert_eq!(w.plan(), Decision::Conclude);
+}
+
+#[test]
+fn an_operation_waits_for_a_host_that_left_until_it_is_late() {
+    let w = world(Wanted::Present, Phase::Ready, "h9", 1).receipt("h9", 1);
+    let now = w.now;
+    let w = w.operated_until(now + Duration::from_secs(3));
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(3)));
+    let mut w = w.operated_until(now);
+    assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
+    w.status.wanted = Wanted::Absent;
+    assert!(!matches!(w.plan(), Decision::GiveUpOperation(_)), "a delete overtakes it");
+}
+
+#[test]
+fn an_operation_goes_on_once_the_host_in_its_way_is_cleared() {
+    let mut w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1).receipt("h2", 2);
+    w.clears = Some("h2");
+    let now = w.now;
+    let w = w.operated_until(now + Duration::from_secs(30));
+    assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h2"));
+    let mut w = w.sent(Verb::Terminate, "h2", 2, 4);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)));
+    w.up = vec!["h1"];
+    let mut w = w.operated_until(now);
+    assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
+    w.receipts.pop();
+    assert_eq!(w.plan(), Decision::GoOn);
+}
+
+#[test]
+fn a_conductor_that_has_just_begun_waits_for_hosts_to_register() {
+    let mut w = world(Wanted::Present, Phase::Building, "h9", 1).receipt("h9", 1);
+    w.settling = Duration::from_secs(4);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(4)));
+    w.settling = Duration::ZERO;
+    assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
+}
+
+#[test]
+fn the_only_place_is_waited_for_and_tried_once() {
+    let mut w = world(Wanted::Present, Phase::Building, "h9", 1).receipt("h9", 1);
+    w.only_place = true;
+    w.deadline = Some(w.now + Duration::from_secs(60));
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(60)));
+    w.deadline = Some(w.now);
+    assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
+    w.status.host.clear();
+    w.tried = 1;
+    assert_eq!(w.plan(), Decision::GiveUp);
+}
+
+#[test]
+fn a_delete_clears_every_receipt_before_it_is_finished() {
+    let w = world(Wanted::Absent, Phase::Building, "h2", 2).receipt("h1", 1).receipt("h2", 2);
+    assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h1"));
+    let w = w.sent(Verb::Terminate, "h1", 1, 4);
+    assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h2"));
+    let mut w = w.sent(Verb::Terminate, "h2", 2, 1);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)));
+    w.receipts.clear();
+    assert_eq!(w.plan(), Decision::Finish { forced: false });
+}
+
+#[test]
+fn a_delete_does_not_wait_for_ever_for_a_host_that_left() {
+    let mut w = world(Wanted::Absent, Phase::Ready, "h9", 1).receipt("h9", 1);
+    w.deadline = Some(w.now + Duration::from_secs(3));
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(3)));
+    w.deadline = Some(w.now);
+    assert_eq!(w.plan(), Decision::Finish { forced: true });
+    w.up.push("h9");
+    assert!(matches!(w.plan(), Decision::Terminate(_)));
+}
+
+#[test]
+fn a_deleted_record_is_kept_for_its_retention() {
+    let mut w = world(Wanted::Absent, Phase::Gone, "", 1);
+    w.expiry = Some(w.now + Duration::from_secs(5));
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(5)));
+    let mut w = w.receipt("h9", 1);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(5)));
+    w.up.push("h9");
+    assert!(matches!(w.plan(), Decision::Terminate(_)), "a host that is back removes its copy");
+    w.expiry = Some(w.now);
+    assert_eq!(w.plan(), Decision::Purge);
+}

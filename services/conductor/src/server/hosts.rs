@@ -1,0 +1,119 @@
+//! Hosts: enabled, disabled and read, and the members of all services.
+
+use kilonova_model::check::{self, Checker};
+use kilonova_model::page::{decode_token, encode_token, page_size};
+use kilonova_model::{Error, HostName, Reason, ServiceKind};
+use kilonova_proto::conductor::v1 as proto;
+use kilonova_proto::types::v1 as pb;
+
+use super::{Conductor, checked};
+use crate::history::service_kind;
+use crate::hosts::HostId;
+
+impl Conductor {
+    pub(super) async fn set_host_enabled(
+        &self,
+        request_id: &str,
+        service: pb::ServiceKind,
+        host: &str,
+        disabled_reason: Option<&str>,
+    ) -> Result<pb::Host, Error> {
+        checked(request_id, "", |check| {
+            if let Some(reason) = disabled_reason {
+                check::name(check, "reason", reason, true);
+            }
+        })?;
+        let id = host_id(service, host)?;
+        self.hosts.set_enabled(&id, disabled_reason.is_none(), disabled_reason.unwrap_or_default()).await
+    }
+
+    pub(super) async fn get_host(
+        &self,
+        request: &proto::GetHostRequest,
+    ) -> Result<proto::GetHostResponse, Error> {
+        let host = self.hosts.get(&host_id(request.service(), &request.host)?).await?;
+        Ok(proto::GetHostResponse { host: Some(host) })
+    }
+
+    pub(super) async fn list_hosts(
+        &self,
+        request: proto::ListHostsRequest,
+    ) -> Result<proto::ListHostsResponse, Error> {
+        let limit = page_size(request.page_size)?;
+        let only = read_kind(request.service())?;
+        let filter = format!("{only:?}");
+        let after = match decode_token(&filter, &request.page_token)? {
+            None => None,
+            Some(last) => Some(read_host(&last)?),
+        };
+        let pass = |id: &HostId, _: &proto::HostRecord| only.is_none_or(|kind| kind == id.0);
+        let (entries, more) = self.hosts.cache.page(after.as_ref(), limit, pass);
+        let next_page_token = match entries.last() {
+            Some(((kind, host), _)) if more => encode_token(&filter, &format!("{kind}/{host}")),
+            _ => String::new(),
+        };
+        Ok(proto::ListHostsResponse { hosts: self.hosts.with_figures(entries).await, next_page_token })
+    }
+
+    pub(super) fn list_services(
+        &self,
+        request: &proto::ListServicesRequest,
+    ) -> Result<proto::ListServicesResponse, Error> {
+        let only = read_kind(request.service())?;
+        let shards = self.shards.owners();
+        let mut stale = std::time::Duration::ZERO;
+        let mut services = Vec::new();
+        for kind in ServiceKind::ALL.into_iter().filter(|kind| only.is_none_or(|only| only == *kind)) {
+            let members = self.registry.members(kind);
+            stale = stale.max(members.stale_for());
+            for (host, member) in &members.current().members {
+                let owned = (kind == ServiceKind::Conductor).then(|| shards.get(host)).flatten();
+                services.push(pb::ServiceMember {
+                    service: service_kind(kind).into(),
+                    host: host.to_string(),
+                    address: member.addr.clone(),
+                    epoch: member.epoch.0,
+                    availability_zone: member.zone.to_string(),
+                    api_minor: member.minor,
+                    draining: member.draining,
+                    shards: owned.copied().unwrap_or_default(),
+                });
+            }
+        }
+        let registry_stale_seconds = u32::try_from(stale.as_secs()).unwrap_or(u32::MAX);
+        Ok(proto::ListServicesResponse { services, registry_stale_seconds })
+    }
+}
+
+/// Reads which host is meant.
+pub(super) fn host_id(service: pb::ServiceKind, host: &str) -> Result<HostId, Error> {
+    let mut check = Checker::new();
+    let kind = match service {
+        pb::ServiceKind::Compute => Some(ServiceKind::Compute),
+        pb::ServiceKind::Volume => Some(ServiceKind::Volume),
+        _ => None,
+    };
+    check.ensure(kind.is_some(), "service", "SERVICE_KIND_COMPUTE or SERVICE_KIND_VOLUME");
+    let host = check.id::<HostName>("host", host);
+    check.finish()?;
+    kind.zip(host).ok_or_else(|| Error::new(Reason::Internal, "a checked host is missing"))
+}
+
+fn read_kind(kind: pb::ServiceKind) -> Result<Option<ServiceKind>, Error> {
+    Ok(match kind {
+        pb::ServiceKind::Unspecified => None,
+        pb::ServiceKind::Api => Some(ServiceKind::Api),
+        pb::ServiceKind::Conductor => Some(ServiceKind::Conductor),
+        pb::ServiceKind::Scheduler => Some(ServiceKind::Scheduler),
+        pb::ServiceKind::Compute => Some(ServiceKind::Compute),
+        pb::ServiceKind::Volume => Some(ServiceKind::Volume),
+    })
+}
+
+fn read_host(text: &str) -> Result<HostId, Error> {
+    let parse = || {
+        let (kind, host) = text.split_once('/')?;
+        Some((kind.parse().ok()?, HostName::parse(host).ok()?))
+    };
+    parse().ok_or_else(|| Error::new(Reason::PageTokenInvalid, "page_token names no host"))
+}
