@@ -16,6 +16,7 @@ mod store;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, HostName, ServiceKind};
@@ -168,6 +169,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             tokio::time::sleep(self.config.scan_interval.get()).await;
             self.sent.lock().retain(|id, _| self.records.cache.get(id).is_some());
             self.unreachable.lock().retain(|id, _| self.records.cache.get(id).is_some());
+            let now = SystemTime::now();
+            let late = self.records.cache.ids(|id, record| self.shards.owns(id) && record.is_late(now)).len();
+            metrics::gauge!("conductor_late", "resource" => P::NOUN).set(late as f64);
             self.nudge_all(&queue, Priority::Housekeeping, |_| true);
         }
     }

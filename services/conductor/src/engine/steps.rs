@@ -20,7 +20,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         if let Some(stepped) = self.correct_group(id, entry, fence).await {
             return stepped;
         }
-        match self.decide(id, &entry.record, now) {
+        let decision = self.decide(id, &entry.record, now);
+        if let Some(step) = driving(&decision).filter(|_| entry.record.is_late(now)) {
+            metrics::counter!("conductor_late_steps_total", "resource" => P::NOUN, "step" => step)
+                .increment(1);
+        }
+        match decision {
             Decision::Done => Stepped::Stop(Next::Done),
             Decision::Wait(time) => Stepped::Stop(Next::After(time)),
             Decision::Select => self.select(id, entry, fence, Vec::new()).await,
@@ -84,4 +89,18 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             resend: self.config.resend_interval.get(),
         })
     }
+}
+
+/// What a decision has done, if it drives a record on.
+fn driving(decision: &Decision) -> Option<&'static str> {
+    Some(match decision {
+        Decision::Done | Decision::Wait(_) | Decision::Purge => return None,
+        Decision::Select | Decision::TakeAlternate => "place",
+        Decision::Build => "build",
+        Decision::Operate => "operate",
+        Decision::LeaveHost(_) | Decision::GiveUp | Decision::GiveUpOperation(_) => "give_up",
+        Decision::GoOn | Decision::Conclude => "conclude",
+        Decision::Terminate(_) => "terminate",
+        Decision::Finish { .. } => "finish",
+    })
 }

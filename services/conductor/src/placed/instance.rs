@@ -198,3 +198,27 @@ impl Own for InstanceRecord {
         instance.update_time = Some(timestamp(now));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn it_is_late_by_the_deadline_of_what_is_done_with_it() {
+        let (begun, over) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(60));
+        let mut record = InstanceRecord::default();
+        record.set_place(&Alternate { host: "h1".into(), ..Default::default() }, over, begun);
+        assert_eq!((record.is_late(begun), record.is_late(over)), (false, true), "it is being built");
+        record.set_ready(over, begun);
+        assert!(!record.is_late(over), "nothing is done with it");
+        let deadline_time = Some(timestamp(over));
+        record.operations = vec![Operation { deadline_time, ..Operation::default() }];
+        assert_eq!((record.is_late(begun), record.is_late(over)), (false, true));
+        record.set_absent(over, begun);
+        assert_eq!((record.is_late(begun), record.is_late(over)), (false, true), "it is being deleted");
+        record.set_gone(over, begun);
+        assert!(!record.is_late(over));
+    }
+}

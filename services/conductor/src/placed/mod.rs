@@ -11,6 +11,7 @@ use std::hash::Hash;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use kilonova_model::time::system_time;
 use kilonova_model::{InvalidId, Reason, ServerGroupId, ServiceKind};
 use kilonova_proto::conductor::v1::{Alternate, Operation, Receipt};
 use kilonova_proto::types::v1 as pb;
@@ -145,6 +146,18 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
         let there = self.receipts().iter().filter(|receipt| receipt.host == host);
         let receipt = there.max_by_key(|receipt| receipt.attempt)?;
         Some(if self.belongs_on(host) { self.seen_at(host, etag) } else { self.left_at(receipt, etag) })
+    }
+    /// Whether what is being done with it should have ended.
+    fn is_late(&self, now: SystemTime) -> bool {
+        let status = self.status();
+        let deadline = match (status.wanted, status.phase) {
+            (_, Phase::Gone) => None,
+            (Wanted::Absent, _) | (_, Phase::Building) => self.deadline(),
+            _ => {
+                self.operation().and_then(|operation| operation.deadline_time.as_ref()).and_then(system_time)
+            }
+        };
+        deadline.is_some_and(|deadline| deadline <= now)
     }
     /// The server group it is a member of.
     fn group(&self) -> Option<ServerGroupId> {
