@@ -49,7 +49,7 @@ pub fn world_of(hosts: &[Host]) -> World<ComputeRow> {
     for host in hosts {
         let id = world.add(&host.name);
         let zone = world.vocabulary_mut().intern(&host.zone);
-        let head = Head { host: id, zone, up: host.up, enabled: host.enabled };
+        let head = Head { host: id, zone, up: host.up, enabled: host.enabled, quarantined: false };
         let row = ComputeRow::new(head, &host.capabilities(), world.vocabulary_mut());
         world.set_rows(id, vec![row]);
     }

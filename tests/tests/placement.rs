@@ -38,7 +38,7 @@ fn volume(size_gib: u32, thick: bool) -> SelectBackendsRequest {
 fn backend(world: &mut World<PoolRow>, name: &str, pools: Vec<StoragePool>) {
     let host = world.add(name);
     let zone = world.vocabulary_mut().intern("az1");
-    let head = Head { host, zone, up: true, enabled: true };
+    let head = Head { host, zone, up: true, enabled: true, quarantined: false };
     let resources = Some(Resources::Volume(VolumeResources { pools, ..VolumeResources::default() }));
     let capabilities = Capabilities { resources, ..Capabilities::default() };
     let rows = Storage::rows(head, name, Some(&capabilities), world.vocabulary_mut());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kilonova_runtime::config::Period;
 use serde::{Deserialize, Serialize};
 
+use crate::hosts::{HostOptions, QuarantineConfig};
 use crate::placement::filters::{self, Filter};
 use crate::placement::weighers::{
     AllocatedCapacityWeigher, BuildFailureWeigher, CPUWeigher, CapacityWeigher, DiskWeigher, IoOpsWeigher,
@@ -25,6 +26,8 @@ pub struct Config {
     pub first_answers: Period,
     /// How long a host that left the registry stays listed.
     pub forget_after: Period,
+    /// When hosts on which builds fail are kept away from new work.
+    pub quarantine: QuarantineConfig,
     /// How instances are placed.
     pub hosts: HostsConfig,
     /// How volumes are placed.
@@ -38,6 +41,7 @@ impl Default for Config {
             hold_time: Period::from_secs(30),
             first_answers: Period::from_secs(5),
             forget_after: Period::from_secs(600),
+            quarantine: QuarantineConfig::default(),
             hosts: HostsConfig::default(),
             backends: BackendsConfig::default(),
         }
@@ -130,7 +134,7 @@ impl Default for BackendsConfig {
 }
 
 /// A setting that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum BadConfig {
     /// A filter that does not exist.
     #[error("scheduler.{section}.filters: there is no filter {name:?}; there are {known}")]
@@ -153,6 +157,9 @@ pub enum BadConfig {
     /// A heartbeat publishers do not offer.
     #[error("scheduler.heartbeat: {0} is not between 500ms and 60s")]
     BadHeartbeat(Period),
+    /// A part that is none.
+    #[error("scheduler.quarantine.share: {0} is not between 0 and 1")]
+    BadShare(f64),
 }
 
 impl Config {
@@ -162,7 +169,20 @@ impl Config {
         if heartbeat < Duration::from_millis(500) || heartbeat > Duration::from_secs(60) {
             return Err(BadConfig::BadHeartbeat(self.heartbeat));
         }
+        if !(0.0..=1.0).contains(&self.quarantine.share) {
+            return Err(BadConfig::BadShare(self.quarantine.share));
+        }
         Ok(())
+    }
+
+    /// What is done for how long.
+    #[must_use]
+    pub fn options(&self) -> HostOptions {
+        HostOptions {
+            hold_time: self.hold_time.get(),
+            forget_after: self.forget_after.get(),
+            quarantine: self.quarantine,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn keep(context: &Context, state: &Arc<State>) {
             let down: Vec<_> =
                 down.into_iter().map(|(host, reason)| json!({ "host": host, "reason": reason })).collect();
             json!({
-                "service": service.as_str(), "up": counts.up, "down": counts.down,
+                "service": service.as_str(), "up": counts.up, "down": counts.down, "quarantined": counts.quarantined,
                 "held_requests": counts.held_requests, "first_down": down,
             })
         });
@@ -44,6 +44,7 @@ async fn sweep(state: Arc<State>) {
             let gauge = |state| metrics::gauge!("scheduler_hosts", "service" => service, "state" => state);
             gauge("up").set(counts.up as f64);
             gauge("down").set(counts.down as f64);
+            gauge("quarantined").set(counts.quarantined as f64);
             metrics::gauge!("scheduler_held_requests", "service" => service).set(counts.held_requests as f64);
         }
     }

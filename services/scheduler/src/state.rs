@@ -26,9 +26,8 @@ pub(crate) struct Standings {
 
 impl State {
     pub fn new(host: HostName, config: &Config) -> Result<Self, BadConfig> {
-        let (hold_time, forget_after) = (config.hold_time.get(), config.forget_after.get());
-        let hosts = HostManager::new(config.hosts.chain()?, hold_time, forget_after);
-        let backends = HostManager::new(config.backends.chain()?, hold_time, forget_after);
+        let hosts = HostManager::new(config.hosts.chain()?, config.options());
+        let backends = HostManager::new(config.backends.chain()?, config.options());
         let standings = watch::Sender::new(Standings::default());
         Ok(Self { host, hosts: Mutex::new(hosts), backends: Mutex::new(backends), standings })
     }

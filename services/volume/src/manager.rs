@@ -112,6 +112,7 @@ impl Manager {
             host: site.host.to_string(),
             service: ProtoServiceKind::Volume.into(),
             availability_zone: zone.to_string(),
+            collect_interval: Some(time::duration(config.refresh_interval.get())),
             ..Capabilities::default()
         });
         let manager = Self {

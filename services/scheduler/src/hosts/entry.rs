@@ -1,12 +1,17 @@
 //! What is known of one host.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kilonova_model::{Epoch, Generation};
 use kilonova_proto::types::v1::Capabilities;
 use tokio::time::Instant;
 
+use super::quarantine;
 use crate::placement::HostId;
+
+/// After how many of its own intervals without new figures a publisher's are too old.
+const MISSED: u32 = 3;
 
 /// What is said of one that was not heard yet.
 const NO_ANSWER: &str = "no answer yet";
@@ -28,6 +33,14 @@ pub(super) struct Entry {
     /// This incarnation has not said yet what it has.
     pub awaited: bool,
     pub left: Option<Instant>,
+    /// When its driver's figures last changed.
+    pub collected: Option<Instant>,
+    /// They are too old.
+    pub is_stale: bool,
+    /// How builds there went.
+    pub builds: quarantine::Record,
+    /// Whether it is counted as quarantined.
+    pub counted_quarantined: bool,
     /// Whether it is counted as up.
     pub counted_up: bool,
     /// Whether it is counted as registered.
@@ -47,6 +60,10 @@ impl Entry {
             absent: false,
             awaited: true,
             left: None,
+            collected: None,
+            is_stale: false,
+            builds: quarantine::Record::default(),
+            counted_quarantined: false,
             counted_up: false,
             counted_registered: false,
         }
@@ -77,11 +94,33 @@ impl Entry {
         if self.draining {
             return Some("it is stopping".to_owned());
         }
-        self.capabilities.is_none().then(|| "it has not said what it has".to_owned())
+        let Some(capabilities) = &self.capabilities else {
+            return Some("it has not said what it has".to_owned());
+        };
+        self.is_stale.then(|| {
+            let every = interval(capabilities).unwrap_or_default();
+            format!("its driver, asked every {every:?}, gave no figures {MISSED} times in a row")
+        })
+    }
+
+    /// Why nothing new is placed there though it is up.
+    pub fn kept_away_reason(&self) -> Option<String> {
+        let told = self.capabilities.as_deref().filter(|told| !told.enabled);
+        let disabled = told.map(|told| match told.disabled_reason.as_str() {
+            "" => "disabled".to_owned(),
+            reason => format!("disabled: {reason}"),
+        });
+        disabled.or_else(|| self.builds.reason().map(|reason| format!("quarantined: {reason}")))
+    }
+
+    /// When its figures are too old, if they do not change before.
+    pub fn stale_at(&self) -> Option<Instant> {
+        Some(self.collected? + interval(self.capabilities.as_deref()?)? * MISSED)
     }
 
     pub fn is_up(&self) -> bool {
-        self.left.is_none() && self.lost.is_none() && !self.draining && self.capabilities.is_some()
+        let is_there = self.left.is_none() && self.lost.is_none() && !self.draining;
+        is_there && self.capabilities.is_some() && !self.is_stale
     }
 
     /// Whether it may have room that is not known of.
@@ -100,6 +139,11 @@ impl Entry {
     pub fn order(&self) -> Option<(Epoch, Generation)> {
         self.capabilities.as_deref().map(order)
     }
+}
+
+fn interval(capabilities: &Capabilities) -> Option<Duration> {
+    let interval = capabilities.collect_interval.as_ref()?;
+    Duration::try_from(*interval).ok().filter(|interval| !interval.is_zero())
 }
 
 pub(super) fn order(capabilities: &Capabilities) -> (Epoch, Generation) {

@@ -19,6 +19,8 @@ pub struct Counts {
     pub up: usize,
     /// Down, or gone and not forgotten yet.
     pub down: usize,
+    /// Of those that are up: kept away from new work because builds fail there.
+    pub quarantined: usize,
     /// Requests that are promised something.
     pub held_requests: usize,
 }
@@ -46,6 +48,7 @@ impl<S: Space> HostManager<S> {
         Counts {
             up: self.standing.up,
             down: self.entries.len() - self.standing.up,
+            quarantined: self.quarantined,
             held_requests: self.holds.len(),
         }
     }
@@ -58,7 +61,7 @@ impl<S: Space> HostManager<S> {
     }
 
     fn state(&self, host: &HostName, entry: &Entry, now: Instant) -> HostState {
-        let reason = entry.down_reason();
+        let reason = entry.down_reason().or_else(|| entry.kept_away_reason());
         let state = if entry.is_up() { State::Up } else { State::Down };
         let age = entry.received.map(|at| time::duration(now.saturating_duration_since(at)));
         HostState {

@@ -1,6 +1,7 @@
 //! The state of all hosts, or all backends, of one cell.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use super::entry::{Entry, order};
 use super::holds::{Hold, Holds};
+use super::quarantine::QuarantineConfig;
 use super::standing::{Standing, Unknown};
 use crate::placement::{Amount, Chain, Demand, Head, HostId, Pick, Row, Scan, Space, Wanted, World, select};
 
@@ -26,8 +28,21 @@ pub struct HostManager<S: Space> {
     leavers: VecDeque<(Instant, HostName)>,
     chain: Chain<S>,
     scan: Scan,
-    hold_time: Duration,
-    forget_after: Duration,
+    options: HostOptions,
+    /// When to look again whether figures are stale, or a quarantine is over.
+    looks: BinaryHeap<Reverse<(Instant, HostName)>>,
+    pub(super) quarantined: usize,
+}
+
+/// What is done for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct HostOptions {
+    /// How long what was promised is held.
+    pub hold_time: Duration,
+    /// How long one that left is listed.
+    pub forget_after: Duration,
+    /// When hosts on which builds fail are kept away from new work.
+    pub quarantine: QuarantineConfig,
 }
 
 /// What became of capabilities that came in.
@@ -70,7 +85,7 @@ pub struct Answer {
 impl<S: Space> HostManager<S> {
     /// Knows nobody yet.
     #[must_use]
-    pub fn new(chain: Chain<S>, hold_time: Duration, forget_after: Duration) -> Self {
+    pub fn new(chain: Chain<S>, options: HostOptions) -> Self {
         Self {
             world: World::new(),
             entries: BTreeMap::new(),
@@ -79,8 +94,9 @@ impl<S: Space> HostManager<S> {
             leavers: VecDeque::new(),
             chain,
             scan: Scan::default(),
-            hold_time,
-            forget_after,
+            options,
+            looks: BinaryHeap::new(),
+            quarantined: 0,
         }
     }
 
@@ -135,7 +151,17 @@ impl<S: Space> HostManager<S> {
         }
         let same_epoch = known.is_some_and(|(epoch, _)| epoch == Epoch(capabilities.epoch));
         let id = entry.id;
+        let collected = entry.capabilities.as_deref().and_then(|known| known.collected_time);
+        let is_fresh = entry.collected.is_none() || !same_epoch || collected != capabilities.collected_time;
+        let failed_builds = S::failed_builds(&capabilities);
         entry.capabilities = Some(Arc::new(capabilities));
+        if is_fresh {
+            (entry.collected, entry.is_stale) = (Some(now), false);
+            self.looks.extend(entry.stale_at().map(|at| Reverse((at, host.clone()))));
+        }
+        let may = self.options.quarantine.may_add(self.quarantined, self.standing.registered);
+        let until = entry.builds.told(failed_builds, &self.options.quarantine, may, now);
+        self.looks.extend(until.map(|at| Reverse((at, host.clone()))));
         let before: Vec<S::Row> =
             if same_epoch { self.world.rows_of(id).cloned().collect() } else { Vec::new() };
         self.count(host);
@@ -144,10 +170,19 @@ impl<S: Space> HostManager<S> {
         Outcome::Applied
     }
 
-    /// Forgets those that left long ago, and lets expired holds go.
+    /// Forgets those that left long ago, lets expired holds go, and sees whose figures are too old and whose quarantine is
+    /// over.
     pub fn sweep(&mut self, now: Instant) {
         self.expire(now);
-        let is_due = |left: &Instant| now.saturating_duration_since(*left) >= self.forget_after;
+        while self.looks.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((_, host))) = self.looks.pop() else { break };
+            if let Some(entry) = self.entries.get_mut(&host) {
+                entry.is_stale = entry.stale_at().is_some_and(|at| at <= now);
+                entry.builds.end_if_due(now);
+                self.show(&host);
+            }
+        }
+        let is_due = |left: &Instant| now.saturating_duration_since(*left) >= self.options.forget_after;
         while self.leavers.front().is_some_and(|(left, _)| is_due(left)) {
             let Some((left, host)) = self.leavers.pop_front() else { break };
             if self.entries.get(&host).is_some_and(|entry| entry.left == Some(left))
@@ -183,7 +218,7 @@ impl<S: Space> HostManager<S> {
             .collect();
         if !asked.dry_run && !promised.is_empty() {
             self.hold(&promised);
-            self.holds.add(asked.request.clone(), now + self.hold_time, promised);
+            self.holds.add(asked.request.clone(), now + self.options.hold_time, promised);
         } else if (asked.dry_run || unknown.is_some())
             && let Some((expires, holds)) = own
         {
@@ -239,9 +274,14 @@ impl<S: Space> HostManager<S> {
             self.rebuild(host);
             return;
         }
-        let up = entry.is_up();
-        self.world.facts_mut(id).down_reason = reason.unwrap_or_default();
-        self.world.update_rows(id, |row| row.head_mut().up = up);
+        let (up, quarantined) = (entry.is_up(), entry.builds.is_on());
+        let facts = self.world.facts_mut(id);
+        facts.down_reason = reason.unwrap_or_default();
+        facts.quarantine_reason = entry.builds.reason().unwrap_or_default();
+        self.world.update_rows(id, |row| {
+            let head = row.head_mut();
+            (head.up, head.quarantined) = (up, quarantined);
+        });
     }
 
     fn count(&mut self, host: &HostName) {
@@ -251,18 +291,23 @@ impl<S: Space> HostManager<S> {
         standing.up = standing.up - usize::from(entry.counted_up) + usize::from(up);
         standing.registered =
             standing.registered - usize::from(entry.counted_registered) + usize::from(registered);
+        let quarantined = entry.builds.is_on() && registered;
+        self.quarantined =
+            self.quarantined - usize::from(entry.counted_quarantined) + usize::from(quarantined);
         (entry.counted_up, entry.counted_registered) = (up, registered);
+        entry.counted_quarantined = quarantined;
     }
 
     /// Makes the rows anew from the capabilities, with nothing held.
     fn rebuild(&mut self, host: &HostName) {
         let Some(entry) = self.entries.get(host) else { return };
-        let (id, reason) = (entry.id, entry.down_reason());
+        let (id, reason, builds) = (entry.id, entry.down_reason(), entry.builds);
         let unknown = Capabilities { enabled: true, ..Capabilities::default() };
         let capabilities = entry.capabilities.as_deref();
         let told = capabilities.unwrap_or(&unknown);
         let zone = self.world.vocabulary_mut().intern(&told.availability_zone);
-        let head = Head { host: id, zone, up: reason.is_none(), enabled: told.enabled };
+        let (up, enabled, quarantined) = (reason.is_none(), told.enabled, builds.is_on());
+        let head = Head { host: id, zone, up, enabled, quarantined };
         let rows = S::rows(head, host.as_str(), capabilities, self.world.vocabulary_mut());
         self.world.set_rows(id, rows);
         let facts = self.world.facts_mut(id);
@@ -270,6 +315,7 @@ impl<S: Space> HostManager<S> {
         facts.zone.clone_from(&told.availability_zone);
         facts.disabled_reason.clone_from(&told.disabled_reason);
         facts.down_reason = reason.unwrap_or_default();
+        facts.quarantine_reason = builds.reason().unwrap_or_default();
     }
 
     /// Pays holds from the growth since `before`, and takes the others on the new rows.

@@ -17,6 +17,11 @@
 //! **Order.** What one publisher says is ordered by (epoch, generation). What is older than what is known is ignored;
 //! the same again only proves that it is still true. What the registered epoch says replaces what any other said. Clocks decide nothing: "now" is this process's own.
 //!
+//! **Stale figures.** A publisher that is alive and whose driver gives no figures for three of its own intervals is down, with
+//! that as the reason: only the change of its time of collection is looked at, by this process's clock.
+//!
+//! **Quarantine.** A host on which build after build fails gets nothing new for a while (`quarantine.rs`).
+//!
 //! **Holds.** What a decision promised is held against the host for later decisions, so that a burst spreads. The
 //! same request id replaces its own hold. A hold ends by the first of these:
 //!
@@ -34,11 +39,13 @@ mod entry;
 mod holds;
 mod listing;
 mod manager;
+mod quarantine;
 mod standing;
 
 pub use holds::Holds;
 pub use listing::Counts;
-pub use manager::{Answer, Asked, HostManager, Outcome};
+pub use manager::{Answer, Asked, HostManager, HostOptions, Outcome};
+pub use quarantine::QuarantineConfig;
 pub use standing::{Standing, Unknown};
 
 #[cfg(test)]

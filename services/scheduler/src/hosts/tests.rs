@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kilonova_model::{Epoch, HostName, RequestId};
 use kilonova_proto::scheduler::v1::HostState;
@@ -8,7 +8,7 @@ use kilonova_proto::types::v1::host::State;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources, VolumeResources};
 use tokio::time::Instant;
 
-use super::{Answer, Asked, HostManager, Outcome, Unknown};
+use super::{Answer, Asked, HostManager, HostOptions, Outcome, QuarantineConfig, Unknown};
 use crate::config::{BackendsConfig, HostsConfig};
 use crate::placement::testing::{instance, pool, resources, volume};
 use crate::placement::{Compute, ComputeDemand, Storage, StorageDemand, Wanted};
@@ -17,7 +17,11 @@ const HOLD: Duration = Duration::from_secs(30);
 const FORGET: Duration = Duration::from_secs(600);
 
 fn hosts() -> HostManager<Compute> {
-    HostManager::new(HostsConfig::default().chain().unwrap(), HOLD, FORGET)
+    HostManager::new(HostsConfig::default().chain().unwrap(), options())
+}
+
+fn options() -> HostOptions {
+    HostOptions { hold_time: HOLD, forget_after: FORGET, quarantine: QuarantineConfig::default() }
 }
 
 fn host(name: &str) -> HostName {
@@ -224,7 +228,7 @@ fn a_hold_is_paid_by_the_growth_the_host_reports() {
 fn pools_are_held_and_paid_one_by_one() {
     let now = Instant::now();
     let chain = BackendsConfig::default().chain().unwrap();
-    let mut backends: HostManager<Storage> = HostManager::new(chain, HOLD, FORGET);
+    let mut backends: HostManager<Storage> = HostManager::new(chain, options());
     let name = host("node1@file");
     backends.joined(&name, Epoch(1), false);
     let publish = |backends: &mut HostManager<Storage>, generation, allocated_gib| {
@@ -313,4 +317,68 @@ fn the_registered_epoch_is_believed_even_if_it_went_backwards() {
     assert_eq!(apply(&mut hosts, 5, 3), Outcome::Applied);
     assert_eq!(apply(&mut hosts, 5, 2), Outcome::Older);
     assert_eq!(state(&hosts, "c1", now).capabilities.unwrap().epoch, 5);
+}
+
+fn state_of(hosts: &HostManager<Compute>, name: &str, now: Instant) -> (State, String) {
+    let listed = hosts.list(None, &BTreeSet::from([host(name)]), 1, now).remove(0);
+    (listed.state(), listed.state_detail)
+}
+
+#[test]
+fn figures_that_do_not_change_any_more_age_out_whatever_clock_they_bear() {
+    let (start, minute) = (Instant::now(), Duration::from_secs(60));
+    let mut hosts = hosts();
+    hosts.joined(&host("c1"), Epoch(1), false);
+    let told = |generation, seconds, used| Capabilities {
+        // By a clock that is years behind.
+        collected_time: Some(kilonova_model::time::timestamp(
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+        )),
+        collect_interval: Some(kilonova_model::time::duration(minute)),
+        ..capabilities(1, generation, claimed(used))
+    };
+    hosts.apply(&host("c1"), told(1, 5, 0), start);
+    // The agent is alive and claims change, but its driver says nothing new.
+    hosts.apply(&host("c1"), told(2, 5, 1), start + minute);
+    hosts.heard(&host("c1"));
+    hosts.sweep(start + minute * 3 - Duration::from_millis(1));
+    assert_eq!(state_of(&hosts, "c1", start).0, State::Up);
+    hosts.sweep(start + minute * 3);
+    let (state, why) = state_of(&hosts, "c1", start);
+    assert_eq!(
+        (state, why.as_str()),
+        (State::Down, "its driver, asked every 60s, gave no figures 3 times in a row")
+    );
+    assert!(unknown(&mut hosts, false, start + minute * 3).contains("its driver"));
+    hosts.heard(&host("c1"));
+    assert_eq!(state_of(&hosts, "c1", start).0, State::Down, "to be heard is not enough");
+    hosts.apply(&host("c1"), told(3, 6, 1), start + minute * 4);
+    assert_eq!(state_of(&hosts, "c1", start).0, State::Up);
+    hosts.sweep(start + minute * 6);
+    assert_eq!(state_of(&hosts, "c1", start).0, State::Up, "the next three have begun");
+}
+
+#[test]
+fn a_host_on_which_builds_fail_is_kept_away_for_a_while_and_says_why() {
+    let now = Instant::now();
+    let mut hosts = hosts();
+    (1..=5).for_each(|n| up(&mut hosts, &format!("c{n}"), now));
+    let failing = |generation, failed_builds| {
+        capabilities(1, generation, ComputeResources { failed_builds, ..claimed(0) })
+    };
+    hosts.apply(&host("c1"), failing(2, 5), now);
+    hosts.apply(&host("c2"), failing(2, 9), now);
+    let why = "quarantined: 5 builds failed one after the other".to_owned();
+    assert_eq!(state_of(&hosts, "c1", now), (State::Up, why.clone()));
+    assert_eq!(state_of(&hosts, "c2", now), (State::Up, String::new()), "one of five at most");
+    let answer = ask_for(&mut hosts, "r1", 1, true, now);
+    let filter = answer.explanation.filters.iter().find(|filter| filter.name == "ComputeFilter").unwrap();
+    assert_eq!((filter.removed, &filter.samples[0].detail), (1, &why));
+    assert_eq!(hosts.counts().quarantined, 1);
+    hosts.sweep(now + Duration::from_secs(30));
+    assert_eq!((state_of(&hosts, "c1", now).1, hosts.counts().quarantined), (String::new(), 0));
+    hosts.apply(&host("c1"), failing(3, 6), now + Duration::from_secs(31));
+    assert_eq!(hosts.counts().quarantined, 1);
+    hosts.apply(&host("c1"), failing(4, 0), now + Duration::from_secs(32));
+    assert_eq!(hosts.counts().quarantined, 0, "a build succeeded");
 }

@@ -26,6 +26,13 @@ impl Space for Compute {
     const NOUN: &'static str = "host";
     const PUBLISHER: ServiceKind = ServiceKind::Compute;
 
+    fn failed_builds(capabilities: &Capabilities) -> u32 {
+        match &capabilities.resources {
+            Some(Resources::Compute(figures)) => figures.failed_builds,
+            _ => 0,
+        }
+    }
+
     fn rows(
         head: Head,
         _: &str,

@@ -20,6 +20,11 @@ pub trait Space: Sized + Send + Sync + 'static {
     /// Who publishes the candidates.
     const PUBLISHER: ServiceKind;
 
+    /// How many builds failed on a publisher one after the other.
+    fn failed_builds(_: &Capabilities) -> u32 {
+        0
+    }
+
     /// The candidates of one publisher. Of one that never said what it has there is one, without room, so that it
     /// is counted and explained like the others.
     fn rows(
@@ -85,13 +90,15 @@ pub struct Head {
     pub up: bool,
     /// Whether its administrator lets it take new work.
     pub enabled: bool,
+    /// Whether it is kept away from new work because builds fail there.
+    pub quarantined: bool,
 }
 
 impl Head {
     /// Whether it may be chosen at all.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.up && self.enabled
+        self.up && self.enabled && !self.quarantined
     }
 }
 

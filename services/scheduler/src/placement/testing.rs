@@ -26,7 +26,7 @@ pub fn pool(name: &str) -> StoragePool {
 fn head<R: super::Row>(world: &mut World<R>, name: &str, zone: &str) -> Head {
     let host = world.add(name);
     let zone = world.vocabulary_mut().intern(zone);
-    Head { host, zone, up: true, enabled: true }
+    Head { host, zone, up: true, enabled: true, quarantined: false }
 }
 
 pub fn host(world: &mut World<ComputeRow>, name: &str, resources: ComputeResources) -> HostId {

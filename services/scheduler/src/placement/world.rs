@@ -22,6 +22,8 @@ pub struct HostFacts {
     pub zone: String,
     /// Why it is down.
     pub down_reason: String,
+    /// Why it is quarantined.
+    pub quarantine_reason: String,
     /// Why it is disabled.
     pub disabled_reason: String,
 }

@@ -23,7 +23,7 @@ const TURNS: usize = 20;
 pub fn manager(hosts: &[Host]) -> HostManager<Compute> {
     let config = Config::default();
     let chain = config.hosts.chain().expect("the defaults make sense");
-    let mut known = HostManager::new(chain, config.hold_time.get(), config.forget_after.get());
+    let mut known = HostManager::new(chain, config.options());
     for host in hosts {
         let name = HostName::parse(&host.name).expect("a host name");
         known.joined(&name, Epoch(1), false);

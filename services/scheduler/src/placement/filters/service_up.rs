@@ -1,4 +1,4 @@
-//! Up, and enabled by its administrator.
+//! Up, enabled by its administrator, and not in quarantine.
 
 use super::Filter;
 use crate::placement::{
@@ -51,8 +51,11 @@ impl Filter<Storage> for BackendFilter {
 
 fn why_not<R: Row>(world: &World<R>, row: &R) -> String {
     let facts = world.facts(row.head().host);
-    let (state, reason) =
-        if row.head().up { ("disabled", &facts.disabled_reason) } else { ("down", &facts.down_reason) };
+    let (state, reason) = match row.head() {
+        head if !head.up => ("down", &facts.down_reason),
+        head if !head.enabled => ("disabled", &facts.disabled_reason),
+        _ => ("quarantined", &facts.quarantine_reason),
+    };
     if reason.is_empty() { state.to_owned() } else { format!("{state}: {reason}") }
 }
 
@@ -71,6 +74,11 @@ mod tests {
         world.update_rows(id, |row| row.head.enabled = false);
         assert!(!ComputeFilter.passes(&world, &demand, &world.rows()[0]));
         assert_eq!(ComputeFilter.detail(&world, &demand, &world.rows()[0]), "disabled: new disks");
+        world.facts_mut(id).quarantine_reason = "5 builds failed one after the other".into();
+        world.update_rows(id, |row| (row.head.enabled, row.head.quarantined) = (true, true));
+        assert!(!ComputeFilter.passes(&world, &demand, &world.rows()[0]));
+        let detail = ComputeFilter.detail(&world, &demand, &world.rows()[0]);
+        assert_eq!(detail, "quarantined: 5 builds failed one after the other");
         world.facts_mut(id).down_reason = "silent for 6s".into();
         world.update_rows(id, |row| row.head.up = false);
         assert_eq!(ComputeFilter.detail(&world, &demand, &world.rows()[0]), "down: silent for 6s");
