@@ -56,6 +56,8 @@ pub struct HostsConfig {
     pub filters: Vec<String>,
     /// What each weigher counts.
     pub multipliers: HostMultipliers,
+    /// Each place is drawn from so many of the best; more than 1 keeps several schedulers from choosing the same.
+    pub subset_size: usize,
 }
 
 /// What each weigher of hosts counts; 0 turns it off, below 0 makes more of its figure worse.
@@ -103,6 +105,8 @@ pub struct BackendsConfig {
     pub filters: Vec<String>,
     /// What each weigher counts.
     pub multipliers: BackendMultipliers,
+    /// Each place is drawn from so many of the best; more than 1 keeps several schedulers from choosing the same.
+    pub subset_size: usize,
 }
 
 /// What each weigher of backends counts; 0 turns it off, below 0 makes more of its figure worse.
@@ -123,13 +127,17 @@ impl Default for BackendMultipliers {
 
 impl Default for HostsConfig {
     fn default() -> Self {
-        Self { filters: names(&filters::compute()), multipliers: HostMultipliers::default() }
+        Self { filters: names(&filters::compute()), multipliers: HostMultipliers::default(), subset_size: 1 }
     }
 }
 
 impl Default for BackendsConfig {
     fn default() -> Self {
-        Self { filters: names(&filters::storage()), multipliers: BackendMultipliers::default() }
+        Self {
+            filters: names(&filters::storage()),
+            multipliers: BackendMultipliers::default(),
+            subset_size: 1,
+        }
     }
 }
 
@@ -153,6 +161,12 @@ pub enum BadConfig {
         section: &'static str,
         /// Whose.
         weigher: &'static str,
+    },
+    /// Nothing to draw from.
+    #[error("scheduler.{section}.subset_size: at least 1")]
+    NoSubset {
+        /// `hosts` or `backends`.
+        section: &'static str,
     },
     /// A heartbeat publishers do not offer.
     #[error("scheduler.heartbeat: {0} is not between 500ms and 60s")]
@@ -200,7 +214,7 @@ impl HostsConfig {
             (Box::new(ServerGroupSoftAffinityWeigher), by.soft_affinity),
             (Box::new(ServerGroupSoftAntiAffinityWeigher), by.soft_anti_affinity),
         ];
-        chain("hosts", filters::compute(), &self.filters, weighers)
+        chain("hosts", filters::compute(), &self.filters, weighers, self.subset_size)
     }
 }
 
@@ -212,7 +226,7 @@ impl BackendsConfig {
             (Box::new(CapacityWeigher), by.capacity),
             (Box::new(AllocatedCapacityWeigher), by.allocated_capacity),
         ];
-        chain("backends", filters::storage(), &self.filters, weighers)
+        chain("backends", filters::storage(), &self.filters, weighers, self.subset_size)
     }
 }
 
@@ -221,6 +235,7 @@ fn chain<S: Space>(
     mut known: Vec<Box<dyn Filter<S>>>,
     wanted: &[String],
     mut weighers: Vec<(Box<dyn Weigher<S>>, f64)>,
+    subset: usize,
 ) -> Result<Chain<S>, BadConfig> {
     if let Some((weigher, _)) = weighers.iter().find(|(_, multiplier)| !multiplier.is_finite()) {
         return Err(BadConfig::BadMultiplier { section, weigher: weigher.name() });
@@ -237,7 +252,10 @@ fn chain<S: Space>(
             }
         }
     }
-    Ok(Chain { filters, weighers })
+    if subset == 0 {
+        return Err(BadConfig::NoSubset { section });
+    }
+    Ok(Chain { filters, weighers, subset })
 }
 
 fn names<S: Space>(filters: &[Box<dyn Filter<S>>]) -> Vec<String> {
@@ -280,5 +298,6 @@ mod tests {
     fn a_multiplier_must_be_a_number() {
         let multipliers = HostMultipliers { ram: f64::NAN, ..HostMultipliers::default() };
         assert!(HostsConfig { multipliers, ..HostsConfig::default() }.chain().is_err());
+        assert!(HostsConfig { subset_size: 0, ..HostsConfig::default() }.chain().is_err());
     }
 }

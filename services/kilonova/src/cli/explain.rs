@@ -89,6 +89,10 @@ fn figures(explanation: &PlacementExplanation, said: &str, style: Style) -> Stri
         std::iter::once(head).chain(further).collect::<Vec<_>>()
     });
     text.push_str(&table(&["FILTER", "REMOVED", "LEFT", "EXAMPLES"], rows.collect(), style));
+    if !explanation.enough.is_empty() {
+        text.push_str("what alone would be enough:\n");
+        text.extend(explanation.enough.iter().map(|enough| format!("  {}\n", safe(enough))));
+    }
     if !explanation.candidates.is_empty() {
         let rows = explanation.candidates.iter().map(|candidate| {
             let host = match candidate.pool.as_str() {
@@ -126,6 +130,7 @@ mod tests {
                 ],
                 summary: "RamFilter removed all 3".into(),
                 scheduler: "scheduler-1".into(),
+                enough: vec!["without RamFilter 3 would do: the most free is 6144 MiB on c1".into()],
                 ..Default::default()
             }),
             ..Default::default()
@@ -145,6 +150,8 @@ fault: NO_VALID_HOST: no host fits
   ComputeFilter   0         3      -
   RamFilter       3         0      compute-1: needs 8192 MiB, has 6144
                                    and 2 more
+  what alone would be enough:
+    without RamFilter 3 would do: the most free is 6144 MiB on c1
 ",
             kilonova_model::Reason::NoValidHost.advice()
         );

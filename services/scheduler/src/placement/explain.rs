@@ -4,8 +4,8 @@ use kilonova_proto::types::v1::{
     FilterResult, FilterSample, PlacementExplanation, WeighedCandidate, WeigherResult,
 };
 
-use super::bitmap::Bitmap;
 use super::filters::Filter;
+use super::rank::Ranked;
 use super::scan::{Round, Scan};
 use super::select::{Chain, Wanted};
 use super::space::{Row, Space};
@@ -24,11 +24,13 @@ pub(super) struct Story<'a, S: Space> {
     pub wanted: Wanted,
     pub scan: &'a Scan,
     pub round: &'a Round,
+    /// Those placed, in their order.
+    pub picked: &'a [Ranked],
 }
 
 impl<S: Space> Story<'_, S> {
-    /// `placed` of the wanted found a place.
-    pub(super) fn tell(&self, placed: usize) -> PlacementExplanation {
+    pub(super) fn tell(&self) -> PlacementExplanation {
+        let placed = self.picked.len();
         let remaining = self.scan.left().count();
         PlacementExplanation {
             considered: count(self.world.rows().len()),
@@ -37,6 +39,7 @@ impl<S: Space> Story<'_, S> {
             candidates: self.candidates(),
             summary: if placed == self.wanted.count { self.success(remaining) } else { self.refusal(placed) },
             scheduler: String::new(),
+            enough: if remaining == 0 { self.enough() } else { Vec::new() },
         }
     }
 
@@ -82,10 +85,14 @@ impl<S: Space> Story<'_, S> {
 
     fn success(&self, remaining: usize) -> String {
         let considered = self.world.rows().len();
-        let best = self.round.candidates.first().map(|ranked| self.place(ranked.row)).unwrap_or_default();
+        let last = self.picked.last().map(|ranked| self.place(ranked.row)).unwrap_or_default();
+        let best = match self.chain.subset.min(remaining) {
+            0 | 1 => "the best".to_owned(),
+            several => format!("one of the best {several}"),
+        };
         match self.wanted.count {
-            1 => format!("{best} is the best of {remaining} that fit, {considered} considered"),
-            several => format!("{several} placed, the last on {best}; {considered} considered"),
+            1 => format!("{last} is {best} of {remaining} that fit, {considered} considered"),
+            several => format!("{several} placed, the last on {last}; {considered} considered"),
         }
     }
 
@@ -102,23 +109,55 @@ impl<S: Space> Story<'_, S> {
             let removed = self.scan.removed(n);
             let Some(first) = removed.iter().next() else { continue };
             let count = removed.count();
-            summary.push_str(&format!("; {} removed {count}", filter.name()));
-            if let Some(closest) = self.closest(filter.as_ref(), removed) {
-                let nearest = filter.nearest(self.demand, self.row(closest), &self.place(closest));
-                summary.push_str(&nearest.map(|text| format!(", {text}")).unwrap_or_default());
-            } else {
-                let such_as = if count > 1 { "such as " } else { "" };
-                let detail = filter.detail(self.world, self.demand, self.row(first));
-                summary.push_str(&format!(", {such_as}{}: {detail}", self.place(first)));
-            }
+            let why = self.why(filter.as_ref(), first, count, removed.iter());
+            summary.push_str(&format!("; {} removed {count}, {why}", filter.name()));
         }
         summary
     }
 
-    /// The first of those removed that came closest to passing, where that is a figure.
-    fn closest(&self, filter: &dyn Filter<S>, removed: &Bitmap) -> Option<usize> {
+    /// Why so many, of which this is the first, do not pass: what the closest offers where that is a figure, or else the
+    /// first one's detail.
+    fn why(
+        &self,
+        filter: &dyn Filter<S>,
+        first: usize,
+        count: usize,
+        rows: impl Iterator<Item = usize>,
+    ) -> String {
+        let nearest = self
+            .closest(filter, rows)
+            .and_then(|closest| filter.nearest(self.demand, self.row(closest), &self.place(closest)));
+        nearest.unwrap_or_else(|| {
+            let such_as = if count > 1 { "such as " } else { "" };
+            format!(
+                "{such_as}{}: {}",
+                self.place(first),
+                filter.detail(self.world, self.demand, self.row(first))
+            )
+        })
+    }
+
+    /// What would be enough where one filter alone stands in the way.
+    fn enough(&self) -> Vec<String> {
+        let filters = self.chain.filters.iter().enumerate();
+        filters
+            .filter_map(|(n, filter)| {
+                let later: Vec<_> =
+                    self.chain.filters[n + 1..].iter().filter(|later| later.asks(self.demand)).collect();
+                let passes_later = |row: &usize| {
+                    later.iter().all(|later| later.passes(self.world, self.demand, self.row(*row)))
+                };
+                let alone: Vec<usize> = self.scan.removed(n).iter().filter(passes_later).collect();
+                let why = self.why(filter.as_ref(), *alone.first()?, alone.len(), alone.iter().copied());
+                Some(format!("without {} {} would do: {why}", filter.name(), alone.len()))
+            })
+            .collect()
+    }
+
+    /// The first of these that came closest to passing, where that is a figure.
+    fn closest(&self, filter: &dyn Filter<S>, rows: impl Iterator<Item = usize>) -> Option<usize> {
         let mut closest: Option<(f64, usize)> = None;
-        for row in removed.iter() {
+        for row in rows {
             let closeness = filter.closeness(self.demand, self.row(row))?;
             if closest.is_none_or(|(best, _)| closeness > best) {
                 closest = Some((closeness, row));

@@ -15,13 +15,18 @@ pub(super) struct Ranked {
 
 impl Ranked {
     pub(super) fn new(weight: f64, row: usize, host: HostId, seed: u64) -> Self {
-        Self { weight, chance: scramble(seed ^ row as u64), row, host }
+        Self { weight, chance: chance(seed, row), row, host }
     }
 
     fn order(&self, other: &Self) -> Ordering {
         let key = |one: &Self| (one.chance, one.row);
         self.weight.total_cmp(&other.weight).then_with(|| key(self).cmp(&key(other)))
     }
+}
+
+/// A number that the seed and a place give, the same each time.
+pub(super) fn chance(seed: u64, place: usize) -> u64 {
+    scramble(seed ^ place as u64)
 }
 
 /// The finaliser of SplitMix64: every bit of the result depends on every bit given.

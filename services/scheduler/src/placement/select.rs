@@ -4,7 +4,7 @@ use kilonova_proto::types::v1::PlacementExplanation;
 
 use super::explain;
 use super::filters::Filter;
-use super::rank::Ranked;
+use super::rank::{Ranked, chance};
 use super::scan::{Round, Scan};
 use super::space::{Demand, Row, Space};
 use super::weighers::Weigher;
@@ -16,6 +16,8 @@ pub struct Chain<S: Space> {
     pub filters: Vec<Box<dyn Filter<S>>>,
     /// Each with its multiplier.
     pub weighers: Vec<(Box<dyn Weigher<S>>, f64)>,
+    /// Each place is drawn from so many of the best: 1 for the best itself. More keeps several schedulers apart.
+    pub subset: usize,
 }
 
 /// How many are wanted.
@@ -61,8 +63,9 @@ pub fn select<S: Space>(
     let mut picked: Vec<Ranked> = Vec::with_capacity(wanted.count);
     let mut round = Round::default();
     while picked.len() < wanted.count {
-        round = scan.rank(world, chain, wanted.alternates + wanted.count, seed);
-        let Some(best) = round.best.first().copied() else { break };
+        round = scan.rank(world, chain, (wanted.alternates + wanted.count).max(chain.subset), seed);
+        let drawn = chance(seed, picked.len()) as usize % chain.subset.clamp(1, round.best.len().max(1));
+        let Some(best) = round.best.get(drawn).copied() else { break };
         picked.push(best);
         if picked.len() == wanted.count {
             break;
@@ -70,8 +73,8 @@ pub fn select<S: Space>(
         world.change_row(best.row, |row| row.hold(&amount));
         scan.update(world, chain, demand, best.row);
     }
-    let story = explain::Story { world, chain, demand, wanted, scan, round: &round };
-    let explanation = story.tell(picked.len());
+    let story = explain::Story { world, chain, demand, wanted, scan, round: &round, picked: &picked };
+    let explanation = story.tell();
     let complete = picked.len() == wanted.count;
     let held = if complete { picked.len().saturating_sub(1) } else { picked.len() };
     for pick in &picked[..held] {
@@ -95,6 +98,7 @@ mod tests {
     use crate::config::HostsConfig;
     use crate::placement::testing::{host, instance, resources};
     use crate::placement::{Compute, ComputeDemand, ComputeRow};
+    use kilonova_proto::types::v1::ComputeResources;
 
     fn chain() -> Chain<Compute> {
         HostsConfig::default().chain().unwrap()
@@ -191,6 +195,43 @@ mod tests {
         let ram = explanation.filters.iter().find(|filter| filter.name == "RamFilter").unwrap();
         assert_eq!(ram.removed, 3);
         assert_eq!(ram.samples[1].detail, "needs 8192 MiB, has 6144 of 65536 MiB free, ratio 1.0");
+    }
+
+    #[test]
+    fn what_alone_would_be_enough_is_said() {
+        let mut world = world_of(&[4096, 6144]);
+        host(&mut world, "full", ComputeResources { vcpus_used: 64, ..resources() });
+        host(&mut world, "neither", ComputeResources { vcpus_used: 64, ram_used_mib: 65_536, ..resources() });
+        let demand = ComputeDemand::new(&instance(1, 8192, 0), &world);
+        let wanted = Wanted { count: 1, alternates: 0 };
+        let decision = select(&mut world, &chain(), &demand, wanted, 7, &mut Scan::default());
+        assert_eq!(
+            decision.explanation.enough,
+            [
+                "without CoreFilter 1 would do: the most free is 0 vCPUs on full, 1 vCPUs needed",
+                "without RamFilter 2 would do: the most free is 6144 MiB on c1, 8192 MiB needed",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_place_is_drawn_from_so_many_of_the_best() {
+        let mut world = world_of(&[4096, 16_384, 8192, 5120]);
+        let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
+        let chain = Chain { subset: 3, ..chain() };
+        let mut drawn = std::collections::BTreeMap::<String, usize>::new();
+        for seed in 0..300 {
+            let wanted = Wanted { count: 1, alternates: 1 };
+            let decision = select(&mut world, &chain, &demand, wanted, seed, &mut Scan::default());
+            let picked = names(&world, &decision.picks).remove(0);
+            let summary = format!("{picked} is one of the best 3 of 4 that fit, 4 considered");
+            assert_eq!(decision.explanation.summary, summary);
+            let next = if picked == "c1" { "c2" } else { "c1" };
+            assert_eq!(names(&world, &decision.alternates), [next], "alternates are the best of the others");
+            *drawn.entry(picked).or_default() += 1;
+        }
+        assert_eq!(drawn.keys().collect::<Vec<_>>(), ["c1", "c2", "c3"]);
+        assert!(drawn.values().all(|count| *count > 60), "{drawn:?}");
     }
 
     #[test]
