@@ -1,5 +1,6 @@
 //! The configuration of a compute agent.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kilonova_model::Error;
@@ -106,6 +107,10 @@ pub struct DriverConfig {
     pub cpu_architecture: String,
     /// What the host can do, with the names of os-traits.
     pub traits: Vec<String>,
+    /// The machine types guests may have.
+    pub machine_types: Vec<String>,
+    /// What else flavors' extra specs may ask for.
+    pub capabilities: BTreeMap<String, String>,
     /// How long making a guest takes.
     pub latency: Period,
     /// Give or take this much.
@@ -135,6 +140,8 @@ impl Default for DriverConfig {
             disk_gib: 1_000,
             cpu_architecture: "x86_64".to_owned(),
             traits: Vec::new(),
+            machine_types: vec!["pc".to_owned(), "q35".to_owned()],
+            capabilities: BTreeMap::new(),
             latency: Period::from_millis(20),
             latency_jitter: Period::from_millis(10),
             fail_rate: 0.0,

@@ -298,5 +298,7 @@ fn resources(book: &Book<Guests>, figures: &HostFigures) -> ComputeResources {
         hypervisor_type: figures.hypervisor_type.clone(),
         hypervisor_version: figures.hypervisor_version.clone(),
         cpu_architecture: figures.cpu_architecture.clone(),
+        machine_types: figures.machine_types.clone(),
+        capabilities: figures.capabilities.clone().into_iter().collect(),
     }
 }

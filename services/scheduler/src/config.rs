@@ -6,11 +6,11 @@ use kilonova_runtime::config::Period;
 use serde::{Deserialize, Serialize};
 
 use crate::hosts::{HostOptions, QuarantineConfig};
-use crate::placement::filters::{self, Filter};
+use crate::placement::filters::{self, Filter, HostLimits};
 use crate::placement::weighers::{
-    AllocatedCapacityWeigher, BuildFailureWeigher, CPUWeigher, CapacityWeigher, DiskWeigher, IoOpsWeigher,
-    NumInstancesWeigher, RAMWeigher, ServerGroupSoftAffinityWeigher, ServerGroupSoftAntiAffinityWeigher,
-    Weigher,
+    AllocatedCapacityWeigher, BuildFailureWeigher, CPUWeigher, CapacityWeigher, DiskWeigher,
+    HypervisorVersionWeigher, IoOpsWeigher, NumInstancesWeigher, RAMWeigher, ServerGroupSoftAffinityWeigher,
+    ServerGroupSoftAntiAffinityWeigher, VolumeNumberWeigher, Weigher,
 };
 use crate::placement::{Chain, Compute, Space, Storage};
 
@@ -54,6 +54,10 @@ impl Default for Config {
 pub struct HostsConfig {
     /// The filters that run, in this order.
     pub filters: Vec<String>,
+    /// NumInstancesFilter: at most so many instances on a host.
+    pub max_instances_per_host: u32,
+    /// IoOpsFilter: at most so many builds and the like at once on a host.
+    pub max_io_ops_per_host: u32,
     /// What each weigher counts.
     pub multipliers: HostMultipliers,
     /// Each place is drawn from so many of the best; more than 1 keeps several schedulers from choosing the same.
@@ -76,6 +80,8 @@ pub struct HostMultipliers {
     pub build_failure: f64,
     /// NumInstancesWeigher: instances.
     pub num_instances: f64,
+    /// HypervisorVersionWeigher: the hypervisor's version.
+    pub hypervisor_version: f64,
     /// ServerGroupSoftAffinityWeigher: members of the instance's group.
     pub soft_affinity: f64,
     /// ServerGroupSoftAntiAffinityWeigher: members of the instance's group, below 0.
@@ -91,6 +97,7 @@ impl Default for HostMultipliers {
             io_ops: -1.0,
             build_failure: -1_000_000.0,
             num_instances: 0.0,
+            hypervisor_version: 1.0,
             soft_affinity: 1.0,
             soft_anti_affinity: 1.0,
         }
@@ -117,24 +124,33 @@ pub struct BackendMultipliers {
     pub capacity: f64,
     /// AllocatedCapacityWeigher: sizes of the volumes made there.
     pub allocated_capacity: f64,
+    /// VolumeNumberWeigher: volumes there.
+    pub volume_number: f64,
 }
 
 impl Default for BackendMultipliers {
     fn default() -> Self {
-        Self { capacity: 1.0, allocated_capacity: 0.0 }
+        Self { capacity: 1.0, allocated_capacity: 0.0, volume_number: 0.0 }
     }
 }
 
 impl Default for HostsConfig {
     fn default() -> Self {
-        Self { filters: names(&filters::compute()), multipliers: HostMultipliers::default(), subset_size: 1 }
+        let limits = HostLimits::default();
+        Self {
+            filters: default_names(&filters::compute(&limits)),
+            max_instances_per_host: limits.max_instances_per_host,
+            max_io_ops_per_host: limits.max_io_ops_per_host,
+            multipliers: HostMultipliers::default(),
+            subset_size: 1,
+        }
     }
 }
 
 impl Default for BackendsConfig {
     fn default() -> Self {
         Self {
-            filters: names(&filters::storage()),
+            filters: default_names(&filters::storage()),
             multipliers: BackendMultipliers::default(),
             subset_size: 1,
         }
@@ -203,6 +219,10 @@ impl Config {
 impl HostsConfig {
     /// The rules it describes.
     pub fn chain(&self) -> Result<Chain<Compute>, BadConfig> {
+        let limits = HostLimits {
+            max_instances_per_host: self.max_instances_per_host,
+            max_io_ops_per_host: self.max_io_ops_per_host,
+        };
         let by = &self.multipliers;
         let weighers: Vec<(Box<dyn Weigher<Compute>>, f64)> = vec![
             (Box::new(RAMWeigher), by.ram),
@@ -211,10 +231,11 @@ impl HostsConfig {
             (Box::new(IoOpsWeigher), by.io_ops),
             (Box::new(BuildFailureWeigher), by.build_failure),
             (Box::new(NumInstancesWeigher), by.num_instances),
+            (Box::new(HypervisorVersionWeigher), by.hypervisor_version),
             (Box::new(ServerGroupSoftAffinityWeigher), by.soft_affinity),
             (Box::new(ServerGroupSoftAntiAffinityWeigher), by.soft_anti_affinity),
         ];
-        chain("hosts", filters::compute(), &self.filters, weighers, self.subset_size)
+        chain("hosts", filters::compute(&limits), &self.filters, weighers, self.subset_size)
     }
 }
 
@@ -225,6 +246,7 @@ impl BackendsConfig {
         let weighers: Vec<(Box<dyn Weigher<Storage>>, f64)> = vec![
             (Box::new(CapacityWeigher), by.capacity),
             (Box::new(AllocatedCapacityWeigher), by.allocated_capacity),
+            (Box::new(VolumeNumberWeigher), by.volume_number),
         ];
         chain("backends", filters::storage(), &self.filters, weighers, self.subset_size)
     }
@@ -258,6 +280,10 @@ fn chain<S: Space>(
     Ok(Chain { filters, weighers, subset })
 }
 
+fn default_names<S: Space>(filters: &[Box<dyn Filter<S>>]) -> Vec<String> {
+    filters.iter().filter(|filter| filter.is_default()).map(|filter| filter.name().to_owned()).collect()
+}
+
 fn names<S: Space>(filters: &[Box<dyn Filter<S>>]) -> Vec<String> {
     filters.iter().map(|filter| filter.name().to_owned()).collect()
 }
@@ -279,6 +305,7 @@ mod tests {
                 "DiskWeigher",
                 "IoOpsWeigher",
                 "BuildFailureWeigher",
+                "HypervisorVersionWeigher",
                 "ServerGroupSoftAffinityWeigher",
                 "ServerGroupSoftAntiAffinityWeigher",
             ]

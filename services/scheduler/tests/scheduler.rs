@@ -160,10 +160,18 @@ async fn serves_once_the_first_answers_are_in() {
     let first_answers = Period::from_secs(60);
     let config = Config { heartbeat: Period::from(HEARTBEAT), first_answers, ..Config::default() };
     let mut scheduler = Scheduler::start_with(&store, config).await;
-    scheduler.wait_hosts(|hosts| hosts.len() == 1).await;
-    let refused = from_status(&scheduler.client.select_hosts(instance("r1", 1)).await.unwrap_err()).unwrap();
-    assert_eq!(refused.reason, Reason::NotReady);
-    assert!(refused.message.contains("no answer yet from compute c1"), "{}", refused.message);
+    let waits = async {
+        loop {
+            let refused = scheduler.client.select_hosts(instance("r1", 1)).await.unwrap_err();
+            let refused = from_status(&refused).unwrap();
+            assert_eq!(refused.reason, Reason::NotReady);
+            if refused.message.contains("no answer yet from compute c1") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(SOON, waits).await.expect("it says whom it waits for");
     publisher.set_silent(false);
     ready(&scheduler).await;
     assert_eq!(select(&mut scheduler, instance("r1", 1)).await.selections.len(), 1);

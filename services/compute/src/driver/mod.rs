@@ -167,6 +167,10 @@ pub struct HostFigures {
     pub hypervisor_version: String,
     /// `x86_64`.
     pub cpu_architecture: String,
+    /// The machine types guests may have.
+    pub machine_types: Vec<String>,
+    /// What else flavors may ask for.
+    pub capabilities: BTreeMap<String, String>,
 }
 
 /// One hypervisor.

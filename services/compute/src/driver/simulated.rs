@@ -161,6 +161,8 @@ impl Simulated {
                 hypervisor_type: "simulated".to_owned(),
                 hypervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
                 cpu_architecture: driver.cpu_architecture.clone(),
+                machine_types: driver.machine_types.clone(),
+                capabilities: driver.capabilities.clone(),
             },
             latency: driver.latency(),
             faults: driver.faults(),

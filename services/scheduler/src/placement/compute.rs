@@ -7,10 +7,13 @@ use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources};
 
 use super::columns::{FigureColumns, OwnColumns, clamped, put};
+use super::facts::{Facts, canonical_architecture, facts, version_number};
 use super::figure::Figure;
+use super::filters::image_properties::PROPERTIES;
+use super::filters::{compute_capabilities, image_properties};
 use super::group::Group;
 use super::space::{Amount, Demand, Head, Row, Space, Wishes};
-use super::vocabulary::{Symbol, TraitSetId, Vocabulary, Wish};
+use super::vocabulary::{FactsId, Judged, TraitSetId, Vocabulary, Wish};
 use super::world::World;
 
 /// The prefix of an extra spec that asks for a trait.
@@ -49,8 +52,10 @@ impl Space for Compute {
 pub struct ComputeRow {
     /// What every candidate has.
     pub head: Head,
-    /// The CPU architecture, in its usual spelling.
-    pub architecture: Symbol,
+    /// What it is.
+    pub facts: FactsId,
+    /// The hypervisor's version as a number.
+    pub hypervisor_version: i64,
     /// What it can do.
     pub traits: TraitSetId,
     /// Virtual CPUs.
@@ -79,7 +84,8 @@ impl ComputeRow {
         };
         Self {
             head,
-            architecture: vocabulary.intern(&canonical_architecture(&figures.cpu_architecture)),
+            facts: vocabulary.intern_facts(facts(figures)),
+            hypervisor_version: version_number(&figures.hypervisor_version),
             traits: vocabulary.intern_traits(&capabilities.traits),
             vcpus: Figure::new(figures.vcpus, figures.vcpus_used, 0, figures.cpu_allocation_ratio, 4.0),
             ram: Figure::new(
@@ -95,6 +101,12 @@ impl ComputeRow {
             io_ops: figures.io_ops,
             failed_builds: figures.failed_builds,
         }
+    }
+
+    /// Instances with a claim, or promised.
+    #[must_use]
+    pub fn instances_to_be(&self) -> i64 {
+        i64::from(self.instances) + i64::from(self.held_instances)
     }
 
     /// Builds and other disk-heavy work, going on or promised.
@@ -117,6 +129,10 @@ pub struct ComputeColumns {
     pub io_ops: Vec<i32>,
     /// Builds that failed since the last that succeeded.
     pub failed_builds: Vec<i32>,
+    /// Instances with a claim, or promised.
+    pub instances: Vec<i32>,
+    /// What they are.
+    pub facts: Vec<FactsId>,
 }
 
 impl OwnColumns<ComputeRow> for ComputeColumns {
@@ -126,14 +142,18 @@ impl OwnColumns<ComputeRow> for ComputeColumns {
         self.disk.set(place, &row.disk);
         put(&mut self.io_ops, place, clamped(row.io_ops_to_be()));
         put(&mut self.failed_builds, place, clamped(row.failed_builds.into()));
+        put(&mut self.instances, place, clamped(row.instances_to_be()));
+        put(&mut self.facts, place, row.facts);
     }
 
     fn swap_remove(&mut self, place: usize) {
         for figures in [&mut self.vcpus, &mut self.ram, &mut self.disk] {
             figures.swap_remove(place);
         }
-        self.io_ops.swap_remove(place);
-        self.failed_builds.swap_remove(place);
+        for figures in [&mut self.io_ops, &mut self.failed_builds, &mut self.instances] {
+            figures.swap_remove(place);
+        }
+        self.facts.swap_remove(place);
     }
 }
 
@@ -213,8 +233,14 @@ pub struct ComputeDemand {
     wishes: Wishes,
     /// What it takes.
     pub amount: ComputeAmount,
-    /// Only this CPU architecture.
-    pub architecture: Option<Wish>,
+    /// What the image asks for, by property.
+    pub image: Vec<(&'static str, String)>,
+    /// Which facts meet all of that.
+    pub image_fits: Judged,
+    /// What the flavor asks of capabilities, by their names.
+    pub capabilities: Vec<(String, String)>,
+    /// Which facts meet all of that.
+    pub capabilities_fit: Judged,
     /// Traits the host must have.
     pub required: Vec<Wish>,
     /// Traits the host must not have.
@@ -245,7 +271,20 @@ impl ComputeDemand {
         let hints = request.hints.clone().unwrap_or_default();
         let vocabulary = world.vocabulary();
         let excluded = request.excluded_hosts.iter().chain(&hints.exclude_hosts);
-        let architecture = image.properties.get("hw_architecture").filter(|text| !text.is_empty());
+        let asked = PROPERTIES.into_iter().filter_map(|name| Some((name, image.properties.get(name)?)));
+        let asked = asked.filter(|(_, wanted)| !wanted.is_empty()).map(|(name, wanted)| match name {
+            "hw_architecture" => (name, canonical_architecture(wanted)),
+            _ => (name, wanted.clone()),
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut capabilities: Vec<(String, String)> = flavor
+            .extra_specs
+            .iter()
+            .filter_map(|(key, wanted)| {
+                Some((compute_capabilities::capability(key)?.to_owned(), wanted.clone()))
+            })
+            .collect();
+        capabilities.sort_unstable();
         let traits_that_are = |value: &str| {
             let mut names: Vec<_> = flavor
                 .extra_specs
@@ -264,7 +303,10 @@ impl ComputeDemand {
                 disk_gib: if flavor.disk_gib > 0 { flavor.disk_gib } else { image.min_disk_gib },
                 instances: 1,
             },
-            architecture: architecture.map(|text| Wish::new(canonical_architecture(text), vocabulary)),
+            image_fits: judged(vocabulary, &asked, image_properties::meets),
+            image: asked,
+            capabilities_fit: judged(vocabulary, &capabilities, compute_capabilities::meets),
+            capabilities,
             required: traits_that_are("required"),
             forbidden: traits_that_are("forbidden"),
             group: request.server_group.as_ref().map(|group| Group::new(group, world)),
@@ -278,15 +320,16 @@ impl ComputeDemand {
     }
 }
 
-/// The spelling the Linux kernel uses, as Nova canonicalises it.
-fn canonical_architecture(text: &str) -> String {
-    let text = text.trim().to_ascii_lowercase();
-    match text.as_str() {
-        "amd64" => "x86_64".to_owned(),
-        "arm64" => "aarch64".to_owned(),
-        "i386" | "i486" | "i586" => "i686".to_owned(),
-        _ => text,
+/// Which facts meet all demands; nobody looks where there is none.
+fn judged<N: AsRef<str>>(
+    vocabulary: &Vocabulary,
+    demands: &[(N, String)],
+    meets: impl Fn(&Facts, &str, &str) -> bool,
+) -> Judged {
+    if demands.is_empty() {
+        return Judged::default();
     }
+    vocabulary.judge(|facts| demands.iter().all(|(name, wanted)| meets(facts, name.as_ref(), wanted)))
 }
 
 #[cfg(test)]
@@ -300,14 +343,5 @@ mod tests {
         assert!(growth.take(&part));
         assert!(!growth.take(&part), "the disk is used up");
         assert_eq!(growth, ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 0, instances: 1 });
-    }
-
-    #[test]
-    fn architectures_have_one_spelling() {
-        for (given, expected) in
-            [("AMD64", "x86_64"), ("arm64", "aarch64"), ("i586", "i686"), ("riscv64", "riscv64")]
-        {
-            assert_eq!(canonical_architecture(given), expected);
-        }
     }
 }

@@ -24,6 +24,7 @@ mod bitmap;
 mod columns;
 mod compute;
 mod explain;
+pub mod facts;
 mod figure;
 pub mod filters;
 mod group;
@@ -45,7 +46,7 @@ pub use scan::Scan;
 pub use select::{Chain, Decision, Pick, Wanted, select};
 pub use space::{Amount, Demand, Head, Row, Space, Wishes};
 pub use storage::{PoolAmount, PoolRow, Storage, StorageDemand};
-pub use vocabulary::{Symbol, TraitSetId, Vocabulary, Wish};
+pub use vocabulary::{FactsId, Judged, Symbol, TraitSetId, Vocabulary, Wish};
 pub use world::{HostFacts, HostId, World};
 
 #[cfg(test)]

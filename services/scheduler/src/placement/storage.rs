@@ -55,6 +55,10 @@ pub struct PoolRow {
     pub provisioned_gib: u32,
     /// Promised to requests and not reported by the backend yet, in GiB.
     pub held_gib: u64,
+    /// Volumes there.
+    pub volumes: u32,
+    /// Volumes promised and not reported yet.
+    pub held_volumes: u32,
     /// Kept back, in percent.
     pub reserved_percentage: u32,
     /// Whether volumes take room only as they are written.
@@ -78,6 +82,8 @@ impl PoolRow {
             allocated_gib: pool.allocated_gib,
             provisioned_gib: pool.provisioned_gib,
             held_gib: 0,
+            volumes: pool.volumes,
+            held_volumes: 0,
             reserved_percentage: pool.reserved_percentage.min(100),
             thin: pool.thin_provisioning,
             max_over_subscription_ratio: if ratio.is_finite() && ratio != 0.0 {
@@ -162,10 +168,12 @@ impl Row for PoolRow {
 
     fn hold(&mut self, amount: &PoolAmount) {
         self.held_gib += u64::from(amount.gib);
+        self.held_volumes = self.held_volumes.saturating_add(1);
     }
 
     fn release(&mut self, amount: &PoolAmount) {
         self.held_gib = self.held_gib.saturating_sub(u64::from(amount.gib));
+        self.held_volumes = self.held_volumes.saturating_sub(1);
     }
 
     fn growth_since(&self, before: &Self) -> PoolAmount {

@@ -1,7 +1,9 @@
-//! Texts that many hosts share, as small numbers: zones, architectures, traits, and whole sets of traits.
+//! Texts that many hosts share, as small numbers: zones, traits, and whole sets of traits and of facts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use super::facts::Facts;
 
 /// The number of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,6 +13,22 @@ pub struct Symbol(u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraitSetId(u32);
 
+/// The number of a set of facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FactsId(u32);
+
+/// Which sets of facts meet a demand: each is judged once for a decision, however many hosts share it.
+#[derive(Debug, Clone, Default)]
+pub struct Judged(Vec<bool>);
+
+impl Judged {
+    /// Whether a set does.
+    #[must_use]
+    pub fn holds(&self, facts: FactsId) -> bool {
+        self.0.get(facts.0 as usize).copied().unwrap_or_default()
+    }
+}
+
 /// Every text and every set of traits seen so far. Grows only, and only with what is distinct.
 #[derive(Debug, Default)]
 pub struct Vocabulary {
@@ -18,6 +36,8 @@ pub struct Vocabulary {
     texts: Vec<Arc<str>>,
     set_ids: HashMap<Arc<[Symbol]>, TraitSetId>,
     sets: Vec<Arc<[Symbol]>>,
+    facts_ids: HashMap<Arc<Facts>, FactsId>,
+    facts: Vec<Arc<Facts>>,
 }
 
 impl Vocabulary {
@@ -58,6 +78,30 @@ impl Vocabulary {
         self.sets.push(set.clone());
         self.set_ids.insert(set, id);
         id
+    }
+
+    /// The number of a set of facts.
+    pub fn intern_facts(&mut self, facts: Facts) -> FactsId {
+        if let Some(id) = self.facts_ids.get(&facts) {
+            return *id;
+        }
+        let id = FactsId(u32::try_from(self.facts.len()).expect("fewer than 2^32 distinct sets of facts"));
+        let facts = Arc::new(facts);
+        self.facts.push(facts.clone());
+        self.facts_ids.insert(facts, id);
+        id
+    }
+
+    /// The facts of a number this vocabulary gave out.
+    #[must_use]
+    pub fn facts(&self, id: FactsId) -> &Facts {
+        &self.facts[id.0 as usize]
+    }
+
+    /// Judges every set of facts.
+    #[must_use]
+    pub fn judge(&self, holds: impl Fn(&Facts) -> bool) -> Judged {
+        Judged(self.facts.iter().map(|facts| holds(facts)).collect())
     }
 
     /// Whether a set has a trait.

@@ -1,28 +1,34 @@
 //! Yes or no: may this candidate be chosen at all?
 
-mod architecture;
 mod availability_zone;
 mod capabilities;
 mod capacity;
+pub(super) mod compute_capabilities;
 mod core;
 mod disk;
 mod excluded_hosts;
 mod extra_specs;
 mod forced_host;
+pub(super) mod image_properties;
+mod io_ops;
+mod num_instances;
 mod ram;
 mod server_group_affinity;
 mod server_group_anti_affinity;
 mod service_up;
 mod traits;
 
-pub use architecture::ArchitectureFilter;
 pub use availability_zone::AvailabilityZoneFilter;
 pub use capabilities::CapabilitiesFilter;
 pub use capacity::CapacityFilter;
+pub use compute_capabilities::ComputeCapabilitiesFilter;
 pub use core::CoreFilter;
 pub use disk::DiskFilter;
 pub use excluded_hosts::ExcludedHostsFilter;
 pub use forced_host::ForcedHostFilter;
+pub use image_properties::ImagePropertiesFilter;
+pub use io_ops::IoOpsFilter;
+pub use num_instances::NumInstancesFilter;
 pub use ram::RamFilter;
 pub use server_group_affinity::ServerGroupAffinityFilter;
 pub use server_group_anti_affinity::ServerGroupAntiAffinityFilter;
@@ -40,6 +46,11 @@ use super::world::World;
 pub trait Filter<S: Space>: Send + Sync {
     /// Its name, as in Nova or Cinder where it is the same rule.
     fn name(&self) -> &'static str;
+
+    /// Whether it runs unless another list of filters is configured.
+    fn is_default(&self) -> bool {
+        true
+    }
 
     /// Whether this demand is of interest to the filter at all; it is not run otherwise.
     fn asks(&self, _demand: &S::Demand) -> bool {
@@ -69,9 +80,25 @@ pub trait Filter<S: Space>: Send + Sync {
     }
 }
 
-/// The filters of instances, in the order they run by default.
+/// What some filters of instances go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostLimits {
+    /// NumInstancesFilter: at most so many instances on a host.
+    pub max_instances_per_host: u32,
+    /// IoOpsFilter: at most so many builds and the like at once on a host.
+    pub max_io_ops_per_host: u32,
+}
+
+/// As in Nova.
+impl Default for HostLimits {
+    fn default() -> Self {
+        Self { max_instances_per_host: 50, max_io_ops_per_host: 8 }
+    }
+}
+
+/// The filters of instances there are, in the order they run.
 #[must_use]
-pub fn compute() -> Vec<Box<dyn Filter<Compute>>> {
+pub fn compute(limits: &HostLimits) -> Vec<Box<dyn Filter<Compute>>> {
     vec![
         // First, so that what a group rules out is said to be ruled out by it.
         Box::new(ServerGroupAffinityFilter),
@@ -80,15 +107,18 @@ pub fn compute() -> Vec<Box<dyn Filter<Compute>>> {
         Box::new(ExcludedHostsFilter),
         Box::new(ComputeFilter),
         Box::new(AvailabilityZoneFilter),
-        Box::new(ArchitectureFilter),
+        Box::new(ImagePropertiesFilter),
+        Box::new(ComputeCapabilitiesFilter),
         Box::new(TraitsFilter),
         Box::new(CoreFilter),
         Box::new(RamFilter),
         Box::new(DiskFilter),
+        Box::new(NumInstancesFilter { most: limits.max_instances_per_host }),
+        Box::new(IoOpsFilter { most: limits.max_io_ops_per_host }),
     ]
 }
 
-/// The filters of volumes, in the order they run by default.
+/// The filters of volumes there are, in the order they run.
 #[must_use]
 pub fn storage() -> Vec<Box<dyn Filter<Storage>>> {
     vec![

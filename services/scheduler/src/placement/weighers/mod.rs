@@ -5,22 +5,26 @@ mod build_failure;
 mod capacity;
 mod cpu;
 mod disk;
+mod hypervisor_version;
 mod io_ops;
 mod num_instances;
 mod ram;
 mod server_group_soft_affinity;
 mod server_group_soft_anti_affinity;
+mod volume_number;
 
 pub use allocated_capacity::AllocatedCapacityWeigher;
 pub use build_failure::BuildFailureWeigher;
 pub use capacity::CapacityWeigher;
 pub use cpu::CPUWeigher;
 pub use disk::DiskWeigher;
+pub use hypervisor_version::HypervisorVersionWeigher;
 pub use io_ops::IoOpsWeigher;
 pub use num_instances::NumInstancesWeigher;
 pub use ram::RAMWeigher;
 pub use server_group_soft_affinity::ServerGroupSoftAffinityWeigher;
 pub use server_group_soft_anti_affinity::ServerGroupSoftAntiAffinityWeigher;
+pub use volume_number::VolumeNumberWeigher;
 
 use super::columns::Columns;
 use super::space::Space;
@@ -132,6 +136,7 @@ mod tests {
             instances: 3,
             io_ops: 2,
             failed_builds: 5,
+            hypervisor_version: "7.2".into(),
             ..resources()
         };
         let id = host(&mut world, "c1", figures);
@@ -139,13 +144,14 @@ mod tests {
             row.hold(&ComputeAmount { vcpus: 1, ram_mib: 512, disk_gib: 10, instances: 1 });
         });
         let demand = ComputeDemand::new(&instance(1, 1, 1), &world);
-        let weighers: [(Box<dyn Weigher<Compute>>, f64); 6] = [
+        let weighers: [(Box<dyn Weigher<Compute>>, f64); 7] = [
             (Box::new(RAMWeigher), 64_000.0),
             (Box::new(CPUWeigher), 13.0),
             (Box::new(DiskWeigher), 390.0),
             (Box::new(IoOpsWeigher), 3.0),
             (Box::new(BuildFailureWeigher), 5.0),
             (Box::new(NumInstancesWeigher), 4.0),
+            (Box::new(HypervisorVersionWeigher), 7_000_002_000_000.0),
         ];
         for (weigher, expected) in weighers {
             assert_eq!(weigher.raw(&demand, &world.rows()[0]), expected, "{}", weigher.name());
@@ -155,9 +161,14 @@ mod tests {
     #[test]
     fn pools_are_measured_by_what_may_be_promised() {
         let mut world = World::new();
-        backend(&mut world, "n1@file", &[StoragePool { allocated_gib: 7, free_gib: 900, ..pool("p") }]);
+        backend(
+            &mut world,
+            "n1@file",
+            &[StoragePool { allocated_gib: 7, free_gib: 900, volumes: 3, ..pool("p") }],
+        );
         let demand = StorageDemand::new(&volume(1, &[]), &world);
         assert_eq!(Weigher::<Storage>::raw(&CapacityWeigher, &demand, &world.rows()[0]), 900.0);
         assert_eq!(Weigher::<Storage>::raw(&AllocatedCapacityWeigher, &demand, &world.rows()[0]), 7.0);
+        assert_eq!(VolumeNumberWeigher.raw(&demand, &world.rows()[0]), 3.0);
     }
 }

@@ -1,0 +1,18 @@
+//! The hypervisor's version: the newer the better.
+
+use super::Weigher;
+use crate::placement::{Compute, ComputeDemand, ComputeRow};
+
+/// The hypervisor's version, as one number.
+#[derive(Debug, Clone, Copy)]
+pub struct HypervisorVersionWeigher;
+
+impl Weigher<Compute> for HypervisorVersionWeigher {
+    fn name(&self) -> &'static str {
+        "HypervisorVersionWeigher"
+    }
+
+    fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
+        row.hypervisor_version as f64
+    }
+}
