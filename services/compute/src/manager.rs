@@ -266,7 +266,7 @@ impl Agent for Manager {
             differences = verdicts.len(),
             "compared the conductor's records with the hypervisor"
         );
-        verdicts.into_iter().for_each(|verdict| self.executor.carry_out(verdict));
+        self.executor.carry_out(verdicts).await;
         Ok(())
     }
 }

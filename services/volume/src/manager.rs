@@ -334,12 +334,12 @@ impl Agent for Manager {
             differences = verdicts.len(),
             "compared the conductor's records with the storage"
         );
-        verdicts.into_iter().for_each(|verdict| self.executor.carry_out(verdict));
+        self.executor.carry_out(verdicts).await;
 
         let found = self.snapshots.read(|book| book.ledger.idle());
         let records = conductor.snapshots().await?;
         let here = records.iter().filter_map(|snapshot| snapshots::record(&self.site.host, snapshot));
-        plan(here, &found).into_iter().for_each(|verdict| self.snapshots.carry_out(verdict));
+        self.snapshots.carry_out(plan(here, &found)).await;
         Ok(())
     }
 }

@@ -7,8 +7,10 @@ use async_trait::async_trait;
 use kilonova_model::{Attempt, Generation, HostName, ServiceKind};
 use kilonova_proto::types::v1::action::Kind;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::*;
+use crate::agent::reconcile::Verdict;
 use crate::agent::reporter::{Report, Sink};
 use crate::agent::work::Verbs;
 
@@ -407,4 +409,26 @@ async fn every_end_is_handed_over_before_the_book_can_change_again() {
     bench.executor.unmake(7, at(2, 2)).unwrap();
     assert_eq!(bench.told().await, (7, at(2, 2), "gone"));
     assert_eq!(*bench.witness.locked.lock(), [true; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_wanted_is_waited_for_and_what_a_newer_command_wants_is_not() {
+    let mut bench = bench(2, true);
+    for id in [7, 8] {
+        bench.make(id, at(1, 1)).unwrap();
+        let (_, answer) = bench.asked_to_make().await;
+        answer.send(Ok(())).unwrap();
+        bench.told().await;
+    }
+    bench.make(8, at(2, 1)).unwrap();
+    let verdicts = vec![Verdict::Unwanted(7, at(1, 1)), Verdict::Unwanted(8, at(1, 1))];
+    let executor = bench.executor.clone();
+    let mut carried_out = JoinSet::new();
+    carried_out.spawn(async move { executor.carry_out(verdicts).await });
+    let (id, answer) = bench.asked_to_unmake().await;
+    assert_eq!((id, carried_out.try_join_next().is_none()), (7, true));
+    answer.send(Ok(())).unwrap();
+    carried_out.join_next().await.unwrap().unwrap();
+    assert!(!bench.executor.read(|book| book.ledger.is_there(7)));
+    assert!(bench.executor.read(|book| book.ledger.is_there(8)));
 }

@@ -26,7 +26,7 @@ use crate::service::Context;
 
 /// The condition that a conductor knows the host.
 const REGISTERED: &str = "registered";
-/// The condition that nothing of an earlier incarnation is left to be decided.
+/// The condition that nothing of an earlier incarnation is left to be decided, or removed.
 const RECONCILED: &str = "reconciled";
 
 /// One agent.
@@ -38,7 +38,7 @@ pub trait Agent: Source {
     /// The administrator's word.
     fn admin(&self) -> &Admin;
 
-    /// Brings what earlier incarnations left in line with the conductor's records.
+    /// Brings what earlier incarnations left in line with the conductor's records, until nothing is left that is not wanted.
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status>;
 }
 
@@ -132,17 +132,26 @@ async fn reconcile<A: Agent>(
     let mut epochs = conductor.epochs();
     loop {
         epochs.mark_unchanged();
-        let mut backoff = Backoff::new(BackoffPolicy::reconnect());
-        while let Err(error) = agent.reconcile(&conductor).await {
-            if backoff.failures() == 0 {
-                tracing::warn!(error = error.message(), code = ?error.code(), "cannot reconcile yet; trying on");
+        let newer = tokio::select! {
+            () = bring_in_line(agent.as_ref(), &conductor) => {
+                readiness.ok(RECONCILED);
+                epochs.changed().await
             }
-            sleep(backoff.next_delay()).await;
-        }
-        readiness.ok(RECONCILED);
-        if epochs.changed().await.is_err() {
+            newer = epochs.changed() => newer,
+        };
+        if newer.is_err() {
             return;
         }
+    }
+}
+
+async fn bring_in_line(agent: &impl Agent, conductor: &Conductor) {
+    let mut backoff = Backoff::new(BackoffPolicy::reconnect());
+    while let Err(error) = agent.reconcile(conductor).await {
+        if backoff.failures() == 0 {
+            tracing::warn!(error = error.message(), code = ?error.code(), "cannot reconcile yet; trying on");
+        }
+        sleep(backoff.next_delay()).await;
     }
 }
 

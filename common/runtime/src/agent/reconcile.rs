@@ -82,11 +82,25 @@ fn verdict<K>(Record { id, stamp, standing }: Record<K>, there: Option<Stamp>) -
 }
 
 impl<W: Work> Executor<W> {
-    /// Does what was decided.
-    pub fn carry_out(&self, verdict: Verdict<W::Id>) {
+    /// Does what was decided, and waits until what is not wanted is removed: whoever is ready has nothing of it left.
+    pub async fn carry_out(&self, verdicts: Vec<Verdict<W::Id>>) {
+        let mut changes = self.changes();
+        let unwanted: Vec<_> = verdicts.into_iter().filter_map(|verdict| self.begin(verdict)).collect();
+        while self.read(|book| unwanted.iter().any(|id| book.ledger.overtaken(*id))) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Begins one, and gives what is being removed.
+    fn begin(&self, verdict: Verdict<W::Id>) -> Option<W::Id> {
         match verdict {
             Verdict::Unwanted(id, stamp) => match self.unmake(id, stamp) {
-                Ok(()) => tracing::info!(%id, %stamp, "not wanted here any more: removed, or gone already"),
+                Ok(()) => {
+                    tracing::info!(%id, %stamp, "not wanted here any more: being removed, or gone already");
+                    return Some(id);
+                }
                 Err(error) => tracing::info!(%id, %error, "left alone: a newer command came first"),
             },
             Verdict::Ready(id, stamp) => {
@@ -96,6 +110,7 @@ impl<W: Work> Executor<W> {
             }
             Verdict::Missing(id) => tracing::warn!(%id, "the records have it here, and the driver does not"),
         }
+        None
     }
 }
 
