@@ -25,8 +25,16 @@ pub struct Row {
     pub adjust: fn(&mut Plan),
     /// What is there before. Nothing fails yet.
     pub prepare: fn(User) -> BoxFuture<'static, Ids>,
+    /// Whether the host of the first that is there is gone when it is asked, and back once that is done.
+    pub host_leaves: bool,
     /// What is asked. Here it fails.
     pub act: fn(User, Ids) -> BoxFuture<'static, ()>,
+}
+
+impl Row {
+    const fn without_its_host(self) -> Self {
+        Self { host_leaves: true, ..self }
+    }
 }
 
 /// Writes a row: `row!("name", |u| prepare, |u, ids| act)`.
@@ -39,6 +47,7 @@ macro_rules! row {
             name: $name,
             adjust: $adjust,
             prepare: |$u| async move { $prepare }.boxed(),
+            host_leaves: false,
             act: |$user, $ids| async move { $act }.boxed(),
         }
     };
@@ -178,6 +187,13 @@ pub const ROWS: &[Row] = &[
             u.wants(&ids[0], Want::State("ACTIVE"));
         }
     ),
+    row!("evacuate", |u| vec![instance(&u).await], |u, ids| evacuate(&u, &ids[0]).await).without_its_host(),
+    row!("evacuate with a volume", |u| attached(&u).await, |u, ids| evacuate(&u, &ids[0]).await)
+        .without_its_host(),
+    row!("its host is back while it is evacuated", |u| attached(&u).await, |u, ids| {
+        u.evacuate(&ids[0]).await.unwrap();
+    })
+    .without_its_host(),
     row!("snapshot", |u| vec![volume(&u).await], |u, ids| _ = u.snapshot(&ids[0]).await.unwrap()),
     row!("delete snapshot", |u| kept(&u).await, |u, ids| {
         u.delete_snapshot(&ids[1]).await.unwrap();
@@ -242,6 +258,14 @@ async fn kept(user: &User) -> Ids {
         sleep(Duration::from_millis(5)).await;
     }
     vec![volume, id]
+}
+
+/// Evacuates an instance, to the end.
+async fn evacuate(user: &User, id: &str) {
+    user.evacuate(id).await.unwrap();
+    while user.instance_outcome(id).await.as_deref() != Some("SUCCEEDED") {
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn until_instance(user: &User, id: &str, state: &str) {

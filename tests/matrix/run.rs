@@ -2,23 +2,24 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use kilonova_model::{CellName, ServiceKind};
+use kilonova_model::CellName;
 use kilonova_runtime::config::Period;
 use kilonova_store::SharedStore;
-use kilonova_tests::checker::{self, Capacity, Expected, Outage, Violation, World};
+use kilonova_tests::checker::{self, Capacity, Expected, Violation, World};
 use kilonova_tests::points::{Point, Points};
 use kilonova_tests::user::User;
 use kilonova_tests::{Backing, Cluster, Plan, journal};
-use parking_lot::Mutex;
 use prost::Message;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::away::{Outages, take_host_of};
 use crate::rows::Row;
 
-/// How long a cell may take to come to rest.
+/// How long what is asked may take, and then the cell to come to rest.
 const SETTLE: Duration = Duration::from_secs(60);
 /// How long a user asks for one thing.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -77,9 +78,14 @@ pub async fn run(
     let user = User::new(vec![api], PATIENCE);
     let prepared = timeout(PREPARE, (row.prepare)(user.clone())).await;
     let ids = prepared.unwrap_or_else(|_| panic!("{}: what is there before is not there", row.name));
+    let outages = Outages::default();
+    let (start_again, mut starts) = mpsc::unbounded_channel();
+    let mut away = None;
+    if row.host_leaves {
+        away = Some((start_again.clone(), take_host_of(&ids[0], &mut cluster, &outages).await));
+    }
     points.arm(point);
     let start = Instant::now();
-    let outages = Arc::new(Mutex::new(Vec::new()));
     let judge = Judge {
         user: user.clone(),
         points: points.clone(),
@@ -91,24 +97,30 @@ pub async fn run(
     };
     let mut work = JoinSet::new();
     work.spawn(async move {
-        (row.act)(user, ids).await;
+        let acted = timeout(SETTLE, (row.act)(user, ids)).await;
+        acted.expect("what is asked comes to an end");
+        if let Some((back, host)) = away {
+            back.send(host).expect("the run goes on");
+        }
         judge.until_at_rest().await
     });
+    let mut starting = false;
     let ended = loop {
         tokio::select! {
             ended = work.join_next() => break ended.expect("it was spawned"),
             Some((kind, host)) = crashes.recv() => {
-                let away = Outage { host: host.clone(), from: SystemTime::now(), until: None };
+                outages.begin(&host);
                 cluster.kill(kind, &host);
-                let agent = matches!(kind, ServiceKind::Compute | ServiceKind::Volume);
-                if agent {
-                    outages.lock().push(away);
-                }
+                start_again.send((kind, host)).expect("the run goes on");
+            }
+            Some((kind, host)) = starts.recv() => {
+                outages.start(&host);
                 cluster.launch(kind, &host).await;
-                cluster.ready().await;
-                if let Some(outage) = outages.lock().last_mut().filter(|_| agent) {
-                    outage.until = Some(SystemTime::now());
-                }
+                starting = true;
+            }
+            () = cluster.ready(), if starting => {
+                outages.end();
+                starting = false;
             }
         }
     };
@@ -129,7 +141,7 @@ pub async fn run(
 struct Judge {
     user: User,
     points: Arc<Points>,
-    outages: Arc<Mutex<Vec<Outage>>>,
+    outages: Outages,
     capacity: Capacity,
     store: SharedStore,
     cell: CellName,
@@ -149,7 +161,7 @@ impl Judge {
                     continue;
                 }
             };
-            let outages = self.outages.lock().clone();
+            let outages = self.outages.all();
             let on_its_way = self.points.waits() || outages.iter().any(|outage| outage.until.is_none());
             let expected = Expected {
                 wanted: self.user.wanted(),

@@ -265,6 +265,13 @@ impl Cluster {
         }
     }
 
+    /// The members of one kind that run.
+    #[must_use]
+    pub fn names(&self, kind: ServiceKind) -> Vec<String> {
+        let of_kind = self.members.keys().filter(|(of, _)| *of == kind);
+        of_kind.map(|(_, host)| host.clone()).collect()
+    }
+
     /// Where one member listens.
     #[must_use]
     pub fn address(&self, kind: ServiceKind, host: &str) -> String {

@@ -243,6 +243,16 @@ impl User {
         asked.await.map(drop)
     }
 
+    /// Has an instance built elsewhere whose host is gone.
+    pub async fn evacuate(&self, instance_id: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let instance_id = instance_id.to_owned();
+            let request = api::EvacuateInstanceRequest { request_id, instance_id, ..Default::default() };
+            async move { api.instances().evacuate_instance(request).await }
+        });
+        asked.await.map(drop)
+    }
+
     /// Makes an instance anew from its image.
     pub async fn rebuild(&self, instance_id: &str) -> Result<(), Denied> {
         let asked = self.ask(|api, request_id| {
@@ -365,6 +375,14 @@ impl User {
     pub async fn instance_task(&self, id: &str) -> Option<String> {
         let task = self.apis[0].get(id).await.ok()?.task();
         task.as_str_name().strip_prefix("TASK_").map(ToOwned::to_owned)
+    }
+
+    /// How what was asked last of an instance ended, as `SUCCEEDED`.
+    pub async fn instance_outcome(&self, id: &str) -> Option<String> {
+        let request = api::ListInstanceActionsRequest { instance_id: id.to_owned(), ..Default::default() };
+        let answer = self.apis[0].instances().list_instance_actions(request).await.ok()?;
+        let outcome = answer.into_inner().actions.last()?.outcome();
+        outcome.as_str_name().strip_prefix("OUTCOME_").map(ToOwned::to_owned)
     }
 
     /// The state of a snapshot, as `AVAILABLE`.

@@ -22,6 +22,7 @@ over_both_stores!(
     an_instance_moves_while_it_runs_and_its_volume_with_it,
     a_move_is_finished_after_every_agent_and_conductor_restarted,
     an_instance_is_evacuated_and_its_old_host_destroys_its_copy,
+    an_evacuation_waits_for_the_backend_of_its_volume,
     an_evacuation_without_a_place_leaves_the_instance_where_it_was,
     a_host_that_is_gone_for_a_while_is_evacuated_if_that_is_wanted,
 );
@@ -288,6 +289,25 @@ async fn an_instance_is_evacuated_and_its_old_host_destroys_its_copy(backing: Ba
     let (op, host) = deeds(&cluster, &before.id).pop().unwrap();
     assert_eq!((op.as_str(), &host), ("destroy", &before.host), "before the host is ready");
     assert_eq!(api.settled(&before.id).await.state(), State::Active);
+    cluster.shutdown().await;
+}
+
+async fn an_evacuation_waits_for_the_backend_of_its_volume(backing: Backing) {
+    let Some((mut cluster, api)) = started(Plan::new(backing)).await else { return };
+    let before = api.active("vm").await;
+    let disk = with_volume(&api, &before.id).await;
+    let backend = api.until_volume(&disk, VolumeState::InUse).await.host;
+    cluster.stop(ServiceKind::Volume, &backend).await;
+    cluster.stop(ServiceKind::Compute, &before.host).await;
+    until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
+    until("it is to be built elsewhere", || async {
+        let instance = api.get(&before.id).await.ok()?;
+        (!instance.host.is_empty()).then_some(())
+    })
+    .await;
+    cluster.launch(ServiceKind::Volume, &backend).await;
+    let after = api.until(&before.id, State::Active).await;
+    assert_eq!(after.failed_attempts, [], "no host is blamed for it");
     cluster.shutdown().await;
 }
 

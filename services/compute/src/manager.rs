@@ -267,7 +267,7 @@ impl Agent for Manager {
             "comparing the records with the hypervisor"
         );
         let here = records.iter().filter_map(|instance| record(&self.site.host, instance));
-        self.executor.reconcile(here, &found);
+        self.executor.reconcile(here, &found).await;
         Ok(())
     }
 }

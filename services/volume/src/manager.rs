@@ -333,7 +333,7 @@ impl Agent for Manager {
             "comparing the records with the storage"
         );
         let here = records.iter().filter_map(|volume| record(&self.site.host, volume));
-        self.executor.reconcile(here, &found);
+        self.executor.reconcile(here, &found).await;
 
         let list = self.driver.list_snapshots();
         let strays = self.snapshots.enter_strays(list, |snapshot| snapshot.id, restore_snapshot).await;
@@ -341,7 +341,7 @@ impl Agent for Manager {
         let found = self.snapshots.read(|book| book.ledger.idle());
         let records = conductor.snapshots().await?;
         let here = records.iter().filter_map(|snapshot| snapshots::record(&self.site.host, snapshot));
-        self.snapshots.reconcile(here, &found);
+        self.snapshots.reconcile(here, &found).await;
         Ok(())
     }
 }

@@ -337,7 +337,7 @@ fn each_thing_that_is_broken_is_found_by_its_rule() {
 fn an_outage_excuses_a_second_guest_and_a_receipt_and_only_there_and_then() {
     let two = |world: &mut World| world.events.retain(|event| event.at != at(6));
     let away = |host: &str, from, until: Option<u64>| {
-        vec![Outage { host: host.into(), from: at(from), until: until.map(at) }]
+        vec![Outage { host: host.into(), from: at(from), started: None, until: until.map(at) }]
     };
     let found = |outages: Vec<Outage>| {
         broken(|world, expected| {
@@ -358,4 +358,20 @@ fn an_outage_excuses_a_second_guest_and_a_receipt_and_only_there_and_then() {
         })
     };
     assert_eq!((left(None), left(Some(7))), (vec![], vec!["receipts"]), "until it is back");
+}
+
+#[test]
+fn a_host_that_is_back_is_ready_once_what_it_lost_is_removed() {
+    let found = |started, ready| {
+        broken(|world, expected| {
+            let late = world.events.iter().position(|event| event.at == at(6)).unwrap();
+            let removed = Event { at: at(9), ..world.events.remove(late) };
+            world.events.push(removed);
+            let (from, started, until) = (at(6), Some(at(started)), Some(at(ready)));
+            expected.outages = vec![Outage { host: "h3".into(), from, started, until }];
+        })
+    };
+    assert_eq!((found(8, 10), found(8, 8)), (vec![], vec!["nothing left behind"]));
+    // It was made elsewhere when the host had perhaps already asked what it is to keep.
+    assert_eq!(found(6, 8), Vec::<&str>::new());
 }

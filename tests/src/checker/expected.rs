@@ -60,6 +60,8 @@ pub struct Outage {
     pub host: String,
     /// From then on.
     pub from: SystemTime,
+    /// When it was started again; none if it was not, or that is not known.
+    pub started: Option<SystemTime>,
     /// Until it was ready again; for good if not given.
     pub until: Option<SystemTime>,
 }

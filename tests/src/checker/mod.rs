@@ -74,6 +74,7 @@ impl Findings {
 pub fn lasting(world: &World, expected: &Expected) -> Vec<Violation> {
     let mut findings = Findings::default();
     moments::at_most_one_guest(world, expected, &mut findings);
+    moments::nothing_stays_that_was_lost(world, expected, &mut findings);
     moments::each_command_once(world, &mut findings);
     moments::never_more_than_there_is(world, expected, &mut findings);
     groups::at_every_moment(world, expected, &mut findings);

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use super::{Expected, Findings, World};
+use super::{Event, Expected, Findings, World};
 
 const ONE: &str = "one guest at most";
+const LEFT: &str = "nothing left behind";
 const ONCE: &str = "once";
 const ROOM: &str = "room";
 /// What a host or backend does once for each command.
@@ -24,33 +25,55 @@ const ONCE_EACH: [&str; 12] = [
     "create_snapshot",
 ];
 
-/// No instance has two guests at one moment, on whichever hosts; one volume is not on two backends. A guest that is only
-/// prepared, or handed over, is none until its host takes it over or back.
+/// On which hosts each has a guest that may run, and since when.
+type There<'a> = BTreeMap<&'a str, BTreeMap<&'a str, SystemTime>>;
+
+/// One that is only prepared, or handed over, is none until its host takes it over or back.
+fn enter<'a>(there: &mut There<'a>, event: &'a Event) {
+    let hosts = there.entry(&event.line.id).or_default();
+    match event.line.op.as_str() {
+        "spawn" | "create" | "take_over" | "take_back" => _ = hosts.insert(&event.line.host, event.at),
+        "destroy" | "delete" | "hand_over" => _ = hosts.remove(event.line.host.as_str()),
+        _ => {}
+    }
+}
+
+/// No instance has two guests at one moment, on whichever hosts; one volume is not on two backends.
 pub fn at_most_one_guest(world: &World, expected: &Expected, findings: &mut Findings) {
-    let mut there: BTreeMap<&str, BTreeMap<&str, SystemTime>> = BTreeMap::new();
+    let mut there = There::default();
     for event in &world.events {
-        let (id, host) = (event.line.id.as_str(), event.line.host.as_str());
-        match event.line.op.as_str() {
-            "spawn" | "create" | "take_over" | "take_back" => {
-                let hosts = there.entry(id).or_default();
-                // One that was not handed over after all is taken back where it runs.
-                let stays = event.line.op == "take_back";
-                for (&other, &since) in hosts.iter().filter(|(other, _)| !stays || **other != host) {
-                    let cause = || {
-                        let (generation, attempt) = (event.line.generation, event.line.attempt);
-                        format!("made on {host} by {generation}.{attempt} while it is there on {other}")
-                    };
-                    let explained = other != host && expected.excuses([other, host], since, event.at);
-                    findings.add_unless(explained, ONE, id, cause);
-                }
-                hosts.insert(host, event.at);
+        let (id, host, op) = (event.line.id.as_str(), event.line.host.as_str(), event.line.op.as_str());
+        if matches!(op, "spawn" | "create" | "take_over" | "take_back") {
+            // One that was not handed over after all is taken back where it runs.
+            let stays = op == "take_back";
+            let others = there.get(id).into_iter().flatten();
+            for (&other, &since) in others.filter(|(other, _)| !stays || **other != host) {
+                let cause = || {
+                    let (generation, attempt) = (event.line.generation, event.line.attempt);
+                    format!("made on {host} by {generation}.{attempt} while it is there on {other}")
+                };
+                let explained = other != host && expected.excuses([other, host], since, event.at);
+                findings.add_unless(explained, ONE, id, cause);
             }
-            "destroy" | "delete" | "hand_over" => {
-                if let Some(hosts) = there.get_mut(id) {
-                    hosts.remove(host);
-                }
-            }
-            _ => {}
+        }
+        enter(&mut there, event);
+    }
+}
+
+/// A host that was away is not ready before it has removed what was made elsewhere until it was started again.
+pub fn nothing_stays_that_was_lost(world: &World, expected: &Expected, findings: &mut Findings) {
+    for outage in &expected.outages {
+        let (Some(started), Some(ready)) = (outage.started, outage.until) else { continue };
+        let mut there = There::default();
+        for event in world.events.iter().take_while(|event| event.at <= ready) {
+            enter(&mut there, event);
+        }
+        for (id, hosts) in there {
+            let kept = hosts.get(outage.host.as_str()).is_some_and(|since| *since < outage.from);
+            let replaced = |since: &SystemTime| (outage.from..=started).contains(since);
+            findings.add_unless(!kept || !hosts.values().any(replaced), LEFT, id, || {
+                format!("{} is ready again and still has it, and so have {:?}", outage.host, hosts.keys())
+            });
         }
     }
 }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use kilonova_model::{Attempt, Generation, HostName, ServiceKind};
 use kilonova_proto::types::v1::action::Kind;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::agent::reconcile::{Record, Standing};
@@ -182,6 +183,17 @@ fn at(generation: u64, attempt: u32) -> Stamp {
 }
 
 impl Bench {
+    /// Compares with these records what is there, in a task of its own.
+    fn reconcile(&self, records: Vec<Record<u32>>) -> JoinSet<()> {
+        let executor = self.executor.clone();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let found = executor.read(|book| book.ledger.idle());
+            executor.reconcile(records, &found).await;
+        });
+        task
+    }
+
     fn make(&self, id: u32, stamp: Stamp) -> Result<(), Error> {
         self.executor.make(id, stamp, 1, || Ok(()))
     }
@@ -416,7 +428,7 @@ async fn what_the_driver_has_and_nobody_asked_for_is_entered_once_and_removed_wh
     let mut bench = bench(3, false);
     bench.make(1, at(1, 1)).unwrap();
     bench.asked_to_make().await.1.send(Ok(())).unwrap();
-    bench.reports.recv().await.unwrap();
+    bench.told().await;
     for _ in 0..2 {
         let list = async { Ok(vec![1, 2]) };
         let enter = |book: &mut Book<Hand>, id| book.ledger.restore(id, at(4, 1), (), None);
@@ -426,10 +438,29 @@ async fn what_the_driver_has_and_nobody_asked_for_is_entered_once_and_removed_wh
             BTreeMap::from([(1, at(1, 1)), (2, at(4, 1))])
         );
     }
-    let found = bench.executor.read(|book| book.ledger.idle());
     let record = Record { id: 1, stamp: at(1, 1), standing: Standing::There };
-    bench.executor.reconcile([record], &found);
+    let _reconciled = bench.reconcile(vec![record]);
     let (id, answer) = bench.asked_to_unmake().await;
     answer.send(Ok(())).unwrap();
-    assert_eq!((id, bench.reports.recv().await.unwrap().2), (2, "gone"));
+    assert_eq!((id, bench.told().await.2), (2, "gone"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_wanted_is_waited_for_and_what_a_newer_command_wants_is_not() {
+    let mut bench = bench(2, true);
+    for id in [7, 8] {
+        bench.make(id, at(1, 1)).unwrap();
+        let (_, answer) = bench.asked_to_make().await;
+        answer.send(Ok(())).unwrap();
+        bench.told().await;
+    }
+    bench.make(8, at(2, 1)).unwrap();
+    let unwanted = |id| Record { id, stamp: at(1, 1), standing: Standing::Unwanted };
+    let mut reconciled = bench.reconcile(vec![unwanted(7), unwanted(8)]);
+    let (id, answer) = bench.asked_to_unmake().await;
+    assert_eq!((id, reconciled.try_join_next().is_none()), (7, true));
+    answer.send(Ok(())).unwrap();
+    reconciled.join_next().await.unwrap().unwrap();
+    assert!(!bench.executor.read(|book| book.ledger.is_there(7)));
+    assert!(bench.executor.read(|book| book.ledger.is_there(8)));
 }

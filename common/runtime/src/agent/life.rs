@@ -26,7 +26,7 @@ use crate::service::Context;
 
 /// The condition that a conductor knows the host.
 const REGISTERED: &str = "registered";
-/// The condition that nothing of an earlier incarnation is left to be decided.
+/// The condition that nothing of an earlier incarnation is left to be decided, or removed.
 const RECONCILED: &str = "reconciled";
 
 /// One agent.
@@ -38,7 +38,7 @@ pub trait Agent: Source {
     /// The administrator's word.
     fn admin(&self) -> &Admin;
 
-    /// Brings what there is in line with the conductor's records.
+    /// Brings what there is in line with the conductor's records, until nothing is left that is not wanted.
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status>;
 }
 
@@ -137,18 +137,27 @@ async fn keep_reconciled<A: Agent>(
     let mut epochs = conductor.epochs();
     loop {
         epochs.mark_unchanged();
-        let mut backoff = Backoff::new(BackoffPolicy::reconnect());
-        while let Err(error) = agent.reconcile(&conductor).await {
-            if backoff.failures() == 0 {
-                tracing::warn!(error = error.message(), code = ?error.code(), "cannot reconcile yet; trying on");
-            }
-            sleep(backoff.next_delay()).await;
+        let newer = tokio::select! {
+            newer = epochs.changed() => newer,
+            () = async {
+                bring_in_line(agent.as_ref(), &conductor).await;
+                readiness.ok(RECONCILED);
+                sleep(jittered(every)).await;
+            } => continue,
+        };
+        if newer.is_err() {
+            return;
         }
-        readiness.ok(RECONCILED);
-        tokio::select! {
-            () = sleep(jittered(every)) => {}
-            changed = epochs.changed() => if changed.is_err() { return },
+    }
+}
+
+async fn bring_in_line(agent: &impl Agent, conductor: &Conductor) {
+    let mut backoff = Backoff::new(BackoffPolicy::reconnect());
+    while let Err(error) = agent.reconcile(conductor).await {
+        if backoff.failures() == 0 {
+            tracing::warn!(error = error.message(), code = ?error.code(), "cannot reconcile yet; trying on");
         }
+        sleep(backoff.next_delay()).await;
     }
 }
 

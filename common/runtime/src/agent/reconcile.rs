@@ -86,40 +86,50 @@ fn verdict<K>(Record { id, stamp, standing }: Record<K>, there: Option<Stamp>) -
 }
 
 impl<W: Work> Executor<W> {
-    /// Brings what is there in line with the records; `found` is what was there before they were read.
-    pub fn reconcile(
+    /// Brings what there is in line with the records; `found` is what was there before they were read. Ends once what is not
+    /// wanted is removed: whoever is ready has nothing of it left.
+    pub async fn reconcile(
         &self,
         records: impl IntoIterator<Item = Record<W::Id>>,
         found: &BTreeMap<W::Id, Stamp>,
     ) {
-        let mut orphans = BTreeMap::new();
+        let (mut orphans, mut verdicts) = (BTreeMap::new(), Vec::new());
         for verdict in plan(records, found) {
             match verdict {
                 Verdict::Orphan(id, stamp) => {
                     orphans.insert(id, stamp);
                 }
-                verdict => self.carry_out(verdict),
+                verdict => verdicts.push(verdict),
             }
         }
-        self.orphaned(&orphans);
+        verdicts.extend(self.orphaned(&orphans));
+        let mut changes = self.changes();
+        let unwanted: Vec<_> = verdicts.into_iter().filter_map(|verdict| self.begin(verdict)).collect();
+        while self.read(|book| unwanted.iter().any(|id| book.ledger.overtaken(*id))) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
-    /// Removes the orphans whose grace is over.
-    fn orphaned(&self, without_record: &BTreeMap<W::Id, Stamp>) {
+    /// The orphans whose grace is over.
+    fn orphaned(&self, without_record: &BTreeMap<W::Id, Stamp>) -> impl Iterator<Item = Verdict<W::Id>> {
         let (seen, grace) =
             self.orphans(|orphans| (orphans.seen(Instant::now(), without_record), orphans.grace()));
         for id in seen.new {
             tracing::warn!(%id, ?grace, "there is no record of this {}: it is removed after the grace", W::VERBS.noun);
         }
-        for (id, stamp) in seen.due {
-            self.carry_out(Verdict::Unwanted(id, stamp));
-        }
+        seen.due.into_iter().map(|(id, stamp)| Verdict::Unwanted(id, stamp))
     }
 
-    fn carry_out(&self, verdict: Verdict<W::Id>) {
+    /// Begins one, and gives what is being removed.
+    fn begin(&self, verdict: Verdict<W::Id>) -> Option<W::Id> {
         match verdict {
             Verdict::Unwanted(id, stamp) | Verdict::Orphan(id, stamp) => match self.unmake(id, stamp) {
-                Ok(()) => tracing::info!(%id, %stamp, "not wanted here any more: removed, or gone already"),
+                Ok(()) => {
+                    tracing::info!(%id, %stamp, "not wanted here any more: being removed, or gone already");
+                    return Some(id);
+                }
                 Err(error) => tracing::info!(%id, %error, "left alone: a newer command came first"),
             },
             Verdict::Ready(id, stamp) => {
@@ -129,6 +139,7 @@ impl<W: Work> Executor<W> {
             }
             Verdict::Missing(id) => tracing::warn!(%id, "the records have it here, and the driver does not"),
         }
+        None
     }
 }
 

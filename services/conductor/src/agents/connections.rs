@@ -24,6 +24,14 @@ use crate::cache::Entry;
 use crate::placed::{Placed, Site};
 use crate::records::Records;
 
+/// A call that was not made to a host's volumes' backend is none that was not made to the host.
+fn not_of_the_host(error: CallError) -> CallError {
+    match error {
+        CallError::NotExecuted(status) => CallError::MaybeExecuted(status),
+        error => error,
+    }
+}
+
 /// Whom a backend lets reach a volume: one connector for each host.
 fn connector(host: &str) -> BTreeMap<String, String> {
     [("host".to_owned(), host.to_owned())].into()
@@ -48,19 +56,23 @@ pub(super) async fn fence_volumes(
 }
 
 impl Callers {
-    /// Lets a host reach a volume, and gives how.
+    /// Lets a host reach a volume, and gives how. A backend that cannot be asked now is waited for: that it was not asked says
+    /// nothing of the host, which must not be left for it.
     pub(super) async fn connect(
         &self,
         volume_id: &str,
         host: &str,
     ) -> Result<BTreeMap<String, String>, CallError> {
-        let Some((mut client, command)) = self.backend(volume_id, "connect", 0).await? else {
+        let backend = self.backend(volume_id, "connect", 0).await.map_err(not_of_the_host)?;
+        let Some((mut client, command)) = backend else {
             let message = format!("volume {volume_id} is gone");
             return Err(refused(&Error::new(Reason::VolumeNotFound, message)));
         };
         let request = volume::InitializeConnectionRequest { command, connector: connector(host) };
         let answer = client.initialize_connection(within(request, COMMAND_DEADLINE)).await;
-        answer.map(|answer| answer.into_inner().connection).map_err(classify)
+        answer
+            .map(|answer| answer.into_inner().connection)
+            .map_err(|status| not_of_the_host(classify(status)))
     }
 
     /// Keeps a host from reaching a volume any longer; every host when there is none. A volume that is gone is reached by

@@ -235,3 +235,7 @@ async fn lost<P: Placed>(records: &Records<P>, id: P::Id, entry: &Entry<P>) -> H
     let record = reports::lost(entry.record.as_ref(), &report, SystemTime::now()).ok_or(CHANGED)?;
     written(records.write(id, entry, record, None, Txn::new()).await)
 }
+
+#[cfg(test)]
+#[path = "heal_tests.rs"]
+mod tests;

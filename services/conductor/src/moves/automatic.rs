@@ -138,7 +138,8 @@ impl Automatic {
             arrived: SystemTime::now(),
             request_id: &request_id,
         };
-        let evacuate = Evacuate { target_host: "", members: self.members.clone(), acceptance };
+        let keys = &self.acceptor.db().keys;
+        let evacuate = Evacuate { target_host: "", members: self.members.clone(), keys, acceptance };
         let named = Named { id, project: &project, etag: "" };
         let accepted = match Request::new("EvacuateInstance", &project, &request_id, &()) {
             Ok(request) => change_once(&self.acceptor, &request, &self.instances, named, &evacuate).await,

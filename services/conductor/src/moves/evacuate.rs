@@ -1,18 +1,20 @@
 //! Evacuation, as an administrator asks for it: the instance loses its host, and is built again elsewhere.
 //!
 //! The transaction that accepts it is the fence: from then on the record says that the instance does not belong on its old
-//! host, which is what that host is told before it is ready again.
+//! host, which is what that host is told before it is ready again. It compares that the host is not registered, so that one
+//! that is back already, and was told to keep it, does keep it.
 
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use kilonova_model::time::timestamp;
-use kilonova_model::{Error, HostName, Reason};
+use kilonova_model::{Error, HostName, Reason, ServiceKind};
 use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_rpc::registry::Members;
 use kilonova_store::Txn;
+use kilonova_store::keys::Keys;
 
 use super::ask::{check_state, place_of};
 use crate::cache::Entry;
@@ -27,6 +29,8 @@ pub struct Evacuate<'a> {
     pub target_host: &'a str,
     /// Who is registered.
     pub members: Members,
+    /// Where registrations are.
+    pub keys: &'a Keys,
     /// Who accepts it.
     pub acceptance: Acceptance<'a>,
 }
@@ -39,7 +43,9 @@ impl Change<InstanceRecord> for Evacuate<'_> {
         let is_registered =
             |host: &str| HostName::parse(host).is_ok_and(|host| members.callable(&host).is_some());
         begin(&mut record, self.target_host, is_registered, SystemTime::now(), self.acceptance)?;
-        Ok((record, Txn::new()))
+        let host = HostName::parse(&entry.record.resource().host);
+        let host = host.map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
+        Ok((record, Txn::new().when_absent(self.keys.endpoint(ServiceKind::Compute, &host))))
     }
 }
 

@@ -194,6 +194,7 @@ impl Conductor {
         let evacuate = Evacuate {
             target_host: &message.target_host,
             members: self.registry.members(ServiceKind::Compute),
+            keys: &self.db.keys,
             acceptance: self.acceptance(request.request_id, arrived),
         };
         self.change_instance("EvacuateInstance", request, message, &evacuate).await

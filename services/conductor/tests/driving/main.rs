@@ -6,6 +6,7 @@ mod accepting;
 mod builds;
 mod conductors;
 mod deletes;
+mod evacuations;
 mod groups;
 mod merging;
 mod operations;

@@ -152,7 +152,8 @@ impl Cell {
     /// From now on an agent cannot be asked. Of other services that matters to nobody.
     pub fn away(&self, (kind, host): &MemberId) {
         if matches!(kind, ServiceKind::Compute | ServiceKind::Volume) {
-            let outage = Outage { host: host.clone(), from: SystemTime::now(), until: None };
+            let from = SystemTime::now();
+            let outage = Outage { host: host.clone(), from, started: None, until: None };
             self.outages.lock().push(outage);
         }
     }
