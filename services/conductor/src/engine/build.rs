@@ -45,7 +45,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             }
             (CallError::Refused(_), _) => self.attempt_failed(id, entry, fence, &cause, true).await,
             (CallError::NotExecuted(_), reason)
-                if !P::ONLY_PLACE
+                if !entry.record.has_only_place()
                     && (matches!(reason, Reason::Draining | Reason::NoSuchHost)
                         || self.unreachable_for(id, site.attempt) >= UNREACHABLE_AFTER) =>
             {

@@ -77,7 +77,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             clears: record.clears().as_deref(),
             tried: record.tried().len(),
             settling: self.settling(),
-            only_place: P::ONLY_PLACE,
+            only_place: record.has_only_place(),
             alternates: record.alternates(),
             operation: record.operation(),
             deadline: record.deadline(),

@@ -78,8 +78,6 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     const NOT_FOUND: Reason;
     /// Why there is no place for it.
     const NO_PLACE: Reason;
-    /// Whether there is one place for it and no other, which is then waited for.
-    const ONLY_PLACE: bool = false;
 
     /// Its key in the store.
     fn key(keys: &Keys, id: Self::Id) -> String;
@@ -96,6 +94,10 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn status(&self) -> Status;
     /// The project that owns it.
     fn project_id(&self) -> &str;
+    /// Whether there is one place for it and no other, which is then waited for.
+    fn has_only_place(&self) -> bool {
+        false
+    }
     /// Whether a place has to be found for it, and built at.
     fn is_placing(&self) -> bool {
         self.status().phase == Phase::Building

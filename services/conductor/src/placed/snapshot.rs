@@ -21,7 +21,6 @@ impl Placed for SnapshotRecord {
     const AGENT: ServiceKind = ServiceKind::Volume;
     const NOT_FOUND: Reason = Reason::SnapshotNotFound;
     const NO_PLACE: Reason = Reason::NoValidBackend;
-    const ONLY_PLACE: bool = true;
 
     fn key(keys: &Keys, id: SnapshotId) -> String {
         keys.snapshot(id)
@@ -57,6 +56,9 @@ impl Placed for SnapshotRecord {
     fn left_at(&self, receipt: &Receipt, etag: String) -> pb::Snapshot {
         let (host, attempt) = (receipt.host.clone(), receipt.attempt);
         pb::Snapshot { host, attempt, state: State::Deleting.into(), ..self.shown(etag) }
+    }
+    fn has_only_place(&self) -> bool {
+        true
     }
     fn usage(&self) -> pb::QuotaUsage {
         pb::QuotaUsage { snapshots: 1, gigabytes: self.resource().size_gib, ..Default::default() }

@@ -54,6 +54,10 @@ impl Placed for VolumeRecord {
             generation: volume.generation,
         }
     }
+    /// One that is made of a snapshot can only be where that is.
+    fn has_only_place(&self) -> bool {
+        self.resource().spec.as_ref().is_some_and(|spec| !spec.snapshot_id.is_empty())
+    }
     fn left_at(&self, receipt: &Receipt, etag: String) -> pb::Volume {
         let (host, attempt) = (receipt.host.clone(), receipt.attempt);
         pb::Volume { host, attempt, desired: pb::volume::Desired::Absent.into(), ..self.shown(etag) }
