@@ -62,6 +62,8 @@ pub struct Plain<'a> {
     pub request: &'a SelectHostsRequest,
     /// The hosts.
     pub hosts: Vec<Host>,
+    /// At most so many instances, and so many builds going on, on a host; no matter how many if not set.
+    pub most: Option<(u32, u32)>,
 }
 
 fn free(total: u32, ratio: f64, default: f64, reserved: u32, used: u32) -> i64 {
@@ -76,6 +78,15 @@ fn free_of(host: &Host) -> [i64; 3] {
         free(of.ram_mib, of.ram_allocation_ratio, 1.0, of.ram_reserved_mib, of.ram_used_mib),
         free(of.disk_gib, of.disk_allocation_ratio, 1.0, 0, of.disk_used_gib),
     ]
+}
+
+/// A version that is one number, or not said.
+fn version(figures: &ComputeResources) -> f64 {
+    number(&figures.hypervisor_version)
+}
+
+fn number(text: &str) -> f64 {
+    text.parse().unwrap_or_default()
 }
 
 impl Plain<'_> {
@@ -96,10 +107,21 @@ impl Plain<'_> {
         let request = self.request;
         let flavor = request.flavor.clone().unwrap_or_default();
         let forced = request.hints.as_ref().map_or("", |hints| hints.force_host.as_str());
-        let architecture = request.image.as_ref().map(|image| image.properties["hw_architecture"].as_str());
+        let properties = request.image.iter().flat_map(|image| &image.properties);
+        let image_fits = properties.into_iter().all(|(name, wanted)| match name.as_str() {
+            "hw_architecture" => *wanted == host.figures.cpu_architecture,
+            "img_hv_type" => wanted.to_lowercase() == host.figures.hypervisor_type.to_lowercase(),
+            "hw_machine_type" => host.figures.machine_types.contains(wanted),
+            _ => wanted.strip_prefix(">=").is_some_and(|least| version(&host.figures) >= number(least)),
+        });
+        let (traits, capabilities): (Vec<_>, Vec<_>) =
+            flavor.extra_specs.iter().partition(|(key, _)| key.starts_with("trait:"));
+        let capabilities_are_right = capabilities
+            .into_iter()
+            .all(|(name, wanted)| host.figures.capabilities.get(name) == Some(wanted));
         let needed = [flavor.vcpus, flavor.ram_mib, flavor.disk_gib];
         let totals = [host.figures.vcpus, host.figures.ram_mib, host.figures.disk_gib];
-        let traits_are_right = flavor.extra_specs.iter().all(|(key, value)| {
+        let traits_are_right = traits.into_iter().all(|(key, value)| {
             host.traits.iter().any(|name| Some(name.as_str()) == key.strip_prefix("trait:"))
                 == (value == "required")
         });
@@ -108,7 +130,11 @@ impl Plain<'_> {
             && (request.availability_zone.is_empty() || request.availability_zone == host.zone)
             && !request.excluded_hosts.contains(&host.name)
             && (forced.is_empty() || forced == host.name)
-            && architecture.is_none_or(|wanted| wanted == host.figures.cpu_architecture)
+            && image_fits
+            && capabilities_are_right
+            && self.most.is_none_or(|(instances, io_ops)| {
+                host.figures.instances < instances && host.figures.io_ops < io_ops
+            })
             && traits_are_right
             && self.keeps_the_rule(host)
             && (0..3).all(|n| i64::from(needed[n]) <= free_of(host)[n] && needed[n] <= totals[n])
@@ -146,6 +172,7 @@ impl Plain<'_> {
         add(1.0, &|host| free_of(host)[2] as f64);
         add(-1.0, &|host| f64::from(host.figures.io_ops));
         add(-1_000_000.0, &|host| f64::from(host.figures.failed_builds));
+        add(1.0, &|host| version(&host.figures) * 1e12);
         add(1.0, &|host| f64::from(self.members(Policy::SoftAffinity, host).unwrap_or_default().0));
         add(1.0, &|host| {
             let (there, most) = self.members(Policy::SoftAntiAffinity, host).unwrap_or_default();
@@ -162,6 +189,7 @@ impl Plain<'_> {
         host.figures.ram_used_mib += flavor.ram_mib;
         host.figures.disk_used_gib += flavor.disk_gib;
         host.figures.io_ops += 1;
+        host.figures.instances += 1;
     }
 
     /// Follows the decision pick by pick: each must be among the best at its turn.

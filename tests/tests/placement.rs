@@ -18,6 +18,18 @@ use proptest::prelude::*;
 const ZONES: [&str; 2] = ["az1", "az2"];
 const TRAITS: [&str; 3] = ["HW_A", "HW_B", "HW_C"];
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+const HYPERVISORS: [&str; 2] = ["QEMU", "simulated"];
+const VERSIONS: [&str; 3] = ["", "6", "10"];
+const MACHINES: [&str; 2] = ["pc", "q35"];
+const KINDS: [&str; 2] = ["nvme", "hdd"];
+const PROPERTIES: [(&str, &str); 6] = [
+    ("hw_architecture", "x86_64"),
+    ("hw_architecture", "aarch64"),
+    ("img_hv_type", "qemu"),
+    ("hw_machine_type", "q35"),
+    ("img_hv_requested_version", ">=6"),
+    ("img_hv_requested_version", ">=7"),
+];
 
 fn instance(vcpus: u32, ram_mib: u32, disk_gib: u32) -> SelectHostsRequest {
     let flavor = Flavor { vcpus, ram_mib, disk_gib, ..Flavor::default() };
@@ -49,8 +61,17 @@ fn any_host() -> impl Strategy<Value = Host> {
     let figures =
         (0_u32..8, 0_u32..16, 0_u32..16, 0_u32..20, 0_u32..3, 0_u32..40, 0_u32..30, 0_u32..4, 0_u32..3);
     let ratios = (0_usize..3, 0_usize..3, 0_usize..2);
-    (0_usize..2, proptest::sample::subsequence(TRAITS.to_vec(), 0..=3), 0_u8..10, 0_u8..10, figures, ratios)
-        .prop_map(|(zone, traits, up, enabled, figures, ratios)| {
+    let software = (0_usize..3, 0_usize..2, 0_usize..3, 0_usize..3, 0_u32..5);
+    (
+        0_usize..2,
+        proptest::sample::subsequence(TRAITS.to_vec(), 0..=3),
+        0_u8..10,
+        0_u8..10,
+        figures,
+        (ratios, software),
+    )
+        .prop_map(|(zone, traits, up, enabled, figures, (ratios, software))| {
+            let (version, hypervisor, machine, kind, instances) = software;
             let (vcpus, vcpus_used, ram, ram_used, reserved, disk, disk_used, io_ops, failed) = figures;
             Host {
                 name: String::new(),
@@ -71,6 +92,15 @@ fn any_host() -> impl Strategy<Value = Host> {
                     io_ops,
                     failed_builds: failed.saturating_sub(1),
                     cpu_architecture: ARCHITECTURES[ratios.2].into(),
+                    hypervisor_type: HYPERVISORS[hypervisor].into(),
+                    hypervisor_version: VERSIONS[version].into(),
+                    machine_types: MACHINES[..machine].iter().map(|name| (*name).to_owned()).collect(),
+                    capabilities: KINDS
+                        .get(kind)
+                        .map(|kind| ("disk".to_owned(), (*kind).to_owned()))
+                        .into_iter()
+                        .collect(),
+                    instances,
                     ..ComputeResources::default()
                 },
             }
@@ -80,8 +110,8 @@ fn any_host() -> impl Strategy<Value = Host> {
 fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
     let sizes = (1_u32..4, 1_u32..6, 0_u32..8);
     let wishes =
-        (0_usize..6, 0_usize..12, proptest::collection::vec(0_usize..30, 0..3), 0_usize..40, 0_usize..6);
-    (sizes, wishes).prop_map(|((vcpus, ram, disk), (zone, wanted_trait, excluded, forced, architecture))| {
+        (0_usize..6, 0_usize..12, proptest::collection::vec(0_usize..30, 0..3), 0_usize..40, 0_usize..12);
+    (sizes, wishes).prop_map(|((vcpus, ram, disk), (zone, wanted_trait, excluded, forced, property))| {
         let mut request = instance(vcpus, ram * 512, disk);
         request.availability_zone = ZONES.get(zone).copied().unwrap_or_default().into();
         let name = |n: usize| format!("c{n}");
@@ -93,9 +123,13 @@ fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
             let flavor = request.flavor.as_mut().unwrap();
             flavor.extra_specs.insert(format!("trait:{name}"), value.into());
         }
-        if let Some(text) = ARCHITECTURES.get(architecture) {
-            let properties = [("hw_architecture".to_owned(), (*text).to_owned())].into();
+        if let Some((name, text)) = PROPERTIES.get(property) {
+            let properties = [((*name).to_owned(), (*text).to_owned())].into();
             request.image = Some(Image { properties, ..Image::default() });
+        }
+        if let Some(kind) = KINDS.get(property / 4) {
+            let flavor = request.flavor.as_mut().unwrap();
+            flavor.extra_specs.insert("disk".to_owned(), (*kind).to_owned());
         }
         request
     })
@@ -121,6 +155,7 @@ proptest! {
         server_group in any_group(),
         count in 1_usize..5,
         alternates in 0_usize..4,
+        most in proptest::option::of((1_u32..6, 1_u32..6)),
         seed: u64,
     ) {
         for (n, host) in hosts.iter_mut().enumerate() {
@@ -131,7 +166,12 @@ proptest! {
         request.server_group = server_group;
         let demand = ComputeDemand::new(&request, &world);
         let wanted = Wanted { count, alternates };
-        let chain = HostsConfig::default().chain().unwrap();
+        let mut config = HostsConfig::default();
+        if let Some((instances, io_ops)) = most {
+            (config.max_instances_per_host, config.max_io_ops_per_host) = (instances, io_ops);
+            config.filters.extend(["NumInstancesFilter", "IoOpsFilter"].map(str::to_owned));
+        }
+        let chain = config.chain().unwrap();
         let mut scan = Scan::default();
         let decision = select(&mut world, &chain, &demand, wanted, seed, &mut scan);
 
@@ -140,7 +180,7 @@ proptest! {
         prop_assert!(world.rows().iter().all(|row| row.held_instances == 0 && row.ram.held == 0));
         prop_assert_eq!(&decision, &select(&mut world, &chain, &demand, wanted, seed, &mut scan));
         let name = |pick: &Pick| world.name(pick.host).to_owned();
-        Plain { request: &request, hosts }.verify(&decision, wanted, name);
+        Plain { request: &request, hosts, most }.verify(&decision, wanted, name);
     }
 
     #[test]

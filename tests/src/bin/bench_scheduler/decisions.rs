@@ -66,7 +66,7 @@ pub fn measure(count: u32, size: Size) {
         limit.push(begun.elapsed());
         if n % TURNS == 0 {
             let begun = Instant::now();
-            let reference = Plain { request, hosts: Vec::new() };
+            let reference = Plain { request, hosts: Vec::new(), most: None };
             black_box(reference.best_of(&hosts));
             plain.push(begun.elapsed());
         }
