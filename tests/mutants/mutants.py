@@ -250,7 +250,7 @@ MUTANTS = (
         f"{CONDUCTOR}/moves/mod.rs",
         "        Step::HandOver | Step::TakeOver => go_to(record, Step::Clear, until),\n",
         "        Step::HandOver | Step::TakeOver => go_to(record, Step::TakeBack, until),\n",
-        matrix("a take-over fails"),
+        CONDUCTOR_UNITS,
     ),
     Mutant(
         "volumes that moved keep their generation",
