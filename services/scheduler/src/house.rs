@@ -37,8 +37,8 @@ async fn sweep(state: Arc<State>) {
     loop {
         ticks.tick().await;
         let now = Instant::now();
-        Compute::of(&state).lock().sweep(now);
-        Storage::of(&state).lock().sweep(now);
+        Compute::update(&state, |known| known.sweep(now));
+        Storage::update(&state, |known| known.sweep(now));
         for Overview { service, counts, .. } in overview(&state, 0) {
             let service = service.as_str();
             let gauge = |state| metrics::gauge!("scheduler_hosts", "service" => service, "state" => state);

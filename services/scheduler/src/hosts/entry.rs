@@ -115,7 +115,8 @@ impl Entry {
 
     /// When its figures are too old, if they do not change before.
     pub fn stale_at(&self) -> Option<Instant> {
-        Some(self.collected? + interval(self.capabilities.as_deref()?)? * MISSED)
+        let time = interval(self.capabilities.as_deref()?)?.checked_mul(MISSED)?;
+        self.collected?.checked_add(time)
     }
 
     pub fn is_up(&self) -> bool {

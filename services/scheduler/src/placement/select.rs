@@ -113,6 +113,15 @@ mod tests {
         world
     }
 
+    fn decide(
+        world: &mut World<ComputeRow>,
+        demand: &ComputeDemand,
+        count: usize,
+        alternates: usize,
+    ) -> Decision {
+        select(world, &chain(), demand, Wanted { count, alternates }, 7, &mut Scan::default())
+    }
+
     fn names(world: &World<ComputeRow>, picks: &[Pick]) -> Vec<String> {
         picks.iter().map(|pick| world.name(pick.host).to_owned()).collect()
     }
@@ -121,14 +130,7 @@ mod tests {
     fn the_emptiest_wins_and_alternates_are_other_hosts() {
         let mut world = world_of(&[4096, 16_384, 8192, 512]);
         let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
-        let decision = select(
-            &mut world,
-            &chain(),
-            &demand,
-            Wanted { count: 1, alternates: 5 },
-            7,
-            &mut Scan::default(),
-        );
+        let decision = decide(&mut world, &demand, 1, 5);
         assert_eq!(names(&world, &decision.picks), ["c1"]);
         assert_eq!(names(&world, &decision.alternates), ["c2", "c0"]);
         let explanation = decision.explanation;
@@ -141,14 +143,7 @@ mod tests {
     fn several_see_what_the_earlier_ones_take() {
         let mut world = world_of(&[4096, 2048]);
         let demand = ComputeDemand::new(&instance(1, 2048, 0), &world);
-        let decision = select(
-            &mut world,
-            &chain(),
-            &demand,
-            Wanted { count: 3, alternates: 2 },
-            7,
-            &mut Scan::default(),
-        );
+        let decision = decide(&mut world, &demand, 3, 2);
         let mut hosts = names(&world, &decision.picks);
         hosts.sort();
         assert_eq!(hosts, ["c0", "c0", "c1"]);
@@ -159,14 +154,7 @@ mod tests {
     fn all_or_none() {
         let mut world = world_of(&[4608, 2048]);
         let demand = ComputeDemand::new(&instance(1, 2048, 0), &world);
-        let decision = select(
-            &mut world,
-            &chain(),
-            &demand,
-            Wanted { count: 4, alternates: 0 },
-            7,
-            &mut Scan::default(),
-        );
+        let decision = decide(&mut world, &demand, 4, 0);
         assert!(decision.picks.is_empty());
         assert_eq!(
             decision.explanation.summary,
@@ -179,14 +167,7 @@ mod tests {
     fn a_refusal_explains_itself() {
         let mut world = world_of(&[4096, 6144, 5120]);
         let demand = ComputeDemand::new(&instance(1, 8192, 0), &world);
-        let decision = select(
-            &mut world,
-            &chain(),
-            &demand,
-            Wanted { count: 1, alternates: 0 },
-            7,
-            &mut Scan::default(),
-        );
+        let decision = decide(&mut world, &demand, 1, 0);
         let explanation = decision.explanation;
         assert_eq!(
             explanation.summary,
@@ -203,8 +184,7 @@ mod tests {
         host(&mut world, "full", ComputeResources { vcpus_used: 64, ..resources() });
         host(&mut world, "neither", ComputeResources { vcpus_used: 64, ram_used_mib: 65_536, ..resources() });
         let demand = ComputeDemand::new(&instance(1, 8192, 0), &world);
-        let wanted = Wanted { count: 1, alternates: 0 };
-        let decision = select(&mut world, &chain(), &demand, wanted, 7, &mut Scan::default());
+        let decision = decide(&mut world, &demand, 1, 0);
         assert_eq!(
             decision.explanation.enough,
             [
