@@ -1,6 +1,7 @@
 //! Each mend against a record that changed since it was seen: nothing is done, and that is said.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kilonova_model::{CellName, SnapshotId, ZoneName};
@@ -13,13 +14,14 @@ use kilonova_proto::volume::v1::volume_service_server::{VolumeService, VolumeSer
 use kilonova_proto::volume::v1::{TerminateConnectionRequest, TerminateConnectionResponse};
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::peers::{Peers, PeersOptions};
-use kilonova_rpc::registry::{Endpoint, Registration, Registry, RegistryOptions};
+use kilonova_rpc::registry::Registry;
+use kilonova_rpc::server::Served;
 use kilonova_runtime::tasks::Tasks;
+use kilonova_runtime::{Launch, LaunchOptions, Running};
 use kilonova_store::KeyValue;
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::keys::Keys;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::super::fixtures::{BACKEND, HOST, guest, instance, stored, volume, world};
@@ -44,24 +46,25 @@ impl VolumeService for Backend {
 }
 
 /// An auditor of a cell that has nothing but one backend.
-async fn auditor(tasks: &Tasks) -> (Auditor, Registration) {
+async fn auditor(tasks: &Tasks) -> (Auditor, Running) {
     let cell = CellName::parse("test").unwrap();
     let db = Db { store: Arc::new(EmbeddedStore::open_temporary().unwrap()), keys: Keys::new(&cell) };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = Endpoint {
+    let launch = Launch {
         service: ServiceKind::Volume,
         host: HostName::parse(BACKEND).unwrap(),
-        addr: listener.local_addr().unwrap().to_string(),
+        cell: cell.clone(),
         zone: ZoneName::parse("z").unwrap(),
-        minor: 0,
-        authority: None,
+        store: db.store.clone(),
+        listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        http: None,
+        advertise: None,
+        options: LaunchOptions { settle: Duration::ZERO, ..LaunchOptions::default() },
     };
-    tasks.spawn("backend", async move {
-        let server = tonic::transport::Server::builder().add_service(VolumeServiceServer::new(Backend));
-        server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
-    });
+    let context = launch.register().await.unwrap();
+    let service = Served::all("kilonova.volume.v1.VolumeService");
+    let server = context.server().add(VolumeServiceServer::new(Backend), service);
+    let backend = context.serve(server).await.unwrap();
     let registry = Registry::new(db.store.clone(), cell);
-    let registration = registry.register(endpoint, RegistryOptions::default()).await.unwrap();
     registry.members(ServiceKind::Volume).known().await;
     let caller = Caller::new(ServiceKind::Conductor, HostName::parse("c1").unwrap());
     let callers = Callers {
@@ -72,7 +75,7 @@ async fn auditor(tasks: &Tasks) -> (Auditor, Registration) {
     };
     let groups = Groups::follow(&db, tasks);
     let hosts = Hosts::follow(&db, callers.clone(), tasks).cache;
-    (Auditor { db, callers, groups, hosts }, registration)
+    (Auditor { db, callers, groups, hosts }, backend)
 }
 
 impl Auditor {
@@ -131,7 +134,7 @@ fn member_of(group: ServerGroupId, id: InstanceId) -> InstanceRecord {
 #[tokio::test]
 async fn what_changed_since_it_was_seen_is_left_as_it_is() {
     let tasks = Tasks::new("audit");
-    let (auditor, _registration) = auditor(&tasks).await;
+    let (auditor, _backend) = auditor(&tasks).await;
     let keys = auditor.db.keys.clone();
     let (together, snapshot_id) = (ServerGroupId::generate(), SnapshotId::generate());
     let [member, stranger, lost, holder, other] = [(); 5].map(|()| InstanceId::generate());
