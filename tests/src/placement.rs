@@ -172,7 +172,7 @@ impl Plain<'_> {
         add(1.0, &|host| free_of(host)[2] as f64);
         add(-1.0, &|host| f64::from(host.figures.io_ops));
         add(-1_000_000.0, &|host| f64::from(host.figures.failed_builds));
-        add(1.0, &|host| version(&host.figures) * 1e12);
+        add(1.0, &|host| version(&host.figures) * 1e6);
         add(1.0, &|host| f64::from(self.members(Policy::SoftAffinity, host).unwrap_or_default().0));
         add(1.0, &|host| {
             let (there, most) = self.members(Policy::SoftAntiAffinity, host).unwrap_or_default();

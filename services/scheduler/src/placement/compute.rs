@@ -55,7 +55,7 @@ pub struct ComputeRow {
     /// What it is.
     pub facts: FactsId,
     /// The hypervisor's version as a number.
-    pub hypervisor_version: i64,
+    pub hypervisor_version: i32,
     /// What it can do.
     pub traits: TraitSetId,
     /// Virtual CPUs.
@@ -131,6 +131,8 @@ pub struct ComputeColumns {
     pub failed_builds: Vec<i32>,
     /// Instances with a claim, or promised.
     pub instances: Vec<i32>,
+    /// The hypervisors' versions as numbers.
+    pub hypervisor_version: Vec<i32>,
     /// What they are.
     pub facts: Vec<FactsId>,
 }
@@ -143,6 +145,7 @@ impl OwnColumns<ComputeRow> for ComputeColumns {
         put(&mut self.io_ops, place, clamped(row.io_ops_to_be()));
         put(&mut self.failed_builds, place, clamped(row.failed_builds.into()));
         put(&mut self.instances, place, clamped(row.instances_to_be()));
+        put(&mut self.hypervisor_version, place, row.hypervisor_version);
         put(&mut self.facts, place, row.facts);
     }
 
@@ -153,6 +156,7 @@ impl OwnColumns<ComputeRow> for ComputeColumns {
         for figures in [&mut self.io_ops, &mut self.failed_builds, &mut self.instances] {
             figures.swap_remove(place);
         }
+        self.hypervisor_version.swap_remove(place);
         self.facts.swap_remove(place);
     }
 }

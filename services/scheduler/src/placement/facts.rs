@@ -45,15 +45,15 @@ pub fn canonical_architecture(text: &str) -> String {
     }
 }
 
-/// A version as one number that grows with it: three parts of up to six digits.
+/// A version as one number that grows with it, as Nova writes it: 7.2.1 is 7002001.
 #[must_use]
-pub fn version_number(version: &str) -> i64 {
+pub fn version_number(version: &str) -> i32 {
     let part = |text: &str| {
         let digits = text.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-        digits.parse::<i64>().unwrap_or_default().min(999_999)
+        digits.parse::<i32>().unwrap_or_default().min(999)
     };
     let parts = version.split('.').map(part).chain(std::iter::repeat(0)).take(3);
-    parts.fold(0, |number, part| number * 1_000_000 + part)
+    parts.fold(0, |number, part| number * 1_000 + part)
 }
 
 /// Whether a version is within bounds such as `>=6.2, <8`. Bounds that cannot be read hold for none.
@@ -92,6 +92,7 @@ mod tests {
     fn versions_compare_part_by_part() {
         assert!(version_number("10.0.0") > version_number("9.9.9"));
         assert_eq!(version_number("7.2"), version_number("7.2.0-1ubuntu"));
+        assert_eq!(version_number("7.2.1"), 7_002_001);
         for bounds in ["", ">=6.2", ">=6.2, <8", "7.2", "==7.2.0", "!=7.1", ">7.1.9", "<=7.2"] {
             assert!(version_meets("7.2.0", bounds), "{bounds}");
         }

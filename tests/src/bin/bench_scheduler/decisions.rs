@@ -93,7 +93,8 @@ pub fn measure(count: u32, size: Size) {
     let hundred = Wanted { count: 100, alternates: 2 };
     let mut bursts = Vec::new();
     let end = Instant::now() + size.window;
-    for (n, request) in requests.iter().cycle().enumerate() {
+    let small = requests.iter().filter(|one| one.flavor.as_ref().is_some_and(|flavor| flavor.vcpus <= 4));
+    for (n, request) in small.cycle().enumerate() {
         if Instant::now() >= end {
             break;
         }
@@ -101,7 +102,7 @@ pub fn measure(count: u32, size: Size) {
     }
     let mean = mean(&bursts);
     line(
-        "a hundred alike at once, each seeing what the earlier ones take",
+        "a hundred alike at once, up to 4 CPUs, each seeing what the earlier ones take",
         json!({
             "hosts": count, "bursts": bursts.len(), "placements_per_s": (100.0 / mean).round(),
             "p50_us": micros(quantile(&mut bursts, 0.5)), "p99_us": micros(quantile(&mut bursts, 0.99)),

@@ -1,7 +1,7 @@
 //! The hypervisor's version: the newer the better.
 
 use super::Weigher;
-use crate::placement::{Compute, ComputeDemand, ComputeRow};
+use crate::placement::{Columns, Compute, ComputeDemand, ComputeRow};
 
 /// The hypervisor's version, as one number.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,10 @@ impl Weigher<Compute> for HypervisorVersionWeigher {
     }
 
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
-        row.hypervisor_version as f64
+        row.hypervisor_version.into()
+    }
+
+    fn column<'a>(&self, columns: &'a Columns<ComputeRow>) -> Option<&'a [i32]> {
+        Some(&columns.own.hypervisor_version)
     }
 }

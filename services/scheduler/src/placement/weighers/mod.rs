@@ -151,7 +151,7 @@ mod tests {
             (Box::new(IoOpsWeigher), 3.0),
             (Box::new(BuildFailureWeigher), 5.0),
             (Box::new(NumInstancesWeigher), 4.0),
-            (Box::new(HypervisorVersionWeigher), 7_000_002_000_000.0),
+            (Box::new(HypervisorVersionWeigher), 7_002_000.0),
         ];
         for (weigher, expected) in weighers {
             assert_eq!(weigher.raw(&demand, &world.rows()[0]), expected, "{}", weigher.name());
