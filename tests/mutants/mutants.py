@@ -39,7 +39,7 @@ MUTANTS = (
     Mutant(
         "an owner's write is not fenced",
         f"{CONDUCTOR}/records.rs",
-        "            txn = txn.when(Compare::CreateRevision(fence.key.clone(), fence.revision));\n",
+        "            txn = txn.when(fence.holds());\n",
         "            let _ = fence;\n",
         DRIVING,
     ),

@@ -34,7 +34,6 @@ use kilonova_proto::compute::v1::GetInstanceStateResponse;
 use kilonova_proto::conductor::v1::InstanceReport;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources, ServiceKind as ProtoServiceKind};
-use kilonova_rpc::status::to_status;
 use kilonova_runtime::agent::admin::Admin;
 use kilonova_runtime::agent::capability_server::Source;
 use kilonova_runtime::agent::conductor::Conductor;
@@ -257,9 +256,7 @@ impl Agent for Manager {
     }
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
-        let strays = self.executor.enter_strays(self.driver.list(), |guest| guest.id, restore).await;
-        strays.map_err(|error| to_status(&error))?;
-        let found = self.executor.read(|book| book.ledger.idle());
+        let found = self.executor.take_stock(self.driver.list(), |guest| guest.id, restore).await?;
         let records = conductor.instances().await?;
         tracing::info!(
             records = records.len(),

@@ -127,7 +127,7 @@ impl<P: Placed> Records<P> {
         let record = Arc::new(record);
         let mut txn = Txn::new();
         if let Some(fence) = fence {
-            txn = txn.when(Compare::CreateRevision(fence.key.clone(), fence.revision));
+            txn = txn.when(fence.holds());
         }
         txn = txn.when(Compare::ModRevision(key.clone(), read.revision)).put(key, record.encode_to_vec());
         match self.db.commit(txn.and(with)).await? {

@@ -29,7 +29,6 @@ use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, ServiceKind as ProtoServiceKind, VolumeResources};
 use kilonova_proto::volume::v1 as pb;
 use kilonova_proto::volume::v1::GetVolumeStateResponse;
-use kilonova_rpc::status::to_status;
 use kilonova_runtime::agent::admin::Admin;
 use kilonova_runtime::agent::capability_server::Source;
 use kilonova_runtime::agent::conductor::Conductor;
@@ -323,9 +322,7 @@ impl Agent for Manager {
     }
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {
-        let strays = self.executor.enter_strays(self.driver.list(), |volume| volume.id, restore).await;
-        strays.map_err(|error| to_status(&error))?;
-        let found = self.executor.read(|book| book.ledger.idle());
+        let found = self.executor.take_stock(self.driver.list(), |volume| volume.id, restore).await?;
         let records = conductor.volumes().await?;
         tracing::info!(
             records = records.len(),
@@ -336,9 +333,7 @@ impl Agent for Manager {
         self.executor.reconcile(here, &found).await;
 
         let list = self.driver.list_snapshots();
-        let strays = self.snapshots.enter_strays(list, |snapshot| snapshot.id, restore_snapshot).await;
-        strays.map_err(|error| to_status(&error))?;
-        let found = self.snapshots.read(|book| book.ledger.idle());
+        let found = self.snapshots.take_stock(list, |snapshot| snapshot.id, restore_snapshot).await?;
         let records = conductor.snapshots().await?;
         let here = records.iter().filter_map(|snapshot| snapshots::record(&self.site.host, snapshot));
         self.snapshots.reconcile(here, &found).await;

@@ -432,11 +432,8 @@ async fn what_the_driver_has_and_nobody_asked_for_is_entered_once_and_removed_wh
     for _ in 0..2 {
         let list = async { Ok(vec![1, 2]) };
         let enter = |book: &mut Book<Hand>, id| book.ledger.restore(id, at(4, 1), (), None);
-        bench.executor.enter_strays(list, |id| *id, enter).await.unwrap();
-        assert_eq!(
-            bench.executor.read(|book| book.ledger.idle()),
-            BTreeMap::from([(1, at(1, 1)), (2, at(4, 1))])
-        );
+        let found = bench.executor.take_stock(list, |id| *id, enter).await.unwrap();
+        assert_eq!(found, BTreeMap::from([(1, at(1, 1)), (2, at(4, 1))]));
     }
     let record = Record { id: 1, stamp: at(1, 1), standing: Standing::There };
     let _reconciled = bench.reconcile(vec![record]);

@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kilonova_model::Error;
+use kilonova_rpc::status::to_status;
 use tokio::time::Instant;
+use tonic::Status;
 
-use super::executor::Executor;
+use super::executor::{Book, Executor};
 use super::ledger::Stamp;
 use super::work::{Work, answered};
-use kilonova_model::Error;
 
 /// What is in no record, and since when.
 #[derive(Debug)]
@@ -64,29 +66,30 @@ pub struct Seen<K> {
 }
 
 impl<W: Work> Executor<W> {
-    /// Enters what the driver has and the book knew nothing of, before it was asked and since: `enter` claims its room.
-    pub async fn enter_strays<G>(
+    /// What is there, to be compared with records that are read after this. What the driver has and the book knew nothing of,
+    /// before it was asked and since, is entered first: `enter` claims its room.
+    pub async fn take_stock<G>(
         &self,
         list: impl Future<Output = Result<Vec<G>, Error>>,
         id: impl Fn(&G) -> W::Id,
-        enter: impl Fn(&mut super::executor::Book<W>, G),
-    ) -> Result<(), Error> {
+        enter: impl Fn(&mut Book<W>, G),
+    ) -> Result<BTreeMap<W::Id, Stamp>, Status> {
         let before = self.read(|book| book.ledger.ids());
-        let mut found = answered(list).await?;
-        found.retain(|one| !before.contains(&id(one)));
-        if found.is_empty() {
-            return Ok(());
+        let mut strays = answered(list).await.map_err(|error| to_status(&error))?;
+        strays.retain(|one| !before.contains(&id(one)));
+        if strays.is_empty() {
+            return Ok(self.read(|book| book.ledger.idle()));
         }
-        self.change(|book| {
-            for one in found {
+        Ok(self.change(|book| {
+            for one in strays {
                 let id = id(&one);
                 if book.ledger.view(id).is_none() {
                     tracing::warn!(%id, "the driver has a {} that nobody asked this agent for", W::VERBS.noun);
                     enter(book, one);
                 }
             }
-        });
-        Ok(())
+            book.ledger.idle()
+        }))
     }
 }
 

@@ -33,7 +33,7 @@ fn not_of_the_host(error: CallError) -> CallError {
 }
 
 /// Whom a backend lets reach a volume: one connector for each host.
-fn connector(host: &str) -> BTreeMap<String, String> {
+pub(crate) fn connector(host: &str) -> BTreeMap<String, String> {
     [("host".to_owned(), host.to_owned())].into()
 }
 

@@ -27,7 +27,13 @@ use crate::operations::hosts_part;
 use crate::placed::{Placed, Site};
 
 /// A command to a host about an instance.
-fn command(id: InstanceId, generation: u64, at: &Site, epoch: Epoch, step: &str) -> compute::InstanceCommand {
+pub(crate) fn command(
+    id: InstanceId,
+    generation: u64,
+    at: &Site,
+    epoch: Epoch,
+    step: &str,
+) -> compute::InstanceCommand {
     compute::InstanceCommand {
         instance_id: id.to_string(),
         generation,

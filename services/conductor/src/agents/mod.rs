@@ -1,9 +1,9 @@
 //! The calls a conductor makes: to schedulers, and to the agents of hosts and backends.
 
-mod connections;
-mod instance;
+pub(crate) mod connections;
+pub(crate) mod instance;
 mod snapshot;
-mod volume;
+pub(crate) mod volume;
 
 use std::time::Duration;
 

@@ -19,8 +19,8 @@ use crate::history::step_name;
 use crate::placed::{Placed, Site};
 
 /// A command to a backend about a volume.
-pub(super) fn command(
-    id: VolumeId,
+pub(crate) fn command(
+    id: impl std::fmt::Display,
     generation: u64,
     at: &Site,
     epoch: Epoch,
@@ -32,7 +32,7 @@ pub(super) fn command(
         attempt: at.attempt,
         target_host: at.host.clone(),
         target_epoch: epoch.0,
-        request_id: step_id(id, generation, at.attempt, step),
+        request_id: step_id(&id, generation, at.attempt, step),
     }
 }
 

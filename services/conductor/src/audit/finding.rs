@@ -7,6 +7,7 @@ use kilonova_proto::types::v1::drift::Kind;
 use kilonova_runtime::agent::ledger::Stamp;
 
 use crate::cache::Entry;
+use crate::placed::Site;
 
 /// What does not agree.
 #[derive(Clone)]
@@ -91,6 +92,12 @@ pub struct At {
 }
 
 impl At {
+    /// Where it is, on the attempt of the command.
+    #[must_use]
+    pub fn site(&self) -> Site {
+        Site { host: self.host.clone(), attempt: self.stamp.attempt.0 }
+    }
+
     /// What it adds to what a finding rests on.
     #[must_use]
     pub fn seen(&self) -> Vec<u64> {

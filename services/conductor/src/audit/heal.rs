@@ -1,6 +1,5 @@
 //! Mending: each by one command or one transaction, which holds only as long as what the finding rests on.
 
-use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use kilonova_model::{Error, HostName, InstanceId, Revision, ServerGroupId, ServiceKind, VolumeId};
@@ -17,18 +16,22 @@ use prost::Message;
 
 use super::finding::{At, Finding, Heal};
 use super::look::Auditor;
-use crate::agents::{COMMAND_DEADLINE, step_id, within};
+use crate::agents::connections::connector;
+use crate::agents::{self, COMMAND_DEADLINE, within};
 use crate::attach::release;
 use crate::cache::Entry;
 use crate::db::Read;
 use crate::groups::Change;
-use crate::placed::Placed;
+use crate::placed::{Placed, Site};
 use crate::quota;
 use crate::records::{Records, Written};
 use crate::reports::{self, Report};
 
 /// What is said when something changed since it was seen.
 const CHANGED: &str = "it changed meanwhile; nothing was done";
+
+/// What a mend is called in the id of its command.
+const STEP: &str = "audit";
 
 type Healed = Result<(), String>;
 
@@ -77,20 +80,14 @@ impl Auditor {
                 self.change_group(*group, Some(fence), entered).await
             }
             Heal::Terminate(id, at) => {
-                let command = compute::InstanceCommand {
-                    instance_id: id.to_string(),
-                    generation: at.stamp.generation.0,
-                    attempt: at.stamp.attempt.0,
-                    target_host: at.host.clone(),
-                    target_epoch: at.epoch.0,
-                    request_id: step_id(id, at.stamp.generation.0, at.stamp.attempt.0, "audit"),
-                };
+                let generation = at.stamp.generation.0;
+                let command = agents::instance::command(*id, generation, &at.site(), at.epoch, STEP);
                 let mut client = ComputeServiceClient::new(self.at(ServiceKind::Compute, at)?);
                 let request = compute::TerminateInstanceRequest { command: Some(command) };
                 taken(client.terminate_instance(within(request, COMMAND_DEADLINE)).await)
             }
             Heal::DeleteVolume(id, at) => {
-                let request = volume::DeleteVolumeRequest { command: Some(command(&id.to_string(), at)) };
+                let request = volume::DeleteVolumeRequest { command: Some(command(id, at)) };
                 taken(self.backend(at)?.delete_volume(within(request, COMMAND_DEADLINE)).await)
             }
             Heal::DeleteSnapshot(id, of, at) => {
@@ -161,16 +158,9 @@ impl Auditor {
         let epoch = self.epoch(ServiceKind::Volume, &name);
         let epoch = epoch.ok_or_else(|| format!("{name} is not registered"))?;
         let generation = resource.generation + u64::from(host.is_none());
-        let command = volume::VolumeCommand {
-            volume_id: id.to_string(),
-            generation,
-            attempt: resource.attempt,
-            target_host: name.to_string(),
-            target_epoch: epoch.0,
-            request_id: step_id(id, generation, resource.attempt, "audit"),
-        };
-        let connector: BTreeMap<_, _> =
-            host.map(|host| ("host".to_owned(), host.to_owned())).into_iter().collect();
+        let at = Site { host: name.to_string(), attempt: resource.attempt };
+        let command = agents::volume::command(id, generation, &at, epoch, STEP);
+        let connector = host.map(connector).unwrap_or_default();
         let request = volume::TerminateConnectionRequest { command: Some(command), connector };
         let channel = self.callers.host(ServiceKind::Volume, name.as_str(), epoch).map_err(words)?;
         taken(VolumeServiceClient::new(channel).terminate_connection(within(request, COMMAND_DEADLINE)).await)
@@ -193,15 +183,8 @@ impl Auditor {
     }
 }
 
-fn command(volume: &str, at: &At) -> volume::VolumeCommand {
-    volume::VolumeCommand {
-        volume_id: volume.to_owned(),
-        generation: at.stamp.generation.0,
-        attempt: at.stamp.attempt.0,
-        target_host: at.host.clone(),
-        target_epoch: at.epoch.0,
-        request_id: step_id(volume, at.stamp.generation.0, at.stamp.attempt.0, "audit"),
-    }
+fn command(volume: impl std::fmt::Display, at: &At) -> volume::VolumeCommand {
+    agents::volume::command(volume, at.stamp.generation.0, &at.site(), at.epoch, STEP)
 }
 
 fn usage(sum: QuotaUsage) -> Vec<u8> {

@@ -94,7 +94,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     pub(super) async fn purge(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
         let key = P::key(&self.records.db.keys, id);
         let txn = Txn::new()
-            .when(Compare::CreateRevision(fence.key.clone(), fence.revision))
+            .when(fence.holds())
             .when(Compare::ModRevision(key.clone(), entry.revision))
             .delete(key);
         match self.records.db.commit(txn).await {

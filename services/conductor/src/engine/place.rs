@@ -211,9 +211,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         };
         let change = Change::moved(group_id, &group, &member, place.clone());
         let key = P::key(&self.records.db.keys, id);
-        let txn = Txn::new()
-            .when(Compare::CreateRevision(fence.key.clone(), fence.revision))
-            .when(Compare::ModRevision(key, entry.revision));
+        let txn = Txn::new().when(fence.holds()).when(Compare::ModRevision(key, entry.revision));
         match self.records.db.commit(self.groups.with(txn, &change)).await {
             Ok(TxnOutcome::Committed { revision }) => {
                 self.groups.committed(change, revision);

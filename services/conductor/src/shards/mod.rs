@@ -55,6 +55,14 @@ pub struct Fence {
     pub revision: Revision,
 }
 
+impl Fence {
+    /// Only while it is this conductor's right.
+    #[must_use]
+    pub fn holds(&self) -> Compare {
+        Compare::CreateRevision(self.key.clone(), self.revision)
+    }
+}
+
 /// What this conductor owns. Clones share it.
 #[derive(Clone)]
 pub struct Shards {
@@ -324,9 +332,7 @@ impl Member {
 
 /// Deletes the keys of shards that are still owned by these rights.
 fn release(fences: &[Fence]) -> Txn {
-    fences.iter().fold(Txn::new(), |txn, fence| {
-        txn.when(Compare::CreateRevision(fence.key.clone(), fence.revision)).delete(fence.key.clone())
-    })
+    fences.iter().fold(Txn::new(), |txn, fence| txn.when(fence.holds()).delete(fence.key.clone()))
 }
 
 fn take_owners(alive: &mut Option<BTreeSet<HostName>>, event: WatchEvent, db: &Db) {

@@ -10,7 +10,7 @@ use super::columns::{FigureColumns, OwnColumns, clamped, put};
 use super::facts::{Facts, canonical_architecture, facts, version_number};
 use super::figure::Figure;
 use super::filters::image_properties::PROPERTIES;
-use super::filters::{compute_capabilities, image_properties};
+use super::filters::{extra_specs, image_properties};
 use super::group::Group;
 use super::space::{Amount, Demand, Head, Row, Space, Wishes};
 use super::vocabulary::{FactsId, Judged, TraitSetId, Vocabulary, Wish};
@@ -284,9 +284,7 @@ impl ComputeDemand {
         let mut capabilities: Vec<(String, String)> = flavor
             .extra_specs
             .iter()
-            .filter_map(|(key, wanted)| {
-                Some((compute_capabilities::capability(key)?.to_owned(), wanted.clone()))
-            })
+            .filter_map(|(key, wanted)| Some((extra_specs::capability(key)?.to_owned(), wanted.clone())))
             .collect();
         capabilities.sort_unstable();
         let traits_that_are = |value: &str| {
@@ -309,7 +307,7 @@ impl ComputeDemand {
             },
             image_fits: judged(vocabulary, &asked, image_properties::meets),
             image: asked,
-            capabilities_fit: judged(vocabulary, &capabilities, compute_capabilities::meets),
+            capabilities_fit: judged(vocabulary, &capabilities, extra_specs::meets),
             capabilities,
             required: traits_that_are("required"),
             forbidden: traits_that_are("forbidden"),

@@ -1,6 +1,8 @@
 //! Texts that many hosts share, as small numbers: zones, traits, and whole sets of traits and of facts.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::facts::Facts;
@@ -29,40 +31,65 @@ impl Judged {
     }
 }
 
-/// Every text and every set of traits seen so far. Grows only, and only with what is distinct.
+/// Things that are equal, kept once and known by their number. Grows only, and only with what is distinct.
+#[derive(Debug)]
+struct Interner<T: ?Sized> {
+    numbers: HashMap<Arc<T>, u32>,
+    things: Vec<Arc<T>>,
+}
+
+impl<T: ?Sized> Default for Interner<T> {
+    fn default() -> Self {
+        Self { numbers: HashMap::new(), things: Vec::new() }
+    }
+}
+
+impl<T: ?Sized + Eq + Hash> Interner<T> {
+    /// The number of a thing, a new one if it was never seen.
+    fn intern(&mut self, thing: impl Borrow<T> + Into<Arc<T>>) -> u32 {
+        if let Some(number) = self.find(thing.borrow()) {
+            return number;
+        }
+        let number = u32::try_from(self.things.len()).expect("fewer than 2^32 distinct things");
+        let thing = thing.into();
+        self.things.push(thing.clone());
+        self.numbers.insert(thing, number);
+        number
+    }
+
+    fn find(&self, thing: &T) -> Option<u32> {
+        self.numbers.get(thing).copied()
+    }
+
+    fn get(&self, number: u32) -> &T {
+        &self.things[number as usize]
+    }
+}
+
+/// Every text, every set of traits and every set of facts seen so far.
 #[derive(Debug, Default)]
 pub struct Vocabulary {
-    symbols: HashMap<Arc<str>, Symbol>,
-    texts: Vec<Arc<str>>,
-    set_ids: HashMap<Arc<[Symbol]>, TraitSetId>,
-    sets: Vec<Arc<[Symbol]>>,
-    facts_ids: HashMap<Arc<Facts>, FactsId>,
-    facts: Vec<Arc<Facts>>,
+    texts: Interner<str>,
+    traits: Interner<[Symbol]>,
+    facts: Interner<Facts>,
 }
 
 impl Vocabulary {
     /// The number of a text, a new one if it was never seen.
     pub fn intern(&mut self, text: &str) -> Symbol {
-        if let Some(symbol) = self.symbols.get(text) {
-            return *symbol;
-        }
-        let symbol = Symbol(u32::try_from(self.texts.len()).expect("fewer than 2^32 distinct texts"));
-        let text: Arc<str> = text.into();
-        self.texts.push(text.clone());
-        self.symbols.insert(text, symbol);
-        symbol
+        Symbol(self.texts.intern(text))
     }
 
     /// The number of a text, if it was ever seen.
     #[must_use]
     pub fn find(&self, text: &str) -> Option<Symbol> {
-        self.symbols.get(text).copied()
+        self.texts.find(text).map(Symbol)
     }
 
     /// The text of a number this vocabulary gave out.
     #[must_use]
     pub fn text(&self, symbol: Symbol) -> &str {
-        &self.texts[symbol.0 as usize]
+        self.texts.get(symbol.0)
     }
 
     /// The number of a set of traits.
@@ -70,44 +97,30 @@ impl Vocabulary {
         let mut set: Vec<Symbol> = traits.iter().map(|name| self.intern(name)).collect();
         set.sort_unstable();
         set.dedup();
-        if let Some(id) = self.set_ids.get(set.as_slice()) {
-            return *id;
-        }
-        let id = TraitSetId(u32::try_from(self.sets.len()).expect("fewer than 2^32 distinct sets of traits"));
-        let set: Arc<[Symbol]> = set.into();
-        self.sets.push(set.clone());
-        self.set_ids.insert(set, id);
-        id
+        TraitSetId(self.traits.intern(set))
     }
 
     /// The number of a set of facts.
     pub fn intern_facts(&mut self, facts: Facts) -> FactsId {
-        if let Some(id) = self.facts_ids.get(&facts) {
-            return *id;
-        }
-        let id = FactsId(u32::try_from(self.facts.len()).expect("fewer than 2^32 distinct sets of facts"));
-        let facts = Arc::new(facts);
-        self.facts.push(facts.clone());
-        self.facts_ids.insert(facts, id);
-        id
+        FactsId(self.facts.intern(facts))
     }
 
     /// The facts of a number this vocabulary gave out.
     #[must_use]
     pub fn facts(&self, id: FactsId) -> &Facts {
-        &self.facts[id.0 as usize]
+        self.facts.get(id.0)
     }
 
     /// Judges every set of facts.
     #[must_use]
     pub fn judge(&self, holds: impl Fn(&Facts) -> bool) -> Judged {
-        Judged(self.facts.iter().map(|facts| holds(facts)).collect())
+        Judged(self.facts.things.iter().map(|facts| holds(facts)).collect())
     }
 
     /// Whether a set has a trait.
     #[must_use]
     pub fn has_trait(&self, set: TraitSetId, name: Symbol) -> bool {
-        self.sets[set.0 as usize].binary_search(&name).is_ok()
+        self.traits.get(set.0).binary_search(&name).is_ok()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a volume type demands of a pool, matched against what the pool says of itself.
 
 use super::Filter;
-use super::extra_specs::matches;
+use super::extra_specs::{capability, meets, missed};
 use crate::placement::{PoolRow, Storage, StorageDemand, World};
 
 /// Pools whose capabilities meet every extra spec. As in Cinder, a name with a prefix other than `capabilities:`
@@ -19,32 +19,16 @@ impl Filter<Storage> for CapabilitiesFilter {
     }
 
     fn passes(&self, _: &World<PoolRow>, demand: &StorageDemand, row: &PoolRow) -> bool {
-        demands(demand).all(|(name, wanted)| meets(row, name, wanted))
+        demands(demand).all(|(name, wanted)| meets(&row.capabilities, name, wanted))
     }
 
     fn detail(&self, _: &World<PoolRow>, demand: &StorageDemand, row: &PoolRow) -> String {
-        let missed = demands(demand).filter(|(name, wanted)| !meets(row, name, wanted));
-        let missed = missed.map(|(name, wanted)| match row.capabilities.get(name) {
-            Some(own) => format!("{name} is {own:?}, {wanted:?} wanted"),
-            None => format!("does not say {name}, {wanted:?} wanted"),
-        });
-        missed.collect::<Vec<_>>().join(", ")
+        missed(&row.capabilities, demands(demand))
     }
 }
 
 fn demands(demand: &StorageDemand) -> impl Iterator<Item = (&str, &str)> {
-    demand.extra_specs.iter().filter_map(|(key, wanted)| {
-        let name = match key.split_once(':') {
-            None => key,
-            Some(("capabilities", name)) => name,
-            Some(_) => return None,
-        };
-        Some((name, wanted.as_str()))
-    })
-}
-
-fn meets(row: &PoolRow, name: &str, wanted: &str) -> bool {
-    row.capabilities.get(name).is_some_and(|own| matches(own, wanted))
+    demand.extra_specs.iter().filter_map(|(key, wanted)| Some((capability(key)?, wanted.as_str())))
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 //! operators of `extra_specs.rs`.
 
 use super::Filter;
-use super::extra_specs::matches;
-use crate::placement::facts::Facts;
+use super::extra_specs::missed;
 use crate::placement::{Block, Compute, ComputeDemand, ComputeRow, World};
 
 /// Hosts whose capabilities meet every extra spec.
@@ -29,27 +28,9 @@ impl Filter<Compute> for ComputeCapabilitiesFilter {
 
     fn detail(&self, world: &World<ComputeRow>, demand: &ComputeDemand, row: &ComputeRow) -> String {
         let facts = world.vocabulary().facts(row.facts);
-        let missed = demand.capabilities.iter().filter(|(name, wanted)| !meets(facts, name, wanted));
-        let missed = missed.map(|(name, wanted)| match facts.get(name) {
-            Some(own) => format!("{name} is {own:?}, {wanted:?} wanted"),
-            None => format!("does not say {name}, {wanted:?} wanted"),
-        });
-        missed.collect::<Vec<_>>().join(", ")
+        let demands = demand.capabilities.iter().map(|(name, wanted)| (name.as_str(), wanted.as_str()));
+        missed(facts, demands)
     }
-}
-
-/// The capability that an extra spec is about; none if it is meant for somebody else.
-pub(in crate::placement) fn capability(key: &str) -> Option<&str> {
-    match key.split_once(':') {
-        None => Some(key),
-        Some(("capabilities", name)) => Some(name),
-        Some(_) => None,
-    }
-}
-
-/// Whether a host with these facts meets a demand.
-pub(in crate::placement) fn meets(facts: &Facts, name: &str, wanted: &str) -> bool {
-    facts.get(name).is_some_and(|own| matches(own, wanted))
 }
 
 #[cfg(test)]

@@ -1,9 +1,36 @@
-//! The comparisons an extra spec can ask for, as Cinder reads them.
+//! What extra specs demand of capabilities, and the comparisons they can ask for, as Nova and Cinder read them.
+
+use crate::placement::facts::Facts;
+
+/// The capability that an extra spec is about; none if it is meant for somebody else. As in Nova and Cinder, that is a name
+/// with a scope other than `capabilities:`.
+pub(in crate::placement) fn capability(key: &str) -> Option<&str> {
+    match key.split_once(':') {
+        None => Some(key),
+        Some(("capabilities", name)) => Some(name),
+        Some(_) => None,
+    }
+}
+
+/// Whether what is said of a candidate meets a demand. One that does not say is not taken at a guess.
+pub(in crate::placement) fn meets(said: &Facts, name: &str, wanted: &str) -> bool {
+    said.get(name).is_some_and(|own| matches(own, wanted))
+}
+
+/// Which demands are not met, and by what.
+pub(super) fn missed<'a>(said: &Facts, demands: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let missed = demands.filter(|(name, wanted)| !meets(said, name, wanted));
+    let missed = missed.map(|(name, wanted)| match said.get(name) {
+        Some(own) => format!("{name} is {own:?}, {wanted:?} wanted"),
+        None => format!("does not say {name}, {wanted:?} wanted"),
+    });
+    missed.collect::<Vec<_>>().join(", ")
+}
 
 /// Whether a capability's value meets a demand. The demand is a plain value, or an operator and its operand:
 /// numbers with `=` (at least), `==`, `!=`, `>=`, `<=`; texts with `s==`, `s!=`, `s<`, `s<=`, `s>`, `s>=`;
 /// `<in>` (contains), `<is>` (the same truth), `<or> a <or> b`.
-pub(super) fn matches(own: &str, wanted: &str) -> bool {
+fn matches(own: &str, wanted: &str) -> bool {
     let wanted = wanted.trim();
     let (operator, operand) = wanted.split_once(char::is_whitespace).unwrap_or((wanted, ""));
     let operand = operand.trim();

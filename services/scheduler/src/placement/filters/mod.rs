@@ -3,11 +3,11 @@
 mod availability_zone;
 mod capabilities;
 mod capacity;
-pub(super) mod compute_capabilities;
+mod compute_capabilities;
 mod core;
 mod disk;
 mod excluded_hosts;
-mod extra_specs;
+pub(super) mod extra_specs;
 mod forced_host;
 pub(super) mod image_properties;
 mod io_ops;
