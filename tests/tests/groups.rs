@@ -197,16 +197,28 @@ async fn groups_are_created_listed_and_deleted(backing: Backing) {
     let api = cluster.api();
     api.seed().await;
     let (one, two) = (group(&api, Policy::AntiAffinity, 2).await, group(&api, Policy::Affinity, 0).await);
-    let mut listed = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = api::ListServerGroupsRequest { page_size: 1, page_token, ..Default::default() };
-        let page = api.server_groups().list_server_groups(request).await.unwrap().into_inner();
-        listed.extend(page.server_groups.into_iter().map(|group| group.id));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
+    let list = async || {
+        let mut listed = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = api::ListServerGroupsRequest { page_size: 1, page_token, ..Default::default() };
+            let page = api.server_groups().list_server_groups(request).await.unwrap().into_inner();
+            listed.extend(page.server_groups.into_iter().map(|group| group.id));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        listed
+    };
+    let mut listed = list().await;
+    // A conductor that did not make a group knows it a moment later.
+    for _ in 0..1000 {
+        if listed.len() == 2 {
             break;
         }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        listed = list().await;
     }
     assert_eq!(listed, [one.clone(), two.clone()]);
 
