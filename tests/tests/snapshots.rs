@@ -16,6 +16,7 @@ use kilonova_tests::{Api, Backing, Plan, journal, over_both_stores};
 
 over_both_stores!(
     a_snapshot_is_made_once_counts_and_keeps_its_volume,
+    twins_that_fill_a_quota_are_one,
     a_snapshot_that_fails_says_why_and_can_be_deleted,
     a_volume_is_made_of_a_snapshot_where_that_is_or_of_an_image,
     a_snapshot_waits_for_its_backend,
@@ -102,6 +103,22 @@ async fn a_snapshot_is_made_once_counts_and_keeps_its_volume(backing: Backing) {
     let lines = cluster.journals();
     let (made, gone) = (journal::count(&lines, "create_snapshot"), journal::count(&lines, "delete_snapshot"));
     assert!([ids[0], ids[3]].iter().all(|id| made[*id].len() == 1 && gone[*id].len() == 1));
+    cluster.shutdown().await;
+}
+
+async fn twins_that_fill_a_quota_are_one(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.conductor.quota.snapshots = 1;
+    let Some((cluster, api)) = started(plan).await else { return };
+    let data = volume(&api, "data", 1).await;
+    for round in 0..20 {
+        let name = format!("round-{round}");
+        let made = join_all((0..8).map(|_| snapshot(&api, &data.id, &name))).await;
+        let ids: Vec<String> = made.into_iter().map(|one| one.unwrap().id).collect();
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        snapshot_in(&api, State::Available, &ids[0]).await;
+        delete_snapshot(&api, &ids[0]).await;
+    }
     cluster.shutdown().await;
 }
 

@@ -199,8 +199,18 @@ impl Acceptor {
                 return earlier(records, ids).await;
             }
             let basis = self.book.read(project).await?;
-            let used = basis.with(project, wanted)?;
-            let change = groups.joined(id, project, new.iter().map(|(id, _)| id.to_string())).await?;
+            let joined = match basis.with(project, wanted) {
+                Ok(used) => {
+                    let members = new.iter().map(|(id, _)| id.to_string());
+                    groups.joined(id, project, members).await.map(|change| (used, change))
+                }
+                Err(refusal) => Err(refusal),
+            };
+            let (used, change) = match joined {
+                Ok(joined) => joined,
+                Err(_) if self.outrun(request).await? => continue,
+                Err(refusal) => return Err(refusal),
+            };
             let txn = basis.count(&records.db.keys, project, &used);
             let txn = groups.with(txn, &change).and(self.stored(request, records, &new));
             match self.book.db.commit(txn).await? {
@@ -218,6 +228,11 @@ impl Acceptor {
     /// The ids an earlier request of that id was answered with. `Err` if it was another request.
     pub async fn replay(&self, request: &Request) -> Result<Option<Vec<String>>, Error> {
         self.book.replay(request).await
+    }
+
+    /// Whether a request that is about to be refused has been accepted since it began: what it ran into is its twin.
+    pub async fn outrun(&self, request: &Request) -> Result<bool, Error> {
+        Ok(request.id.is_some() && self.replay(request).await?.is_some())
     }
 
     /// Adds the request's id to a transaction that carries it out.

@@ -38,8 +38,7 @@ pub async fn change_once<P: Placed>(
         named.check(&entry)?;
         let (record, with) = match change.begin(&entry).await {
             Ok(changed) => changed,
-            // Its twin may have been faster, and is what it ran into.
-            Err(_) if request.id.is_some() && acceptor.replay(request).await?.is_some() => continue,
+            Err(_) if acceptor.outrun(request).await? => continue,
             Err(error) => return Err(error),
         };
         let with = acceptor.remember(request, vec![named.id.to_string()], with);

@@ -52,8 +52,18 @@ pub async fn create(
         let volume = volumes.read(asked.volume).await?;
         let volume = volume.filter(|entry| entry.record.project_id() == request.project.as_str());
         let volume = volume.ok_or_else(|| Records::<VolumeRecord>::not_found(asked.volume))?;
-        let record = begin(id, &volume.record, asked)?;
-        let with = count(acceptor, &request.project, &record.usage()).await?;
+        let begun = match begin(id, &volume.record, asked) {
+            Ok(record) => {
+                let counted = count(acceptor, &request.project, &record.usage()).await;
+                counted.map(|with| (record, with))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let (record, with) = match begun {
+            Ok(begun) => begun,
+            Err(_) if acceptor.outrun(request).await? => continue,
+            Err(refusal) => return Err(refusal),
+        };
         let mut of = VolumeRecord::clone(&volume.record);
         of.snapshot_ids.push(id.to_string());
         if asked.validate_only {

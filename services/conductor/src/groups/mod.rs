@@ -131,7 +131,8 @@ impl Groups {
                 return Ok(());
             }
             let Some(read) = self.read(id).await?.filter(|read| is_in(&read.record, project)) else {
-                return if allow_missing { Ok(()) } else { Err(not_found(id)) };
+                let gone = allow_missing || acceptor.outrun(request).await?;
+                return if gone { Ok(()) } else { Err(not_found(id)) };
             };
             let members = read.record.server_group.map_or(0, |group| group.instance_ids.len());
             if members > 0 {
