@@ -4,7 +4,7 @@
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
-use kilonova_proto::types::v1::{Capabilities, ComputeResources, ServiceKind};
+use kilonova_proto::types::v1::{Capabilities, ComputeResources, HostAggregate, ServiceKind};
 use kilonova_scheduler::placement::{ComputeRow, Decision, Head, Pick, Wanted, World};
 
 /// One host, as it would be told to a person.
@@ -14,6 +14,8 @@ pub struct Host {
     pub name: String,
     /// Its availability zone.
     pub zone: String,
+    /// The aggregates it is in.
+    pub aggregates: Vec<HostAggregate>,
     /// What it can do.
     pub traits: Vec<String>,
     /// Whether it answers.
@@ -33,6 +35,7 @@ impl Host {
             service: ServiceKind::Compute.into(),
             availability_zone: self.zone.clone(),
             traits: self.traits.clone(),
+            aggregates: self.aggregates.clone(),
             enabled: self.enabled,
             epoch: 1,
             generation: 1,
@@ -49,7 +52,9 @@ pub fn world_of(hosts: &[Host]) -> World<ComputeRow> {
     for host in hosts {
         let id = world.add(&host.name);
         let zone = world.vocabulary_mut().intern(&host.zone);
-        let head = Head { host: id, zone, up: host.up, enabled: host.enabled, quarantined: false };
+        let aggregates = world.vocabulary_mut().intern_aggregates(&host.aggregates);
+        let head =
+            Head { host: id, zone, aggregates, up: host.up, enabled: host.enabled, quarantined: false };
         let row = ComputeRow::new(head, &host.capabilities(), world.vocabulary_mut());
         world.set_rows(id, vec![row]);
     }
@@ -85,6 +90,12 @@ fn version(figures: &ComputeResources) -> f64 {
     number(&figures.hypervisor_version)
 }
 
+/// The least number that any aggregate of a host gives a key.
+fn least(host: &Host, key: &str) -> Option<f64> {
+    let said = host.aggregates.iter().filter_map(|aggregate| aggregate.metadata.get(key));
+    said.map(|text| number(text)).reduce(f64::min)
+}
+
 fn number(text: &str) -> f64 {
     text.parse().unwrap_or_default()
 }
@@ -103,6 +114,29 @@ impl Plain<'_> {
             && self.members(Policy::AntiAffinity, host).is_none_or(|(there, most)| there < most)
     }
 
+    /// Whether everything that a host's aggregates say lets the instance in.
+    fn aggregates_allow(&self, host: &Host) -> bool {
+        let flavor = self.request.flavor.clone().unwrap_or_default();
+        let entries: Vec<_> = host.aggregates.iter().flat_map(|aggregate| &aggregate.metadata).collect();
+        let mut tenants = entries.iter().filter(|(key, _)| key.starts_with("filter_tenant_id")).peekable();
+        let is_for_the_project = tenants.peek().is_none()
+            || tenants.any(|(_, list)| list.split(',').any(|project| project == self.request.project_id));
+        let specs_are_met = flavor.extra_specs.iter().all(|(spec, wanted)| {
+            let Some(wanted_of) = spec.strip_prefix("aggregate_instance_extra_specs:") else { return true };
+            entries.iter().any(|(key, own)| *key == wanted_of && *own == wanted)
+        });
+        let images_are_right =
+            self.request.image.iter().flat_map(|image| &image.properties).all(|(name, value)| {
+                let mut own = entries.iter().filter(|(key, _)| *key == name).peekable();
+                own.peek().is_none() || own.any(|(_, own)| own == &value)
+            });
+        let traits_are_asked_for = entries.iter().all(|(key, value)| {
+            let is_isolated = key.starts_with("trait:") && *value == "required";
+            !is_isolated || flavor.extra_specs.get(*key).is_some_and(|spec| spec == "required")
+        });
+        is_for_the_project && specs_are_met && images_are_right && traits_are_asked_for
+    }
+
     fn fits(&self, host: &Host) -> bool {
         let request = self.request;
         let flavor = request.flavor.clone().unwrap_or_default();
@@ -112,12 +146,16 @@ impl Plain<'_> {
             "hw_architecture" => *wanted == host.figures.cpu_architecture,
             "img_hv_type" => wanted.to_lowercase() == host.figures.hypervisor_type.to_lowercase(),
             "hw_machine_type" => host.figures.machine_types.contains(wanted),
-            _ => wanted.strip_prefix(">=").is_some_and(|least| version(&host.figures) >= number(least)),
+            "img_hv_requested_version" => {
+                wanted.strip_prefix(">=").is_some_and(|least| version(&host.figures) >= number(least))
+            }
+            _ => true,
         });
         let (traits, capabilities): (Vec<_>, Vec<_>) =
             flavor.extra_specs.iter().partition(|(key, _)| key.starts_with("trait:"));
         let capabilities_are_right = capabilities
             .into_iter()
+            .filter(|(name, _)| !name.contains(':'))
             .all(|(name, wanted)| host.figures.capabilities.get(name) == Some(wanted));
         let needed = [flavor.vcpus, flavor.ram_mib, flavor.disk_gib];
         let totals = [host.figures.vcpus, host.figures.ram_mib, host.figures.disk_gib];
@@ -133,10 +171,12 @@ impl Plain<'_> {
             && image_fits
             && capabilities_are_right
             && self.most.is_none_or(|(instances, io_ops)| {
-                host.figures.instances < instances && host.figures.io_ops < io_ops
+                let instances = least(host, "max_instances_per_host").unwrap_or(instances.into());
+                f64::from(host.figures.instances) < instances && host.figures.io_ops < io_ops
             })
             && traits_are_right
             && self.keeps_the_rule(host)
+            && self.aggregates_allow(host)
             && (0..3).all(|n| i64::from(needed[n]) <= free_of(host)[n] && needed[n] <= totals[n])
     }
 
@@ -156,25 +196,29 @@ impl Plain<'_> {
     fn weights_of(&self, hosts: &[Host]) -> Vec<(String, f64)> {
         let fitting: Vec<&Host> = hosts.iter().filter(|host| self.fits(host)).collect();
         let mut weights = vec![0.0; fitting.len()];
-        let mut add = |multiplier: f64, figure: &dyn Fn(&Host) -> f64| {
+        let mut add = |key: &str, configured: f64, figure: &dyn Fn(&Host) -> f64| {
             let figures: Vec<f64> = fitting.iter().map(|host| figure(host)).collect();
             let least = figures.iter().copied().fold(f64::MAX, f64::min);
             let greatest = figures.iter().copied().fold(f64::MIN, f64::max);
             if greatest > least {
-                let scale = multiplier / (greatest - least);
-                for (weight, figure) in weights.iter_mut().zip(figures) {
+                for ((weight, figure), host) in weights.iter_mut().zip(figures).zip(&fitting) {
+                    let said = self::least(host, &format!("{key}_weight_multiplier"));
+                    let scale = said.unwrap_or(configured) / (greatest - least);
                     *weight += scale * (figure - least);
                 }
             }
         };
-        add(1.0, &|host| free_of(host)[1] as f64);
-        add(1.0, &|host| free_of(host)[0] as f64);
-        add(1.0, &|host| free_of(host)[2] as f64);
-        add(-1.0, &|host| f64::from(host.figures.io_ops));
-        add(-1_000_000.0, &|host| f64::from(host.figures.failed_builds));
-        add(1.0, &|host| version(&host.figures) * 1e6);
-        add(1.0, &|host| f64::from(self.members(Policy::SoftAffinity, host).unwrap_or_default().0));
-        add(1.0, &|host| {
+        add("ram", 1.0, &|host| free_of(host)[1] as f64);
+        add("cpu", 1.0, &|host| free_of(host)[0] as f64);
+        add("disk", 1.0, &|host| free_of(host)[2] as f64);
+        add("io_ops", -1.0, &|host| f64::from(host.figures.io_ops));
+        add("build_failure", -1_000_000.0, &|host| f64::from(host.figures.failed_builds));
+        add("num_instances", 0.0, &|host| f64::from(host.figures.instances));
+        add("hypervisor_version", 1.0, &|host| version(&host.figures) * 1e6);
+        add("soft_affinity", 1.0, &|host| {
+            f64::from(self.members(Policy::SoftAffinity, host).unwrap_or_default().0)
+        });
+        add("soft_anti_affinity", 1.0, &|host| {
             let (there, most) = self.members(Policy::SoftAntiAffinity, host).unwrap_or_default();
             -f64::from(there.saturating_sub(most.max(1) - 1))
         });

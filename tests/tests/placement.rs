@@ -6,11 +6,13 @@ use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectBackendsRequest
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{
-    Capabilities, ComputeResources, Flavor, Image, SchedulerHints, StoragePool, VolumeResources, VolumeSpec,
+    Capabilities, ComputeResources, Flavor, HostAggregate, Image, SchedulerHints, StoragePool,
+    VolumeResources, VolumeSpec,
 };
 use kilonova_scheduler::config::{BackendsConfig, HostsConfig};
 use kilonova_scheduler::placement::{
-    ComputeDemand, Head, Pick, PoolRow, Scan, Space, Storage, StorageDemand, Wanted, World, select,
+    AggregatesId, ComputeDemand, Head, Pick, PoolRow, Scan, Space, Storage, StorageDemand, Wanted, World,
+    select,
 };
 use kilonova_tests::placement::{Host, Plain, world_of};
 use proptest::prelude::*;
@@ -22,6 +24,20 @@ const HYPERVISORS: [&str; 2] = ["QEMU", "simulated"];
 const VERSIONS: [&str; 3] = ["", "6", "10"];
 const MACHINES: [&str; 2] = ["pc", "q35"];
 const KINDS: [&str; 2] = ["nvme", "hdd"];
+const PROJECTS: [&str; 3] = ["p1", "p2", "p3"];
+const AGGREGATES: [&[(&str, &str)]; 7] = [
+    &[("disk", "nvme")],
+    &[("disk", "hdd"), ("ram_weight_multiplier", "-1")],
+    &[("filter_tenant_id", "p1,p2")],
+    &[
+        ("filter_tenant_id_2", "p2"),
+        ("max_instances_per_host", "2"),
+        ("num_instances_weight_multiplier", "-2"),
+    ],
+    &[("trait:HW_A", "required")],
+    &[("hw_architecture", "x86_64"), ("cpu_weight_multiplier", "0.5")],
+    &[("ram_weight_multiplier", "2"), ("disk", "nvme")],
+];
 const PROPERTIES: [(&str, &str); 6] = [
     ("hw_architecture", "x86_64"),
     ("hw_architecture", "aarch64"),
@@ -50,11 +66,17 @@ fn volume(size_gib: u32, thick: bool) -> SelectBackendsRequest {
 fn backend(world: &mut World<PoolRow>, name: &str, pools: Vec<StoragePool>) {
     let host = world.add(name);
     let zone = world.vocabulary_mut().intern("az1");
-    let head = Head { host, zone, up: true, enabled: true, quarantined: false };
+    let aggregates = AggregatesId::default();
+    let head = Head { host, zone, aggregates, up: true, enabled: true, quarantined: false };
     let resources = Some(Resources::Volume(VolumeResources { pools, ..VolumeResources::default() }));
     let capabilities = Capabilities { resources, ..Capabilities::default() };
     let rows = Storage::rows(head, name, Some(&capabilities), world.vocabulary_mut());
     world.set_rows(host, rows);
+}
+
+fn aggregate(n: usize) -> HostAggregate {
+    let entry = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    HostAggregate { id: format!("a{n}"), metadata: AGGREGATES[n].iter().map(entry).collect() }
 }
 
 fn any_host() -> impl Strategy<Value = Host> {
@@ -62,20 +84,22 @@ fn any_host() -> impl Strategy<Value = Host> {
         (0_u32..8, 0_u32..16, 0_u32..16, 0_u32..20, 0_u32..3, 0_u32..40, 0_u32..30, 0_u32..4, 0_u32..3);
     let ratios = (0_usize..3, 0_usize..3, 0_usize..2);
     let software = (0_usize..3, 0_usize..2, 0_usize..3, 0_usize..3, 0_u32..5);
+    let aggregates = proptest::sample::subsequence((0..AGGREGATES.len()).collect::<Vec<_>>(), 0..=2);
     (
         0_usize..2,
         proptest::sample::subsequence(TRAITS.to_vec(), 0..=3),
         0_u8..10,
         0_u8..10,
         figures,
-        (ratios, software),
+        (ratios, software, aggregates),
     )
-        .prop_map(|(zone, traits, up, enabled, figures, (ratios, software))| {
+        .prop_map(|(zone, traits, up, enabled, figures, (ratios, software, aggregates))| {
             let (version, hypervisor, machine, kind, instances) = software;
             let (vcpus, vcpus_used, ram, ram_used, reserved, disk, disk_used, io_ops, failed) = figures;
             Host {
                 name: String::new(),
                 zone: ZONES[zone].to_owned(),
+                aggregates: aggregates.into_iter().map(aggregate).collect(),
                 traits: traits.into_iter().map(str::to_owned).collect(),
                 up: up > 0,
                 enabled: enabled > 0,
@@ -129,8 +153,10 @@ fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
         }
         if let Some(kind) = KINDS.get(property / 4) {
             let flavor = request.flavor.as_mut().unwrap();
-            flavor.extra_specs.insert("disk".to_owned(), (*kind).to_owned());
+            let scope = ["", "aggregate_instance_extra_specs:"][property % 2];
+            flavor.extra_specs.insert(format!("{scope}disk"), (*kind).to_owned());
         }
+        request.project_id = PROJECTS[zone % 3].to_owned();
         request
     })
 }

@@ -180,6 +180,18 @@ pub fn flavor(check: &mut Checker, path: &str, flavor: &pb::Flavor) {
     }
 }
 
+/// What an administrator says that hosts can do.
+pub fn traits(check: &mut Checker, path: &str, traits: &[String]) {
+    check.ensure(traits.len() <= 64, path, "at most 64");
+    let is_trait = |name: &str| {
+        let known = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        (1..=255).contains(&name.len()) && name.chars().all(known)
+    };
+    for (n, name) in traits.iter().enumerate() {
+        check.ensure(is_trait(name), &format!("{path}[{n}]"), "1 to 255 of A-Z, 0-9 and _");
+    }
+}
+
 /// An image an operator describes.
 pub fn image(check: &mut Checker, path: &str, image: &pb::Image) {
     check.id::<ImageId>(&format!("{path}.id"), &image.id);

@@ -96,6 +96,8 @@ reasons! {
     ImageNotFound = "IMAGE_NOT_FOUND" => NotFound;
     /// No such server group, or not in this project.
     ServerGroupNotFound = "SERVER_GROUP_NOT_FOUND" => NotFound;
+    /// No such aggregate.
+    AggregateNotFound = "AGGREGATE_NOT_FOUND" => NotFound;
     /// No such host.
     HostNotFound = "HOST_NOT_FOUND" => NotFound;
     /// A resource of that id exists.

@@ -178,6 +178,12 @@ name!(
     |text| is_segment(text, 63)
 );
 name!(
+    /// The id of an aggregate of compute hosts, chosen by the operator, for example `ssd`.
+    AggregateId, "aggregate id",
+    "1 to 64 letters, digits, '.', '_', '-' or '@', starting with a letter or digit",
+    |text| is_segment(text, 64)
+);
+name!(
     /// A flavor's id, chosen by the operator, for example `m1.small`.
     FlavorId, "flavor id",
     "1 to 64 letters, digits, '.', '_', '-' or '@', starting with a letter or digit",

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no async. [`check`] is the one place where input from the wire is checked: past it, ids
 //! and names are types, and records stay the protobuf messages they are stored as.
 
+pub mod aggregate;
 pub mod check;
 pub mod error;
 pub mod ids;
@@ -12,7 +13,7 @@ pub mod version;
 
 pub use error::{Code, Error, FieldViolation, Reason};
 pub use ids::{
-    Attempt, CellName, Epoch, FlavorId, Generation, HostName, ImageId, InstanceId, InvalidId, ProjectId,
-    RequestId, Revision, ServerGroupId, ServiceKind, SnapshotId, VolumeId, ZoneName,
+    AggregateId, Attempt, CellName, Epoch, FlavorId, Generation, HostName, ImageId, InstanceId, InvalidId,
+    ProjectId, RequestId, Revision, ServerGroupId, ServiceKind, SnapshotId, VolumeId, ZoneName,
 };
 pub use version::Version;

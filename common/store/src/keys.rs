@@ -4,15 +4,15 @@
 //! kilonova/v1/<cell>/endpoints/<service>/<host>      discovery, leased; nothing else lies under endpoints/
 //!                    shards/<n>                      ownership, leased; four digits, so that keys sort
 //!                    owners/<conductor>              who shares the shards, leased
-//!                    flavors/<id> images/<id> instances/<id> volumes/<id> snapshots/<id> server_groups/<id>
+//!                    aggregates/<id> flavors/<id> images/<id> instances/<id> volumes/<id> snapshots/<id> server_groups/<id>
 //!                    hosts/<service>/<host>          what the conductors know of an agent
 //!                    quotas/<project> usage/<project>
 //!                    requests/<project>/<request-id> idempotency
 //! ```
 
 use kilonova_model::{
-    CellName, FlavorId, HostName, ImageId, InstanceId, ProjectId, RequestId, ServerGroupId, ServiceKind,
-    SnapshotId, VolumeId,
+    AggregateId, CellName, FlavorId, HostName, ImageId, InstanceId, ProjectId, RequestId, ServerGroupId,
+    ServiceKind, SnapshotId, VolumeId,
 };
 
 /// What a key stands for.
@@ -24,6 +24,8 @@ pub enum Key {
     Shard(u16),
     /// A conductor that takes part in sharing out the shards.
     Owner(HostName),
+    /// An aggregate of compute hosts.
+    Aggregate(AggregateId),
     /// A flavor.
     Flavor(FlavorId),
     /// An image.
@@ -81,6 +83,7 @@ impl Keys {
         &self.root
     }
 
+    record!(aggregate, aggregates, "aggregates", &AggregateId, "aggregate");
     record!(flavor, flavors, "flavors", &FlavorId, "flavor");
     record!(image, images, "images", &ImageId, "image");
     record!(instance, instances, "instances", InstanceId, "instance");
@@ -176,6 +179,7 @@ impl Keys {
             ("endpoints", service) => Key::Endpoint(service.parse().ok()?, parts.next()?.parse().ok()?),
             ("shards", shard) if shard.len() == 4 => Key::Shard(shard.parse().ok()?),
             ("owners", conductor) => Key::Owner(conductor.parse().ok()?),
+            ("aggregates", id) => Key::Aggregate(id.parse().ok()?),
             ("flavors", id) => Key::Flavor(id.parse().ok()?),
             ("images", id) => Key::Image(id.parse().ok()?),
             ("instances", id) => Key::Instance(id.parse().ok()?),
@@ -203,12 +207,14 @@ mod tests {
         let (project, request) = (ProjectId::parse("p").unwrap(), RequestId::parse("r-1").unwrap());
         let (flavor, image) = (FlavorId::parse("m1.small").unwrap(), ImageId::parse("cirros").unwrap());
         let (instance, volume) = (InstanceId::generate(), VolumeId::generate());
+        let aggregate = AggregateId::parse("ssd").unwrap();
         let (snapshot, group) = (SnapshotId::generate(), ServerGroupId::generate());
         let compute = ServiceKind::Compute;
         let cases = [
             (keys.endpoint(compute, &host), keys.endpoints(compute), Key::Endpoint(compute, host.clone())),
             (keys.shard(7), keys.shards(), Key::Shard(7)),
             (keys.owner(&host), keys.owners(), Key::Owner(host.clone())),
+            (keys.aggregate(&aggregate), keys.aggregates(), Key::Aggregate(aggregate)),
             (keys.flavor(&flavor), keys.flavors(), Key::Flavor(flavor)),
             (keys.image(&image), keys.images(), Key::Image(image)),
             (keys.instance(instance), keys.instances(), Key::Instance(instance)),

@@ -1,6 +1,8 @@
 //! Looks at the shape of every request, names every wrong field at once, and fills in what may be left out.
 
+mod aggregate;
 mod catalogue;
+mod host;
 mod instance;
 mod server_group;
 mod snapshot;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use kilonova_model::ServiceKind;
+use kilonova_proto::conductor::v1::aggregate_service_client::AggregateServiceClient;
 use kilonova_proto::conductor::v1::audit_service_client::AuditServiceClient;
 use kilonova_proto::conductor::v1::record_service_client::RecordServiceClient;
 use kilonova_proto::conductor::v1::task_service_client::TaskServiceClient;
@@ -58,6 +59,12 @@ impl Conductor {
     #[must_use]
     pub fn records(&self) -> RecordServiceClient<Channel> {
         RecordServiceClient::new(self.call.clone())
+    }
+
+    /// What keeps aggregates.
+    #[must_use]
+    pub fn aggregates(&self) -> AggregateServiceClient<Channel> {
+        AggregateServiceClient::new(self.call.clone())
     }
 
     /// What compares records with what hosts have.

@@ -4,6 +4,7 @@ mod watches;
 
 use futures::StreamExt;
 use kilonova_proto::api::v1 as pb;
+use kilonova_proto::api::v1::aggregate_service_server::{AggregateService, AggregateServiceServer};
 use kilonova_proto::api::v1::audit_service_server::{AuditService, AuditServiceServer};
 use kilonova_proto::api::v1::flavor_service_server::{FlavorService, FlavorServiceServer};
 use kilonova_proto::api::v1::host_service_server::{HostService, HostServiceServer};
@@ -70,6 +71,7 @@ pub fn add(server: ServerBuilder, conductor: Conductor) -> ServerBuilder {
         .add(FlavorServiceServer::new(api.clone()), Served::all("kilonova.api.v1.FlavorService"))
         .add(ImageServiceServer::new(api.clone()), Served::all("kilonova.api.v1.ImageService"))
         .add(ServerGroupServiceServer::new(api.clone()), Served::all("kilonova.api.v1.ServerGroupService"))
+        .add(AggregateServiceServer::new(api.clone()), Served::all("kilonova.api.v1.AggregateService"))
         .add(HostServiceServer::new(api.clone()), Served::all("kilonova.api.v1.HostService"))
         .add(QuotaServiceServer::new(api.clone()), Served::all("kilonova.api.v1.QuotaService"))
         .add(AuditServiceServer::new(api), Served::all("kilonova.api.v1.AuditService"))
@@ -190,8 +192,24 @@ forward! {
         get_host(GetHostRequest) -> GetHostResponse = records.get_host;
         list_hosts(ListHostsRequest) -> ListHostsResponse = records.list_hosts;
         list_services(ListServicesRequest) -> ListServicesResponse = records.list_services;
+        list_zones(ListZonesRequest) -> ListZonesResponse = records.list_zones;
         enable_host(EnableHostRequest) -> EnableHostResponse = tasks.enable_host;
         disable_host(DisableHostRequest) -> DisableHostResponse = tasks.disable_host;
+        update_host(UpdateHostRequest) -> UpdateHostResponse = tasks.update_host;
+    }
+}
+
+forward! {
+    AggregateService {
+        create_aggregate(CreateAggregateRequest) -> CreateAggregateResponse = aggregates.create_aggregate;
+        get_aggregate(GetAggregateRequest) -> GetAggregateResponse = aggregates.get_aggregate;
+        list_aggregates(ListAggregatesRequest) -> ListAggregatesResponse = aggregates.list_aggregates;
+        update_aggregate(UpdateAggregateRequest) -> UpdateAggregateResponse = aggregates.update_aggregate;
+        delete_aggregate(DeleteAggregateRequest) -> DeleteAggregateResponse = aggregates.delete_aggregate;
+        add_aggregate_hosts(AddAggregateHostsRequest) -> AddAggregateHostsResponse
+            = aggregates.add_aggregate_hosts;
+        remove_aggregate_hosts(RemoveAggregateHostsRequest) -> RemoveAggregateHostsResponse
+            = aggregates.remove_aggregate_hosts;
     }
 }
 

@@ -63,6 +63,11 @@ impl HostClaims {
         self.total = total;
     }
 
+    /// How much may be promised has changed. Claims stay, even if they are more than fits now.
+    pub fn set_allocation(&mut self, allocation: Allocation) {
+        self.allocation = allocation;
+    }
+
     /// How much of it may be promised.
     pub fn allocation(&self) -> Allocation {
         self.allocation

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kilonova_model::Error;
 use kilonova_model::check::Checker;
+use kilonova_model::{Error, aggregate};
+use kilonova_proto::types::v1::HostAggregate;
 use kilonova_runtime::agent::executor::ExecutorOptions;
 use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency};
 use kilonova_runtime::config::Period;
@@ -79,6 +80,20 @@ impl Default for Allocation {
             ram_allocation_ratio: 1.0,
             disk_allocation_ratio: 1.0,
             ram_reserved_mib: 512,
+        }
+    }
+}
+
+impl Allocation {
+    /// The same with what the host's aggregates say in its place.
+    #[must_use]
+    pub fn under(self, aggregates: &[HostAggregate]) -> Self {
+        let said = |key, own| aggregate::least(aggregates, key).filter(|ratio| *ratio > 0.0).unwrap_or(own);
+        Self {
+            cpu_allocation_ratio: said(aggregate::CPU_ALLOCATION_RATIO, self.cpu_allocation_ratio),
+            ram_allocation_ratio: said(aggregate::RAM_ALLOCATION_RATIO, self.ram_allocation_ratio),
+            disk_allocation_ratio: said(aggregate::DISK_ALLOCATION_RATIO, self.disk_allocation_ratio),
+            ram_reserved_mib: self.ram_reserved_mib,
         }
     }
 }
@@ -214,6 +229,15 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn aggregates_say_how_much_may_be_promised() {
+        let metadata = [("cpu_allocation_ratio", "2"), ("disk_allocation_ratio", "0.5")];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let under = Allocation::default().under(&[HostAggregate { id: "ssd".into(), metadata }]);
+        let Allocation { cpu_allocation_ratio, ram_allocation_ratio, disk_allocation_ratio, .. } = under;
+        assert_eq!((cpu_allocation_ratio, ram_allocation_ratio, disk_allocation_ratio), (2.0, 1.0, 0.5));
+    }
 
     #[test]
     fn the_defaults_make_sense_and_nonsense_is_named() {

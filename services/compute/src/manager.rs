@@ -52,7 +52,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::claims::{Amount, HostClaims};
-use crate::config::Config;
+use crate::config::{Allocation, Config};
 use crate::driver::{Driver, Guest, GuestAct, GuestSpec, HostFigures};
 use crate::guests::{self, Guests};
 use crate::meters::Meters;
@@ -79,6 +79,9 @@ pub struct Parts {
 /// The manager.
 pub struct Manager {
     site: Site,
+    zone: ZoneName,
+    /// How much may be promised where no aggregate says otherwise.
+    allocation: Allocation,
     epochs: watch::Receiver<Epoch>,
     readiness: Readiness,
     driver: Arc<dyn Driver>,
@@ -108,13 +111,14 @@ impl Manager {
         let publisher = CapabilityPublisher::new(Capabilities {
             host: site.host.to_string(),
             service: ProtoServiceKind::Compute.into(),
-            availability_zone: zone.to_string(),
             collect_interval: Some(time::duration(config.refresh_interval.get())),
             ..Capabilities::default()
         });
         let manager = Self {
             meters: Meters::new(&site),
             site,
+            zone,
+            allocation: config.allocation,
             epochs,
             readiness,
             driver,
@@ -222,13 +226,15 @@ impl Manager {
 #[async_trait]
 impl Source for Manager {
     fn publish(&self) {
+        let allocation = self.allocation.under(&self.admin.current().placement.aggregates);
+        if self.executor.read(|book| book.claims.allocation() != allocation) {
+            self.executor.change(|book| book.claims.set_allocation(allocation));
+        }
         self.publisher.publish(|capabilities| {
             let admin = self.admin.current();
             let collected = self.collected.lock();
             capabilities.epoch = self.epoch().0;
-            capabilities.enabled = admin.enabled;
-            capabilities.disabled_reason = admin.disabled_reason;
-            capabilities.traits.clone_from(&collected.figures.traits);
+            admin.enter(capabilities, &self.zone, &collected.figures.traits);
             capabilities.collected_time = Some(time::timestamp(collected.at));
             let resources = self.executor.read(|book| resources(book, &collected.figures));
             self.meters.show(&resources);

@@ -11,14 +11,14 @@ use kilonova_proto::compute::v1::{
     DetachVolumeRequest, DetachVolumeResponse, GetInstanceStateRequest, GetInstanceStateResponse,
     HandOverInstanceRequest, HandOverInstanceResponse, InstanceCommand, ListGuestsRequest,
     ListGuestsResponse, RebootInstanceRequest, RebootInstanceResponse, RebuildInstanceRequest,
-    RebuildInstanceResponse, SetHostEnabledRequest, SetHostEnabledResponse, StartInstanceRequest,
-    StartInstanceResponse, StopInstanceRequest, StopInstanceResponse, TakeBackInstanceRequest,
-    TakeBackInstanceResponse, TakeOverInstanceRequest, TakeOverInstanceResponse, TerminateInstanceRequest,
-    TerminateInstanceResponse,
+    RebuildInstanceResponse, SetHostEnabledRequest, SetHostEnabledResponse, SetHostPlacementRequest,
+    SetHostPlacementResponse, StartInstanceRequest, StartInstanceResponse, StopInstanceRequest,
+    StopInstanceResponse, TakeBackInstanceRequest, TakeBackInstanceResponse, TakeOverInstanceRequest,
+    TakeOverInstanceResponse, TerminateInstanceRequest, TerminateInstanceResponse,
 };
 use kilonova_rpc::server::Served;
 use kilonova_rpc::status::to_status;
-use kilonova_runtime::agent::admin::AdminState;
+use kilonova_runtime::agent::capability_server::Source;
 use kilonova_runtime::agent::guard::{Addressee, admit, admit_question};
 use kilonova_runtime::agent::inventory::page;
 use kilonova_runtime::agent::ledger::Stamp;
@@ -46,6 +46,7 @@ pub fn served() -> Served {
         "GetInstanceState",
         "ListGuests",
         "SetHostEnabled",
+        "SetHostPlacement",
     ];
     Served::only("kilonova.compute.v1.ComputeService", &methods)
 }
@@ -301,7 +302,18 @@ impl ComputeService for ComputeServer {
         let request = request.into_inner();
         self.admit(&request.target_host, request.target_epoch).map_err(refused)?;
         let SetHostEnabledRequest { enabled, disabled_reason, .. } = request;
-        self.manager.admin().set(AdminState { enabled, disabled_reason });
+        self.manager.admin().set_enabled(enabled, disabled_reason);
         Ok(Response::new(SetHostEnabledResponse {}))
+    }
+
+    async fn set_host_placement(
+        &self,
+        request: Request<SetHostPlacementRequest>,
+    ) -> Result<Response<SetHostPlacementResponse>, Status> {
+        let request = request.into_inner();
+        self.admit(&request.target_host, request.target_epoch).map_err(refused)?;
+        self.manager.admin().set_placement(request.placement.unwrap_or_default());
+        self.manager.publish();
+        Ok(Response::new(SetHostPlacementResponse {}))
     }
 }

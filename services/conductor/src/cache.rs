@@ -244,10 +244,16 @@ where
         }
     }
 
+    /// Up to where the watch has brought everything.
+    #[must_use]
+    pub fn seen(&self) -> Revision {
+        self.shared.state.read().seen
+    }
+
     /// Whether the watch has brought everything up to a revision.
     #[must_use]
     pub fn has_seen(&self, revision: Revision) -> bool {
-        self.shared.state.read().seen >= revision
+        self.seen() >= revision
     }
 
     fn take(&self, event: WatchEvent, id_of: &dyn Fn(&str) -> Option<K>) {

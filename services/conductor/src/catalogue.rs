@@ -68,7 +68,7 @@ impl Item for pb::Image {
     }
 }
 
-/// All flavors, or all images.
+/// All flavors, all images, or all aggregates.
 pub struct Shelf<T: Item> {
     db: Db,
     /// The memory.
@@ -79,8 +79,7 @@ impl Shelf<pb::Flavor> {
     /// The flavors.
     pub fn flavors(db: &Db, tasks: &Tasks) -> Self {
         let id_of = |key| if let Key::Flavor(id) = key { Some(id) } else { None };
-        let cache = Cache::follow("flavors", &db.store, &db.keys, db.keys.flavors(), id_of, tasks);
-        Self { db: db.clone(), cache }
+        Self::follow("flavors", db, db.keys.flavors(), id_of, tasks)
     }
 }
 
@@ -88,12 +87,23 @@ impl Shelf<pb::Image> {
     /// The images.
     pub fn images(db: &Db, tasks: &Tasks) -> Self {
         let id_of = |key| if let Key::Image(id) = key { Some(id) } else { None };
-        let cache = Cache::follow("images", &db.store, &db.keys, db.keys.images(), id_of, tasks);
-        Self { db: db.clone(), cache }
+        Self::follow("images", db, db.keys.images(), id_of, tasks)
     }
 }
 
 impl<T: Item> Shelf<T> {
+    /// Follows the keys under a prefix; `id_of` says which of them belong here.
+    pub fn follow(
+        name: &'static str,
+        db: &Db,
+        prefix: String,
+        id_of: fn(Key) -> Option<T::Id>,
+        tasks: &Tasks,
+    ) -> Self {
+        let cache = Cache::follow(name, &db.store, &db.keys, prefix, id_of, tasks);
+        Self { db: db.clone(), cache }
+    }
+
     /// One, from memory or else from the store.
     pub async fn get(&self, id: &T::Id) -> Result<T, Error> {
         if let Some(entry) = self.cache.get(id) {
@@ -103,7 +113,8 @@ impl<T: Item> Shelf<T> {
         read.map(|read| read.record).ok_or_else(|| self.not_found(id))
     }
 
-    fn not_found(&self, id: &T::Id) -> Error {
+    /// There is none of that id.
+    pub fn not_found(&self, id: &T::Id) -> Error {
         Error::new(T::NOT_FOUND, format!("no {} {id}", T::NOUN)).with(&format!("{}_id", T::NOUN), id)
     }
 

@@ -8,6 +8,7 @@
 
 pub mod accept;
 pub mod agents;
+pub mod aggregates;
 pub mod attach;
 pub mod audit;
 mod barrier;
@@ -38,7 +39,9 @@ pub mod watch;
 
 use std::sync::Arc;
 
-use kilonova_model::{FlavorId, ImageId, InstanceId, ServerGroupId, ServiceKind, SnapshotId, VolumeId};
+use kilonova_model::{
+    AggregateId, FlavorId, ImageId, InstanceId, ServerGroupId, ServiceKind, SnapshotId, VolumeId,
+};
 use kilonova_proto::conductor::v1::{
     HostRecord, InstanceRecord, ServerGroupRecord, SnapshotRecord, VolumeRecord,
 };
@@ -114,6 +117,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         images: images.cache.clone(),
         groups: groups.cache.clone(),
         hosts: hosts.cache.clone(),
+        aggregates: hosts.aggregates.cache().clone(),
     };
     memories.fill(&context, &shards);
 
@@ -227,6 +231,7 @@ struct Memories {
     images: Cache<ImageId, pb::Image>,
     groups: Cache<ServerGroupId, ServerGroupRecord>,
     hosts: Cache<HostId, HostRecord>,
+    aggregates: Cache<AggregateId, pb::Aggregate>,
 }
 
 impl Memories {
@@ -260,6 +265,7 @@ impl Memories {
             self.images.filled().await;
             self.groups.filled().await;
             self.hosts.filled().await;
+            self.aggregates.filled().await;
             readiness.ok("records");
             shards.settled().await;
             readiness.ok("shards");

@@ -76,6 +76,7 @@ pub struct Parts {
 /// The manager.
 pub struct Manager {
     site: Site,
+    zone: ZoneName,
     epochs: watch::Receiver<Epoch>,
     readiness: Readiness,
     driver: Arc<dyn Driver>,
@@ -110,12 +111,12 @@ impl Manager {
         let publisher = CapabilityPublisher::new(Capabilities {
             host: site.host.to_string(),
             service: ProtoServiceKind::Volume.into(),
-            availability_zone: zone.to_string(),
             collect_interval: Some(time::duration(config.refresh_interval.get())),
             ..Capabilities::default()
         });
         let manager = Self {
             site,
+            zone,
             epochs,
             readiness,
             driver,
@@ -286,8 +287,7 @@ impl Source for Manager {
             let admin = self.admin.current();
             let collected = self.collected.lock();
             capabilities.epoch = self.epoch().0;
-            capabilities.enabled = admin.enabled;
-            capabilities.disabled_reason = admin.disabled_reason;
+            admin.enter(capabilities, &self.zone, &[]);
             capabilities.collected_time = Some(time::timestamp(collected.at));
             let pools = self.executor.read(|book| book.claims.report());
             for pool in &pools {

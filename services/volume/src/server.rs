@@ -12,11 +12,12 @@ use kilonova_proto::volume::v1::{
     ExtendVolumeRequest, ExtendVolumeResponse, GetVolumeStateRequest, GetVolumeStateResponse,
     InitializeConnectionRequest, InitializeConnectionResponse, ListSnapshotsRequest, ListSnapshotsResponse,
     ListVolumesRequest, ListVolumesResponse, SetHostEnabledRequest, SetHostEnabledResponse,
-    TerminateConnectionRequest, TerminateConnectionResponse, VolumeCommand,
+    SetHostPlacementRequest, SetHostPlacementResponse, TerminateConnectionRequest,
+    TerminateConnectionResponse, VolumeCommand,
 };
 use kilonova_rpc::server::Served;
 use kilonova_rpc::status::to_status;
-use kilonova_runtime::agent::admin::AdminState;
+use kilonova_runtime::agent::capability_server::Source;
 use kilonova_runtime::agent::guard::{Addressee, admit, admit_question};
 use kilonova_runtime::agent::inventory::page;
 use kilonova_runtime::agent::ledger::Stamp;
@@ -41,6 +42,7 @@ pub fn served() -> Served {
         "ListSnapshots",
         "GetVolumeState",
         "SetHostEnabled",
+        "SetHostPlacement",
     ];
     Served::only("kilonova.volume.v1.VolumeService", &methods)
 }
@@ -268,7 +270,18 @@ impl VolumeService for VolumeServer {
         let request = request.into_inner();
         self.admit(&request.target_host, request.target_epoch).map_err(refused)?;
         let SetHostEnabledRequest { enabled, disabled_reason, .. } = request;
-        self.manager.admin().set(AdminState { enabled, disabled_reason });
+        self.manager.admin().set_enabled(enabled, disabled_reason);
         Ok(Response::new(SetHostEnabledResponse {}))
+    }
+
+    async fn set_host_placement(
+        &self,
+        request: Request<SetHostPlacementRequest>,
+    ) -> Result<Response<SetHostPlacementResponse>, Status> {
+        let request = request.into_inner();
+        self.admit(&request.target_host, request.target_epoch).map_err(refused)?;
+        self.manager.admin().set_placement(request.placement.unwrap_or_default());
+        self.manager.publish();
+        Ok(Response::new(SetHostPlacementResponse {}))
     }
 }

@@ -24,6 +24,7 @@ impl Reason {
             Self::ServerGroupNotFound => {
                 "name a group of this project that exists: `kilonova server-group list`"
             }
+            Self::AggregateNotFound => "name an aggregate that exists: `kilonova aggregate list`",
             Self::HostNotFound => "name a host that exists: `kilonova host list`",
             Self::ResourceExists => "choose another id, or use the one that exists",
             Self::QuotaExceeded => "delete something, or ask for a greater quota: `kilonova quota show`",

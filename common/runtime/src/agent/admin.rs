@@ -1,17 +1,36 @@
-//! The administrator's word about a host: whether it takes new work.
+//! The administrator's word about a host: whether it takes new work, and where it belongs.
 
 use std::sync::Arc;
 
-use kilonova_model::{Error, HostName, Reason};
+use kilonova_model::{Error, HostName, Reason, ZoneName};
+use kilonova_proto::types::v1::{Capabilities, HostPlacement};
 use tokio::sync::watch;
 
 /// What the administrator said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdminState {
     /// Whether the host takes new work.
     pub enabled: bool,
     /// Why not.
     pub disabled_reason: String,
+    /// Where it belongs.
+    pub placement: HostPlacement,
+}
+
+impl AdminState {
+    /// Enters the word into what a host publishes, of whom `zone` is its own and `traits` are its driver's.
+    pub fn enter(self, capabilities: &mut Capabilities, zone: &ZoneName, traits: &[String]) {
+        let Self { enabled, disabled_reason, placement } = self;
+        let added = placement.traits.into_iter().filter(|name| !traits.contains(name));
+        capabilities.enabled = enabled;
+        capabilities.disabled_reason = disabled_reason;
+        capabilities.traits = traits.iter().cloned().chain(added).collect();
+        capabilities.aggregates = placement.aggregates;
+        capabilities.availability_zone = match placement.availability_zone {
+            assigned if assigned.is_empty() => zone.to_string(),
+            assigned => assigned,
+        };
+    }
 }
 
 /// The word that holds, and who gave it last. Until a conductor gave one the host takes no new work: it may have
@@ -27,8 +46,10 @@ pub struct Version(u64);
 
 impl Default for Admin {
     fn default() -> Self {
-        let unheard =
-            AdminState { enabled: false, disabled_reason: "not yet registered with a conductor".into() };
+        let unheard = AdminState {
+            disabled_reason: "not yet registered with a conductor".into(),
+            ..AdminState::default()
+        };
         Self { state: Arc::new(watch::Sender::new((unheard, 0))) }
     }
 }
@@ -45,8 +66,30 @@ impl Admin {
     }
 
     /// A command: holds whatever was said before.
-    pub fn set(&self, word: AdminState) {
-        self.state.send_modify(|(current, version)| (*current, *version) = (word, *version + 1));
+    pub fn set_enabled(&self, enabled: bool, disabled_reason: String) {
+        self.command(|current| (current.enabled, current.disabled_reason) = (enabled, disabled_reason));
+    }
+
+    /// A command: each half holds unless a newer one is held.
+    pub fn set_placement(&self, word: HostPlacement) {
+        self.command(|AdminState { placement: held, .. }| {
+            if word.revision >= held.revision {
+                held.revision = word.revision;
+                held.availability_zone = word.availability_zone;
+                held.traits = word.traits;
+            }
+            if word.aggregates_revision >= held.aggregates_revision {
+                held.aggregates_revision = word.aggregates_revision;
+                held.aggregates = word.aggregates;
+            }
+        });
+    }
+
+    fn command(&self, change: impl FnOnce(&mut AdminState)) {
+        self.state.send_modify(|(current, version)| {
+            change(current);
+            *version += 1;
+        });
     }
 
     /// The answer to a question asked at `asked`: holds unless a command came meanwhile, which is newer.
@@ -81,9 +124,10 @@ impl Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kilonova_proto::types::v1::HostAggregate;
 
     fn word(enabled: bool) -> AdminState {
-        AdminState { enabled, disabled_reason: String::new() }
+        AdminState { enabled, ..AdminState::default() }
     }
 
     #[test]
@@ -92,10 +136,31 @@ mod tests {
         let admin = Admin::default();
         assert_eq!(admin.admit(&host).unwrap_err().reason, Reason::HostDisabled);
         let asked = admin.version();
-        admin.set(word(false));
+        admin.set_enabled(false, String::new());
         admin.answered(word(true), asked);
         assert!(!admin.current().enabled);
         admin.answered(word(true), admin.version());
         assert!(admin.admit(&host).is_ok());
+    }
+
+    #[test]
+    fn an_older_half_of_a_placement_is_passed_over() {
+        let said = |zone: &str, revision, aggregate: &str, aggregates_revision| HostPlacement {
+            availability_zone: zone.into(),
+            revision,
+            aggregates: vec![HostAggregate { id: aggregate.into(), ..HostAggregate::default() }],
+            aggregates_revision,
+            ..HostPlacement::default()
+        };
+        let admin = Admin::default();
+        admin.set_placement(said("a", 5, "ssd", 7));
+        admin.set_placement(said("b", 6, "hdd", 6));
+        assert_eq!(admin.current().placement, said("b", 6, "ssd", 7));
+        admin.answered(AdminState { placement: said("c", 1, "hdd", 1), ..word(true) }, admin.version());
+        assert_eq!(
+            admin.current().placement,
+            said("c", 1, "hdd", 1),
+            "an answer is not older, unless the store went back"
+        );
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
+use super::admin::AdminState;
 use super::reporter::{Report, Sink};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -74,11 +75,15 @@ impl Conductor {
     }
 
     /// Registers the host; gives the administrator's word about it.
-    pub(super) async fn register(&self, about: RegisterHostRequest) -> Result<(bool, String), Status> {
+    pub(super) async fn register(&self, about: RegisterHostRequest) -> Result<AdminState, Status> {
         let (host, epoch) = self.names();
         let request = RegisterHostRequest { host, epoch, ..about };
         let answer = self.client().await?.register_host(within(request)).await?.into_inner();
-        Ok((answer.enabled, answer.disabled_reason))
+        Ok(AdminState {
+            enabled: answer.enabled,
+            disabled_reason: answer.disabled_reason,
+            placement: answer.placement.unwrap_or_default(),
+        })
     }
 
     /// Every instance that is or may be on the host.

@@ -8,7 +8,7 @@ use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::admin::{Admin, AdminState};
+use super::admin::Admin;
 use super::conductor::Conductor;
 
 /// Registers for ever. `about` says what does not change; `registered` is set with the first answer.
@@ -25,9 +25,12 @@ pub async fn keep_registered(
     loop {
         epochs.mark_unchanged();
         let asked = admin.version();
-        let pause = match conductor.register(about.clone()).await {
-            Ok((enabled, disabled_reason)) => {
-                admin.answered(AdminState { enabled, disabled_reason }, asked);
+        let aggregates_revision = admin.current().placement.aggregates_revision;
+        let request = RegisterHostRequest { aggregates_revision, ..about.clone() };
+        let pause = match conductor.register(request).await {
+            Ok(word) => {
+                let enabled = word.enabled;
+                admin.answered(word, asked);
                 if std::mem::take(&mut waiting) || !*registered.borrow() {
                     tracing::info!(enabled, epoch = %conductor.epoch(), "registered with a conductor");
                 }

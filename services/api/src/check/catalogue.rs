@@ -1,19 +1,14 @@
-//! Requests about flavors, images, hosts, services, quotas and audits.
+//! Requests about flavors, images, quotas and audits.
 
 use kilonova_model::check::{self, Checker, request};
 use kilonova_model::{Error, FlavorId, HostName, ImageId, ProjectId};
 use kilonova_proto::api::v1::{
     AuditRequest, CreateFlavorRequest, CreateImageRequest, DeleteFlavorRequest, DeleteImageRequest,
-    DisableHostRequest, EnableHostRequest, GetFlavorRequest, GetHostRequest, GetImageRequest,
-    GetQuotaRequest, ListFlavorsRequest, ListHostsRequest, ListImagesRequest, ListServicesRequest,
+    GetFlavorRequest, GetImageRequest, GetQuotaRequest, ListFlavorsRequest, ListImagesRequest,
     UpdateQuotaRequest,
 };
-use kilonova_proto::types::v1::ServiceKind;
 
 use super::{Checked, fill_project, fill_request_id, mask, page_size};
-
-/// Longest reason an administrator may give, in characters.
-const MAX_REASON: usize = 255;
 
 const LIMITS: [&str; 6] = ["instances", "cores", "ram_mib", "volumes", "gigabytes", "snapshots"];
 
@@ -107,73 +102,6 @@ impl Checked for ListImagesRequest {
     }
 }
 
-/// Only computes and volume backends are hosts.
-fn agent(check: &mut Checker, service: i32, required: bool) {
-    let known = match ServiceKind::try_from(service) {
-        Ok(ServiceKind::Compute | ServiceKind::Volume) => true,
-        Ok(ServiceKind::Unspecified) => !required,
-        Ok(ServiceKind::Api | ServiceKind::Conductor | ServiceKind::Scheduler) | Err(_) => false,
-    };
-    check.ensure(known, "service", "SERVICE_KIND_COMPUTE or SERVICE_KIND_VOLUME");
-}
-
-impl Checked for GetHostRequest {
-    fn check(&mut self) -> Result<(), Error> {
-        let mut check = Checker::new();
-        agent(&mut check, self.service, true);
-        check.id::<HostName>("host", &self.host);
-        check.finish()
-    }
-}
-
-impl Checked for ListHostsRequest {
-    fn check(&mut self) -> Result<(), Error> {
-        let mut check = Checker::new();
-        page_size(&mut check, self.page_size);
-        agent(&mut check, self.service, false);
-        check.finish()
-    }
-}
-
-impl Checked for ListServicesRequest {
-    fn check(&mut self) -> Result<(), Error> {
-        let mut check = Checker::new();
-        let known = ServiceKind::try_from(self.service).is_ok();
-        check.ensure(known, "service", "no service of this version");
-        check.finish()
-    }
-}
-
-impl Checked for EnableHostRequest {
-    fn check(&mut self) -> Result<(), Error> {
-        let mut check = Checker::new();
-        request(&mut check, &self.request_id, "");
-        agent(&mut check, self.service, true);
-        check.id::<HostName>("host", &self.host);
-        check.finish()?;
-        fill_request_id(&mut self.request_id);
-        Ok(())
-    }
-}
-
-impl Checked for DisableHostRequest {
-    fn check(&mut self) -> Result<(), Error> {
-        let mut check = Checker::new();
-        request(&mut check, &self.request_id, "");
-        agent(&mut check, self.service, true);
-        check.id::<HostName>("host", &self.host);
-        check.ensure(!self.reason.trim().is_empty(), "reason", "is required");
-        check.ensure(
-            self.reason.chars().count() <= MAX_REASON,
-            "reason",
-            format!("at most {MAX_REASON} characters"),
-        );
-        check.finish()?;
-        fill_request_id(&mut self.request_id);
-        Ok(())
-    }
-}
-
 impl Checked for GetQuotaRequest {
     fn check(&mut self) -> Result<(), Error> {
         let mut check = Checker::new();
@@ -207,32 +135,6 @@ mod tests {
     fn fields(request: &mut impl Checked) -> Vec<String> {
         let violations = request.check().err().map(|error| error.violations).unwrap_or_default();
         violations.into_iter().map(|violation| violation.field).collect()
-    }
-
-    #[test]
-    fn only_agents_are_hosts() {
-        let host = |service: ServiceKind| GetHostRequest { service: service.into(), host: "node1".into() };
-        assert!(fields(&mut host(ServiceKind::Compute)).is_empty());
-        for service in [ServiceKind::Unspecified, ServiceKind::Api] {
-            assert_eq!(fields(&mut host(service)), ["service"]);
-        }
-        assert!(fields(&mut ListHostsRequest::default()).is_empty());
-    }
-
-    #[test]
-    fn disabling_needs_a_reason() {
-        let mut request = DisableHostRequest {
-            service: ServiceKind::Volume.into(),
-            host: "node1@lvm".into(),
-            reason: " ".into(),
-            ..Default::default()
-        };
-        assert_eq!(fields(&mut request), ["reason"]);
-        request.reason = "x".repeat(256);
-        assert_eq!(fields(&mut request), ["reason"]);
-        request.reason = "maintenance".into();
-        assert!(fields(&mut request).is_empty());
-        assert!(!request.request_id.is_empty());
     }
 
     #[test]

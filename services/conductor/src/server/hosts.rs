@@ -1,14 +1,18 @@
 //! Hosts: enabled, disabled and read, and the members of all services.
 
+use std::collections::BTreeSet;
+
 use kilonova_model::check::{self, Checker};
 use kilonova_model::page::{decode_token, encode_token, page_size};
-use kilonova_model::{Error, HostName, Reason, ServiceKind};
+use kilonova_model::{Error, HostName, Reason, ServiceKind, ZoneName};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::types::v1 as pb;
 
 use super::{Conductor, checked};
 use crate::history::service_kind;
-use crate::hosts::HostId;
+use crate::hosts::{HostChange, HostId};
+use crate::placed::Placed;
+use crate::records::Records;
 
 impl Conductor {
     pub(super) async fn set_host_enabled(
@@ -25,6 +29,38 @@ impl Conductor {
         })?;
         let id = host_id(service, host)?;
         self.hosts.set_enabled(&id, disabled_reason.is_none(), disabled_reason.unwrap_or_default()).await
+    }
+
+    pub(super) async fn update_host(&self, request: &proto::UpdateHostRequest) -> Result<pb::Host, Error> {
+        let mut change = HostChange::default();
+        checked(&request.request_id, "", |check| {
+            let paths = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
+            check.ensure(!paths.is_empty(), "update_mask", "is required: assigned_zone, traits, or both");
+            for path in paths {
+                match path.as_str() {
+                    "assigned_zone" => {
+                        check.optional_id::<ZoneName>("assigned_zone", &request.assigned_zone);
+                        change.assigned_zone = Some(request.assigned_zone.clone());
+                    }
+                    "traits" => {
+                        check::traits(check, "traits", &request.traits);
+                        change.traits = Some(sorted(&request.traits));
+                    }
+                    other => check.ensure(false, "update_mask", format!("{other:?} cannot be changed")),
+                }
+            }
+        })?;
+        let id = host_id(request.service(), &request.host)?;
+        let host = id.1.as_str();
+        let bound = |zone: &str| match id.0 {
+            ServiceKind::Compute => count_on(&self.instances, host, |record| {
+                record.resource().spec.as_ref().is_some_and(|spec| spec.availability_zone == zone)
+            }),
+            _ => count_on(&self.volumes, host, |record| {
+                record.resource().spec.as_ref().is_some_and(|spec| spec.availability_zone == zone)
+            }),
+        };
+        self.hosts.update(&id, &change, bound).await
     }
 
     pub(super) async fn get_host(
@@ -83,6 +119,17 @@ impl Conductor {
         let registry_stale_seconds = u32::try_from(stale.as_secs()).unwrap_or(u32::MAX);
         Ok(proto::ListServicesResponse { services, registry_stale_seconds })
     }
+}
+
+/// How many of those on a host pass, as memory has it.
+fn count_on<P: Placed>(records: &Records<P>, host: &str, pass: impl Fn(&P) -> bool) -> usize {
+    let is_there = |record: &P| record.receipts().iter().any(|receipt| receipt.host == host);
+    records.cache.ids(|_, record| is_there(record) && pass(record)).len()
+}
+
+/// The same names in their order, each once.
+pub(super) fn sorted(names: &[String]) -> Vec<String> {
+    names.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Reads which host is meant.

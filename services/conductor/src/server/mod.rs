@@ -1,6 +1,7 @@
 //! The gRPC face: thin adapters from requests to the modules that do the work. Each service has a file, and what answers its
 //! methods is in the file of the resource.
 
+mod aggregates;
 mod audit;
 mod catalogue;
 mod groups;
@@ -20,6 +21,7 @@ use std::time::SystemTime;
 
 use kilonova_model::check::{self, Checker};
 use kilonova_model::{Error, HostName};
+use kilonova_proto::conductor::v1::aggregate_service_server::AggregateServiceServer;
 use kilonova_proto::conductor::v1::audit_service_server::AuditServiceServer;
 use kilonova_proto::conductor::v1::report_service_server::ReportServiceServer;
 use kilonova_proto::conductor::v1::task_service_server::TaskServiceServer;
@@ -137,6 +139,7 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "DeleteServerGroup",
         "EnableHost",
         "DisableHost",
+        "UpdateHost",
         "UpdateQuota",
     ];
     let records = [
@@ -159,6 +162,7 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "GetHost",
         "ListHosts",
         "ListServices",
+        "ListZones",
         "GetQuota",
     ];
     server
@@ -167,6 +171,10 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
             Served::only("kilonova.conductor.v1.TaskService", &tasks),
         )
         .add(watches::with_watches(&conductor), Served::only("kilonova.conductor.v1.RecordService", &records))
+        .add(
+            AggregateServiceServer::from_arc(conductor.clone()),
+            Served::all("kilonova.conductor.v1.AggregateService"),
+        )
         .add(
             AuditServiceServer::from_arc(conductor.clone()),
             Served::all("kilonova.conductor.v1.AuditService"),

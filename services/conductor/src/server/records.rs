@@ -121,6 +121,10 @@ impl RecordService for Conductor {
         answer(self.list_services(request.get_ref()))
     }
 
+    async fn list_zones(&self, _: Request<proto::ListZonesRequest>) -> Answer<proto::ListZonesResponse> {
+        answer(Ok(proto::ListZonesResponse { zones: self.hosts.zones() }))
+    }
+
     async fn get_quota(&self, request: Request<proto::GetQuotaRequest>) -> Answer<proto::GetQuotaResponse> {
         answer(self.get_quota(request.get_ref()).await)
     }

@@ -128,7 +128,7 @@ impl ReportService for Conductor {
             .map_err(|error| to_status(&error))?;
         let (host, epoch) = (request.get_ref().host.clone(), request.get_ref().epoch);
         let name = self.own_host(&request, service, &host, epoch)?;
-        let host = self
+        let (host, placement) = self
             .hosts
             .register(&(service, name), request.get_ref())
             .await
@@ -136,6 +136,7 @@ impl ReportService for Conductor {
         Ok(Response::new(proto::RegisterHostResponse {
             enabled: host.admin_state() != pb::host::AdminState::Disabled,
             disabled_reason: host.disabled_reason,
+            placement: Some(placement),
         }))
     }
 

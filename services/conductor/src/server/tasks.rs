@@ -237,6 +237,14 @@ impl TaskService for Conductor {
         answer(disabled.map(|host| proto::DisableHostResponse { host: Some(host) }))
     }
 
+    async fn update_host(
+        &self,
+        request: Request<proto::UpdateHostRequest>,
+    ) -> Answer<proto::UpdateHostResponse> {
+        let updated = self.update_host(request.get_ref()).await;
+        answer(updated.map(|host| proto::UpdateHostResponse { host: Some(host) }))
+    }
+
     async fn update_quota(
         &self,
         request: Request<proto::UpdateQuotaRequest>,

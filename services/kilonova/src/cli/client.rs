@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use kilonova_proto::api::v1::aggregate_service_client::AggregateServiceClient;
 use kilonova_proto::api::v1::audit_service_client::AuditServiceClient;
 use kilonova_proto::api::v1::flavor_service_client::FlavorServiceClient;
 use kilonova_proto::api::v1::host_service_client::HostServiceClient;
@@ -180,6 +181,12 @@ impl Client {
     #[must_use]
     pub fn server_groups(&self) -> ServerGroupServiceClient<Channel> {
         ServerGroupServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// The aggregates of the api.
+    #[must_use]
+    pub fn aggregates(&self) -> AggregateServiceClient<Channel> {
+        AggregateServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// The hosts and services of the api.

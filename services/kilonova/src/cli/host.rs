@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand};
 use kilonova_model::Reason;
 use kilonova_model::time::to_duration;
-use kilonova_proto::api::v1::{DisableHostRequest, EnableHostRequest, ListHostsRequest};
+use kilonova_proto::api::v1::{DisableHostRequest, EnableHostRequest, ListHostsRequest, UpdateHostRequest};
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, Host, ServiceKind};
 
@@ -37,6 +37,28 @@ pub enum HostCommand {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
+    /// Put a host or backend into another zone, or say what it can do besides what its driver says.
+    Set(Set),
+}
+
+/// What to change; what is not named stays.
+#[derive(Debug, Clone, Args)]
+#[group(id = "changes", required = true, multiple = true, args = ["zone", "own_zone", "traits", "no_traits"])]
+pub struct Set {
+    #[command(flatten)]
+    target: Target,
+    /// The availability zone.
+    #[arg(long, value_name = "ZONE", conflicts_with = "own_zone")]
+    zone: Option<String>,
+    /// Back to the zone of its own configuration.
+    #[arg(long)]
+    own_zone: bool,
+    /// What it can do, with the names of os-traits; may be repeated, and replaces what was said before.
+    #[arg(long = "trait", value_name = "NAME", conflicts_with = "no_traits")]
+    traits: Vec<String>,
+    /// Nothing but what its driver says.
+    #[arg(long)]
+    no_traits: bool,
 }
 
 /// One host or backend.
@@ -133,6 +155,29 @@ pub(super) async fn run(command: HostCommand, options: &GlobalOptions) -> Result
             let call = async |request| client.hosts().disable_host(request).await;
             changed(host, client.call(request, None, call).await?.host, output)
         }
+        HostCommand::Set(set) => {
+            let host = find(&client, set.target.clone()).await?;
+            let request = update(set, &host);
+            let call = async |request| client.hosts().update_host(request).await;
+            changed(host, client.call(request, None, call).await?.host, output)
+        }
+    }
+}
+
+/// Names in the mask only what was given.
+fn update(set: Set, host: &Host) -> UpdateHostRequest {
+    let given = [
+        ("assigned_zone", set.zone.is_some() || set.own_zone),
+        ("traits", !set.traits.is_empty() || set.no_traits),
+    ];
+    let paths = given.into_iter().filter(|(_, given)| *given).map(|(path, _)| path.to_owned()).collect();
+    UpdateHostRequest {
+        request_id: new_request_id(),
+        service: host.service,
+        host: host.name.clone(),
+        assigned_zone: set.zone.unwrap_or_default(),
+        traits: set.traits,
+        update_mask: Some(prost_types::FieldMask { paths }),
     }
 }
 
@@ -205,6 +250,7 @@ fn describe(host: &Host, now: SystemTime, style: Style) -> String {
         ("disk GiB", disk),
         ("holds", holds),
         ("traits", or_dash(&traits.unwrap_or_default())),
+        ("aggregates", or_dash(&host.aggregates.join(", "))),
         ("figures", age.map_or_else(|| NONE.to_owned(), |age| format!("{} ago", ago(to_duration(age))))),
         ("registered", moment(host.create_time.as_ref(), now)),
     ];

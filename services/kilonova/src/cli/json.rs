@@ -30,6 +30,7 @@ macro_rules! named {
 named! {
     types::v1::Audit => "kilonova.types.v1.Audit";
     types::v1::Action => "kilonova.types.v1.Action";
+    types::v1::Aggregate => "kilonova.types.v1.Aggregate";
     types::v1::Flavor => "kilonova.types.v1.Flavor";
     types::v1::Host => "kilonova.types.v1.Host";
     types::v1::Image => "kilonova.types.v1.Image";
@@ -39,6 +40,7 @@ named! {
     types::v1::ServiceMember => "kilonova.types.v1.ServiceMember";
     types::v1::Snapshot => "kilonova.types.v1.Snapshot";
     types::v1::Volume => "kilonova.types.v1.Volume";
+    types::v1::Zone => "kilonova.types.v1.Zone";
     api::v1::WatchInstancesResponse => "kilonova.api.v1.WatchInstancesResponse";
 }
 

@@ -3,6 +3,7 @@
 //! Commands turn arguments into requests and answers into [`output`]; [`failure`] gives every way to fail its text
 //! and exit code; [`follow`] and [`wait`] keep up with a resource until it is where it should be.
 
+pub mod aggregate;
 pub mod audit;
 pub mod client;
 pub mod explain;
@@ -26,6 +27,7 @@ pub mod snapshot;
 pub mod timeline;
 pub mod volume;
 pub mod wait;
+pub mod zone;
 
 use std::process::ExitCode;
 
@@ -55,7 +57,13 @@ pub enum Command {
     /// Rules about which instances may share a host: create, list, show, delete.
     #[command(subcommand, after_help = EXIT_CODES)]
     ServerGroup(server_group::ServerGroupCommand),
-    /// Compute hosts and storage backends: list, show, enable, disable.
+    /// What compute hosts have in common: create, list, show, set, add-host, remove-host, delete.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Aggregate(aggregate::AggregateCommand),
+    /// Availability zones: list.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Zone(zone::ZoneCommand),
+    /// Compute hosts and storage backends: list, show, enable, disable, set.
     #[command(subcommand, after_help = EXIT_CODES)]
     Host(host::HostCommand),
     /// The running members of every service: list.
@@ -90,6 +98,8 @@ pub async fn execute(command: Command, options: &GlobalOptions) -> Result<(), Fa
         Command::Flavor(command) => flavor::run(command, options).await,
         Command::Image(command) => image::run(command, options).await,
         Command::ServerGroup(command) => server_group::run(command, options).await,
+        Command::Aggregate(command) => aggregate::run(command, options).await,
+        Command::Zone(command) => zone::run(command, options).await,
         Command::Host(command) => host::run(command, options).await,
         Command::Service(command) => service::run(command, options).await,
         Command::Quota(command) => quota::run(command, options).await,

@@ -305,9 +305,11 @@ impl<S: Space> HostManager<S> {
         let unknown = Capabilities { enabled: true, ..Capabilities::default() };
         let capabilities = entry.capabilities.as_deref();
         let told = capabilities.unwrap_or(&unknown);
-        let zone = self.world.vocabulary_mut().intern(&told.availability_zone);
+        let vocabulary = self.world.vocabulary_mut();
+        let zone = vocabulary.intern(&told.availability_zone);
+        let aggregates = vocabulary.intern_aggregates(&told.aggregates);
         let (up, enabled, quarantined) = (reason.is_none(), told.enabled, builds.is_on());
-        let head = Head { host: id, zone, up, enabled, quarantined };
+        let head = Head { host: id, zone, aggregates, up, enabled, quarantined };
         let rows = S::rows(head, host.as_str(), capabilities, self.world.vocabulary_mut());
         self.world.set_rows(id, rows);
         let facts = self.world.facts_mut(id);

@@ -4,7 +4,7 @@
 use super::bitmap::Bitmap;
 use super::figure::Figure;
 use super::space::Row;
-use super::vocabulary::Symbol;
+use super::vocabulary::{AggregatesId, Symbol};
 
 /// The columns of one world.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub struct Columns<R: Row> {
     pub serving: Bitmap,
     /// The availability zones.
     pub zones: Vec<Symbol>,
+    /// The aggregates they are in.
+    pub aggregates: Vec<AggregatesId>,
     /// What rows of this kind have besides.
     pub own: R::Columns,
 }
@@ -35,7 +37,12 @@ impl<R> OwnColumns<R> for () {
 
 impl<R: Row> Default for Columns<R> {
     fn default() -> Self {
-        Self { serving: Bitmap::default(), zones: Vec::new(), own: R::Columns::default() }
+        Self {
+            serving: Bitmap::default(),
+            zones: Vec::new(),
+            aggregates: Vec::new(),
+            own: R::Columns::default(),
+        }
     }
 }
 
@@ -44,6 +51,7 @@ impl<R: Row> Columns<R> {
         let head = row.head();
         self.serving.set(place, head.is_serving());
         put(&mut self.zones, place, head.zone);
+        put(&mut self.aggregates, place, head.aggregates);
         self.own.set(place, row);
     }
 
@@ -52,6 +60,7 @@ impl<R: Row> Columns<R> {
         self.serving.set(place, self.serving.has(last));
         self.serving.set(last, false);
         self.zones.swap_remove(place);
+        self.aggregates.swap_remove(place);
         self.own.swap_remove(place);
     }
 }

@@ -1,11 +1,14 @@
 //! Placement of instances on compute hosts.
 
+use std::collections::BTreeSet;
+
 use kilonova_model::ServiceKind;
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources};
 
+use super::aggregates::AggregateDemand;
 use super::columns::{FigureColumns, OwnColumns, clamped, put};
 use super::facts::{Facts, canonical_architecture, facts, version_number};
 use super::figure::Figure;
@@ -240,15 +243,17 @@ pub struct ComputeDemand {
     /// What the image asks for, by property.
     pub image: Vec<(&'static str, String)>,
     /// Which facts meet all of that.
-    pub image_fits: Judged,
+    pub image_fits: Judged<FactsId>,
     /// What the flavor asks of capabilities, by their names.
     pub capabilities: Vec<(String, String)>,
     /// Which facts meet all of that.
-    pub capabilities_fit: Judged,
+    pub capabilities_fit: Judged<FactsId>,
     /// Traits the host must have.
     pub required: Vec<Wish>,
     /// Traits the host must not have.
     pub forbidden: Vec<Wish>,
+    /// What it asks of a host's aggregates.
+    pub aggregates: AggregateDemand,
     /// The server group it is a member of.
     pub group: Option<Group>,
 }
@@ -287,16 +292,13 @@ impl ComputeDemand {
             .filter_map(|(key, wanted)| Some((extra_specs::capability(key)?.to_owned(), wanted.clone())))
             .collect();
         capabilities.sort_unstable();
-        let traits_that_are = |value: &str| {
-            let mut names: Vec<_> = flavor
-                .extra_specs
-                .iter()
-                .filter(|(_, wanted)| wanted.as_str() == value)
-                .filter_map(|(key, _)| key.strip_prefix(TRAIT_PREFIX))
-                .collect();
-            names.sort_unstable();
-            names.into_iter().map(|name| Wish::new(name, vocabulary)).collect()
+        let traits_that_are = |value: &str| -> BTreeSet<String> {
+            let specs = flavor.extra_specs.iter().filter(|(_, wanted)| wanted.as_str() == value);
+            specs.filter_map(|(key, _)| key.strip_prefix(TRAIT_PREFIX)).map(str::to_owned).collect()
         };
+        let wishes =
+            |names: &BTreeSet<String>| names.iter().map(|name| Wish::new(name, vocabulary)).collect();
+        let (required, forbidden) = (traits_that_are("required"), traits_that_are("forbidden"));
         Self {
             wishes: Wishes::new(world, &request.availability_zone, &hints.force_host, excluded),
             amount: ComputeAmount {
@@ -309,8 +311,9 @@ impl ComputeDemand {
             image: asked,
             capabilities_fit: judged(vocabulary, &capabilities, extra_specs::meets),
             capabilities,
-            required: traits_that_are("required"),
-            forbidden: traits_that_are("forbidden"),
+            required: wishes(&required),
+            forbidden: wishes(&forbidden),
+            aggregates: AggregateDemand::new(request, required, vocabulary),
             group: request.server_group.as_ref().map(|group| Group::new(group, world)),
         }
     }
@@ -327,7 +330,7 @@ fn judged<N: AsRef<str>>(
     vocabulary: &Vocabulary,
     demands: &[(N, String)],
     meets: impl Fn(&Facts, &str, &str) -> bool,
-) -> Judged {
+) -> Judged<FactsId> {
     if demands.is_empty() {
         return Judged::default();
     }

@@ -62,16 +62,16 @@ impl<S: Space> Story<'_, S> {
     fn candidates(&self) -> Vec<WeighedCandidate> {
         let candidates = self.round.candidates.iter().map(|ranked| {
             let row = self.row(ranked.row);
-            let weighers = self.chain.weighers.iter().zip(&self.round.ranges);
-            let weighers = weighers.filter(|((weigher, _), _)| weigher.asks(self.demand));
-            let weighers = weighers.map(|((weigher, multiplier), range)| {
+            let weighers = self.chain.weighers.iter().zip(&self.round.ranges).enumerate();
+            let weighers = weighers.filter_map(|(n, ((weigher, configured), range))| {
+                let multiplier = self.scan.multiplier(n, row.head().aggregates, *configured)?;
                 let raw = weigher.raw(self.demand, row);
-                WeigherResult {
+                Some(WeigherResult {
                     name: weigher.name().to_owned(),
                     raw,
                     normalized: range.normalize(raw),
-                    multiplier: *multiplier,
-                }
+                    multiplier,
+                })
             });
             WeighedCandidate {
                 host: self.world.name(ranked.host).to_owned(),

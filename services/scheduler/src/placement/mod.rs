@@ -20,6 +20,7 @@
 //! Several at once are decided one after the other, each seeing what the earlier ones take; only the row just taken
 //! is looked at again. If one finds no place, none is given.
 
+pub mod aggregates;
 mod bitmap;
 mod columns;
 mod compute;
@@ -46,7 +47,7 @@ pub use scan::Scan;
 pub use select::{Chain, Decision, Pick, Wanted, select};
 pub use space::{Amount, Demand, Head, Row, Space, Wishes};
 pub use storage::{PoolAmount, PoolRow, Storage, StorageDemand};
-pub use vocabulary::{FactsId, Judged, Symbol, TraitSetId, Vocabulary, Wish};
+pub use vocabulary::{AggregatesId, FactsId, Judged, Number, Symbol, TraitSetId, Vocabulary, Wish};
 pub use world::{HostFacts, HostId, World};
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::explain::CANDIDATES;
 use super::rank::{Best, Ranked};
 use super::select::Chain;
 use super::space::{Row, Space};
+use super::vocabulary::{AggregatesId, Number};
 use super::weighers::{Weigher, WeigherRange};
 use super::world::World;
 
@@ -25,6 +26,8 @@ pub struct Scan {
 struct Measure {
     /// Whether it counts in this decision.
     asks: bool,
+    /// What it counts on hosts of each set of aggregates, where any says so.
+    multipliers: Vec<f64>,
     /// By candidate, where there is no column of it: right for those that are left.
     figures: Vec<f64>,
     /// The range within each block.
@@ -53,6 +56,12 @@ impl Scan {
         &self.removed[filter]
     }
 
+    /// What the weigher of this number counts on hosts of that set of aggregates, if it counts in this decision.
+    pub(super) fn multiplier(&self, weigher: usize, set: AggregatesId, configured: f64) -> Option<f64> {
+        let measure = &self.measures[weigher];
+        measure.asks.then(|| measure.multipliers.get(set.place()).copied().unwrap_or(configured))
+    }
+
     /// Looks at every row.
     pub(super) fn run<S: Space>(&mut self, world: &World<S::Row>, chain: &Chain<S>, demand: &S::Demand) {
         let rows = world.rows().len();
@@ -60,8 +69,8 @@ impl Scan {
         self.removed.resize_with(chain.filters.len(), Bitmap::default);
         self.removed.iter_mut().for_each(|removed| removed.reset(rows, false));
         self.measures.resize_with(chain.weighers.len(), Measure::default);
-        for ((weigher, _), measure) in chain.weighers.iter().zip(&mut self.measures) {
-            measure.begin(weigher.as_ref(), world, demand);
+        for ((weigher, multiplier), measure) in chain.weighers.iter().zip(&mut self.measures) {
+            measure.begin(weigher.as_ref(), *multiplier, world, demand);
         }
         for mut block in self.left.blocks_mut() {
             filter(world, chain, demand, &mut block, &mut self.removed);
@@ -113,15 +122,29 @@ impl Scan {
                 if !measure.asks || range.is_flat() {
                     continue;
                 }
-                match weigher.column(world.columns()) {
+                let (first, columns) = (n * BLOCK, world.columns());
+                match weigher.column(columns) {
                     Some(column) => {
-                        range.add_weights(&mut weights, &column[n * BLOCK..], *multiplier, |raw| {
-                            f64::from(*raw)
-                        });
+                        let figures = &column[first..];
+                        measure.weigh(
+                            range,
+                            &mut weights,
+                            figures,
+                            *multiplier,
+                            &columns.aggregates[first..],
+                            |raw| f64::from(*raw),
+                        );
                     }
                     None => {
-                        range
-                            .add_weights(&mut weights, &measure.figures[n * BLOCK..], *multiplier, |raw| *raw)
+                        let figures = &measure.figures[first..];
+                        measure.weigh(
+                            range,
+                            &mut weights,
+                            figures,
+                            *multiplier,
+                            &columns.aggregates[first..],
+                            |raw| *raw,
+                        );
                     }
                 }
             }
@@ -146,13 +169,38 @@ impl Scan {
 }
 
 impl Measure {
-    fn begin<S: Space>(&mut self, weigher: &dyn Weigher<S>, world: &World<S::Row>, demand: &S::Demand) {
+    fn begin<S: Space>(
+        &mut self,
+        weigher: &dyn Weigher<S>,
+        multiplier: f64,
+        world: &World<S::Row>,
+        demand: &S::Demand,
+    ) {
         let rows = world.rows().len();
-        self.asks = weigher.asks(demand);
+        self.multipliers.clear();
+        self.multipliers
+            .extend(world.vocabulary().multipliers(weigher.key(), multiplier).into_iter().flatten());
+        self.asks = weigher.asks(demand) && (multiplier != 0.0 || !self.multipliers.is_empty());
         self.blocks.clear();
         self.blocks.resize(rows.div_ceil(BLOCK), WeigherRange::EMPTY);
         if self.asks && weigher.column(world.columns()).is_none() {
             self.figures.resize(rows, 0.0);
+        }
+    }
+
+    /// Adds what it counts to the weights of a block.
+    fn weigh<T>(
+        &self,
+        range: &WeigherRange,
+        weights: &mut [f64],
+        figures: &[T],
+        multiplier: f64,
+        sets: &[AggregatesId],
+        raw: impl Fn(&T) -> f64,
+    ) {
+        match self.multipliers.as_slice() {
+            [] => range.add_weights(weights, figures, multiplier, raw),
+            multipliers => range.add_weights_by(weights, figures, sets, multipliers, raw),
         }
     }
 

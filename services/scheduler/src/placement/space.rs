@@ -6,7 +6,7 @@ use kilonova_model::ServiceKind;
 use kilonova_proto::types::v1::Capabilities;
 
 use super::columns::OwnColumns;
-use super::vocabulary::{Symbol, Vocabulary, Wish};
+use super::vocabulary::{AggregatesId, Symbol, Vocabulary, Wish};
 use super::world::{HostId, World};
 
 /// One kind of placement: what is chosen, and for what.
@@ -86,6 +86,8 @@ pub struct Head {
     pub host: HostId,
     /// The availability zone.
     pub zone: Symbol,
+    /// The aggregates it is in.
+    pub aggregates: AggregatesId,
     /// Whether its owner can be reached.
     pub up: bool,
     /// Whether its administrator lets it take new work.

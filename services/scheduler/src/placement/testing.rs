@@ -4,10 +4,10 @@ use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectBackendsRequest
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{
-    Capabilities, ComputeResources, Flavor, StoragePool, VolumeResources, VolumeSpec,
+    Capabilities, ComputeResources, Flavor, HostAggregate, StoragePool, VolumeResources, VolumeSpec,
 };
 
-use super::{ComputeRow, Head, HostId, PoolRow, World};
+use super::{AggregatesId, ComputeRow, Head, HostId, PoolRow, World};
 
 pub fn resources() -> ComputeResources {
     ComputeResources {
@@ -26,7 +26,8 @@ pub fn pool(name: &str) -> StoragePool {
 fn head<R: super::Row>(world: &mut World<R>, name: &str, zone: &str) -> Head {
     let host = world.add(name);
     let zone = world.vocabulary_mut().intern(zone);
-    Head { host, zone, up: true, enabled: true, quarantined: false }
+    let aggregates = AggregatesId::default();
+    Head { host, zone, aggregates, up: true, enabled: true, quarantined: false }
 }
 
 pub fn host(world: &mut World<ComputeRow>, name: &str, resources: ComputeResources) -> HostId {
@@ -50,6 +51,21 @@ pub fn host_with(
     let row = ComputeRow::new(head, &capabilities, world.vocabulary_mut());
     world.set_rows(head.host, vec![row]);
     head.host
+}
+
+/// A host in aggregates of these ids, with this metadata.
+pub fn host_in(world: &mut World<ComputeRow>, name: &str, aggregates: &[(&str, &[(&str, &str)])]) -> HostId {
+    let id = host(world, name, resources());
+    let published: Vec<HostAggregate> = aggregates
+        .iter()
+        .map(|(id, entries)| HostAggregate {
+            id: (*id).to_owned(),
+            metadata: entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        })
+        .collect();
+    let set = world.vocabulary_mut().intern_aggregates(&published);
+    world.update_rows(id, |row| row.head.aggregates = set);
+    id
 }
 
 pub fn backend(world: &mut World<PoolRow>, name: &str, pools: &[StoragePool]) -> HostId {

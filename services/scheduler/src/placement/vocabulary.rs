@@ -1,10 +1,14 @@
-//! Texts that many hosts share, as small numbers: zones, traits, and whole sets of traits and of facts.
+//! What many hosts share, as small numbers: zones, traits, and whole sets of traits, of facts and of aggregates.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
+use kilonova_proto::types::v1::HostAggregate;
+
+use super::aggregates::{Aggregates, Meaning, aggregates};
 use super::facts::Facts;
 
 /// The number of a text.
@@ -19,15 +23,47 @@ pub struct TraitSetId(u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FactsId(u32);
 
-/// Which sets of facts meet a demand: each is judged once for a decision, however many hosts share it.
-#[derive(Debug, Clone, Default)]
-pub struct Judged(Vec<bool>);
+/// The number of a set of aggregates; 0 is the empty one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct AggregatesId(u32);
 
-impl Judged {
+/// The number of a set, as a place in a list of them.
+pub trait Number: Copy {
+    /// The place.
+    fn place(self) -> usize;
+}
+
+impl Number for FactsId {
+    fn place(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Number for AggregatesId {
+    fn place(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Which sets meet a demand: each is judged once for a decision, however many hosts share it.
+#[derive(Debug, Clone)]
+pub struct Judged<N>(Vec<bool>, PhantomData<N>);
+
+impl<N> Default for Judged<N> {
+    fn default() -> Self {
+        Self(Vec::new(), PhantomData)
+    }
+}
+
+impl<N: Number> Judged<N> {
+    fn new(verdicts: impl Iterator<Item = bool>) -> Self {
+        Self(verdicts.collect(), PhantomData)
+    }
+
     /// Whether a set does.
     #[must_use]
-    pub fn holds(&self, facts: FactsId) -> bool {
-        self.0.get(facts.0 as usize).copied().unwrap_or_default()
+    pub fn holds(&self, set: N) -> bool {
+        self.0.get(set.place()).copied().unwrap_or_default()
     }
 }
 
@@ -66,12 +102,36 @@ impl<T: ?Sized + Eq + Hash> Interner<T> {
     }
 }
 
-/// Every text, every set of traits and every set of facts seen so far.
-#[derive(Debug, Default)]
+/// Every text, every set of traits, of facts and of aggregates seen so far.
+#[derive(Debug)]
 pub struct Vocabulary {
     texts: Interner<str>,
     traits: Interner<[Symbol]>,
     facts: Interner<Facts>,
+    aggregates: Interner<Aggregates>,
+    /// What the sets of aggregates mean.
+    meanings: Vec<Meaning>,
+    /// All keys that the metadata of any aggregate ever had.
+    keys: HashSet<String>,
+    /// The multipliers that any aggregate ever said.
+    multipliers: HashSet<String>,
+}
+
+impl Default for Vocabulary {
+    fn default() -> Self {
+        let mut vocabulary = Self {
+            texts: Interner::default(),
+            traits: Interner::default(),
+            facts: Interner::default(),
+            aggregates: Interner::default(),
+            meanings: Vec::new(),
+            keys: HashSet::new(),
+            multipliers: HashSet::new(),
+        };
+        // The empty set is the first.
+        vocabulary.intern_aggregates(&[]);
+        vocabulary
+    }
 }
 
 impl Vocabulary {
@@ -113,8 +173,55 @@ impl Vocabulary {
 
     /// Judges every set of facts.
     #[must_use]
-    pub fn judge(&self, holds: impl Fn(&Facts) -> bool) -> Judged {
-        Judged(self.facts.things.iter().map(|facts| holds(facts)).collect())
+    pub fn judge(&self, holds: impl Fn(&Facts) -> bool) -> Judged<FactsId> {
+        Judged::new(self.facts.things.iter().map(|facts| holds(facts)))
+    }
+
+    /// The number of a set of aggregates.
+    pub fn intern_aggregates(&mut self, published: &[HostAggregate]) -> AggregatesId {
+        let number = self.aggregates.intern(aggregates(published));
+        if number as usize == self.meanings.len() {
+            let meaning = Meaning::of(published);
+            self.multipliers.extend(meaning.multipliers.keys().cloned());
+            self.meanings.push(meaning);
+            self.keys.extend(published.iter().flat_map(|aggregate| aggregate.metadata.keys().cloned()));
+        }
+        AggregatesId(number)
+    }
+
+    /// The aggregates of a number this vocabulary gave out.
+    #[must_use]
+    pub fn aggregates(&self, id: AggregatesId) -> &Aggregates {
+        self.aggregates.get(id.0)
+    }
+
+    /// What they mean.
+    #[must_use]
+    pub fn meaning(&self, id: AggregatesId) -> &Meaning {
+        &self.meanings[id.place()]
+    }
+
+    /// What a weigher counts for each set of aggregates, by their numbers, if any of them says it.
+    pub fn multipliers(&self, key: &str, configured: f64) -> Option<impl Iterator<Item = f64>> {
+        let said = move |meaning: &Meaning| meaning.multipliers.get(key).copied().unwrap_or(configured);
+        self.multipliers.contains(key).then(|| self.meanings.iter().map(said))
+    }
+
+    /// Whether the metadata of any aggregate has such a key.
+    pub fn any_key(&self, is_such: impl Fn(&str) -> bool) -> bool {
+        self.keys.iter().any(|key| is_such(key))
+    }
+
+    /// Judges every set of aggregates by what its metadata says.
+    #[must_use]
+    pub fn judge_aggregates(&self, holds: impl Fn(&Aggregates) -> bool) -> Judged<AggregatesId> {
+        Judged::new(self.aggregates.things.iter().map(|aggregates| holds(aggregates)))
+    }
+
+    /// Judges every set of aggregates by what it means.
+    #[must_use]
+    pub fn judge_meanings(&self, holds: impl Fn(&Meaning) -> bool) -> Judged<AggregatesId> {
+        Judged::new(self.meanings.iter().map(holds))
     }
 
     /// Whether a set has a trait.

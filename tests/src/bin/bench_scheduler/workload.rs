@@ -1,12 +1,16 @@
 //! The hosts, and what is asked of them.
 
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
-use kilonova_proto::types::v1::{ComputeResources, Flavor};
+use kilonova_proto::types::v1::{ComputeResources, Flavor, HostAggregate};
 use kilonova_tests::placement::Host;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 const ZONES: u32 = 8;
+/// Each host is in one that says what its disks are, and in one of the others.
+const AGGREGATES: u32 = 20;
+/// How many kinds of disk there are.
+const KINDS: u32 = 4;
 /// Of a hundred requests: how many, with how many CPUs and MiB.
 const FLAVORS: [(u32, u32, u32); 5] =
     [(45, 1, 2_048), (25, 2, 4_096), (15, 4, 16_384), (10, 8, 32_768), (5, 16, 65_536)];
@@ -21,6 +25,7 @@ pub fn hosts(count: u32) -> Vec<Host> {
         Host {
             name: format!("compute-{n:06}"),
             zone: format!("zone-{}", n % ZONES),
+            aggregates: vec![aggregate(n % KINDS), aggregate(KINDS + n / KINDS % (AGGREGATES - KINDS))],
             traits: vec!["HW_CPU_X86_AVX2".to_owned(), "COMPUTE_NODE".to_owned()],
             up: true,
             enabled: true,
@@ -46,7 +51,18 @@ pub fn hosts(count: u32) -> Vec<Host> {
     (0..count).map(host).collect()
 }
 
-/// So many requests; a third asks for a zone.
+/// One aggregate. One of them is for one project, and one has hosts that are packed.
+fn aggregate(n: u32) -> HostAggregate {
+    let entry = match n {
+        0..KINDS => ("disk", format!("kind-{n}")),
+        KINDS => ("filter_tenant_id", "project-0".to_owned()),
+        5 => ("ram_weight_multiplier", "-1.0".to_owned()),
+        _ => ("rack", n.to_string()),
+    };
+    HostAggregate { id: format!("aggregate-{n}"), metadata: [(entry.0.to_owned(), entry.1)].into() }
+}
+
+/// So many requests; a third asks for a zone, a fifth for a kind of disk.
 pub fn requests(count: usize) -> Vec<SelectHostsRequest> {
     let mut rng = StdRng::seed_from_u64(11);
     let request = |_| {
@@ -58,8 +74,12 @@ pub fn requests(count: usize) -> Vec<SelectHostsRequest> {
         });
         let (_, vcpus, ram_mib) = *flavor.unwrap_or(&FLAVORS[0]);
         let zone = rng.random_range(0..ZONES * 3);
+        let kind = rng.random_range(0..KINDS * 5);
+        let spec = ("aggregate_instance_extra_specs:disk".to_owned(), format!("kind-{kind}"));
+        let extra_specs = (kind < KINDS).then_some(spec).into_iter().collect();
         SelectHostsRequest {
-            flavor: Some(Flavor { vcpus, ram_mib, disk_gib: 20, ..Flavor::default() }),
+            flavor: Some(Flavor { vcpus, ram_mib, disk_gib: 20, extra_specs, ..Flavor::default() }),
+            project_id: format!("project-{}", rng.random_range(0..20)),
             availability_zone: if zone < ZONES { format!("zone-{zone}") } else { String::new() },
             ..SelectHostsRequest::default()
         }

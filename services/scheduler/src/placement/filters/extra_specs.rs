@@ -30,7 +30,7 @@ pub(super) fn missed<'a>(said: &Facts, demands: impl Iterator<Item = (&'a str, &
 /// Whether a capability's value meets a demand. The demand is a plain value, or an operator and its operand:
 /// numbers with `=` (at least), `==`, `!=`, `>=`, `<=`; texts with `s==`, `s!=`, `s<`, `s<=`, `s>`, `s>=`;
 /// `<in>` (contains), `<is>` (the same truth), `<or> a <or> b`.
-fn matches(own: &str, wanted: &str) -> bool {
+pub(in crate::placement) fn matches(own: &str, wanted: &str) -> bool {
     let wanted = wanted.trim();
     let (operator, operand) = wanted.split_once(char::is_whitespace).unwrap_or((wanted, ""));
     let operand = operand.trim();

@@ -1,13 +1,22 @@
 //! No more disk-heavy work at once on a host than may be.
 
+use kilonova_model::aggregate::MAX_IO_OPS;
+
 use super::Filter;
 use crate::placement::{Block, Compute, ComputeDemand, ComputeRow, World};
 
 /// Hosts with less of it than this. Off by default, as in Nova.
 #[derive(Debug, Clone, Copy)]
 pub struct IoOpsFilter {
-    /// At most so many, with those promised.
+    /// At most so many, with those promised, where no aggregate of the host says otherwise.
     pub most: u32,
+}
+
+impl IoOpsFilter {
+    /// What holds for a host: what its aggregates say, or else what is configured.
+    fn most_on(&self, world: &World<ComputeRow>, row: &ComputeRow) -> u32 {
+        world.vocabulary().meaning(row.head.aggregates).max_io_ops.unwrap_or(self.most)
+    }
 }
 
 impl Filter<Compute> for IoOpsFilter {
@@ -19,16 +28,19 @@ impl Filter<Compute> for IoOpsFilter {
         false
     }
 
-    fn passes(&self, _: &World<ComputeRow>, _: &ComputeDemand, row: &ComputeRow) -> bool {
-        row.io_ops_to_be() < i64::from(self.most)
+    fn passes(&self, world: &World<ComputeRow>, _: &ComputeDemand, row: &ComputeRow) -> bool {
+        row.io_ops_to_be() < i64::from(self.most_on(world, row))
     }
 
-    fn retain(&self, world: &World<ComputeRow>, _: &ComputeDemand, block: &mut Block<'_>) {
+    fn retain(&self, world: &World<ComputeRow>, demand: &ComputeDemand, block: &mut Block<'_>) {
+        if world.vocabulary().any_key(|key| key == MAX_IO_OPS) {
+            return block.keep(|row| self.passes(world, demand, &world.rows()[row]));
+        }
         block.keep_figures(&world.columns().own.io_ops, |io_ops| i64::from(io_ops) < i64::from(self.most));
     }
 
-    fn detail(&self, _: &World<ComputeRow>, _: &ComputeDemand, row: &ComputeRow) -> String {
-        format!("builds and the like going on: {}, {} may be", row.io_ops_to_be(), self.most)
+    fn detail(&self, world: &World<ComputeRow>, _: &ComputeDemand, row: &ComputeRow) -> String {
+        format!("builds and the like going on: {}, {} may be", row.io_ops_to_be(), self.most_on(world, row))
     }
 }
 

@@ -1,5 +1,8 @@
 //! Yes or no: may this candidate be chosen at all?
 
+mod aggregate_image_properties_isolation;
+mod aggregate_instance_extra_specs;
+mod aggregate_multi_tenancy_isolation;
 mod availability_zone;
 mod capabilities;
 mod capacity;
@@ -11,6 +14,7 @@ pub(super) mod extra_specs;
 mod forced_host;
 pub(super) mod image_properties;
 mod io_ops;
+mod isolated_aggregates;
 mod num_instances;
 mod ram;
 mod server_group_affinity;
@@ -18,6 +22,9 @@ mod server_group_anti_affinity;
 mod service_up;
 mod traits;
 
+pub use aggregate_image_properties_isolation::AggregateImagePropertiesIsolation;
+pub use aggregate_instance_extra_specs::AggregateInstanceExtraSpecsFilter;
+pub use aggregate_multi_tenancy_isolation::AggregateMultiTenancyIsolation;
 pub use availability_zone::AvailabilityZoneFilter;
 pub use capabilities::CapabilitiesFilter;
 pub use capacity::CapacityFilter;
@@ -28,6 +35,7 @@ pub use excluded_hosts::ExcludedHostsFilter;
 pub use forced_host::ForcedHostFilter;
 pub use image_properties::ImagePropertiesFilter;
 pub use io_ops::IoOpsFilter;
+pub use isolated_aggregates::IsolatedAggregatesFilter;
 pub use num_instances::NumInstancesFilter;
 pub use ram::RamFilter;
 pub use server_group_affinity::ServerGroupAffinityFilter;
@@ -107,6 +115,10 @@ pub fn compute(limits: &HostLimits) -> Vec<Box<dyn Filter<Compute>>> {
         Box::new(ExcludedHostsFilter),
         Box::new(ComputeFilter),
         Box::new(AvailabilityZoneFilter),
+        Box::new(AggregateMultiTenancyIsolation),
+        Box::new(AggregateInstanceExtraSpecsFilter),
+        Box::new(AggregateImagePropertiesIsolation),
+        Box::new(IsolatedAggregatesFilter),
         Box::new(ImagePropertiesFilter),
         Box::new(ComputeCapabilitiesFilter),
         Box::new(TraitsFilter),

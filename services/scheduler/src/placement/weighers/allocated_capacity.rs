@@ -12,6 +12,10 @@ impl Weigher<Storage> for AllocatedCapacityWeigher {
         "AllocatedCapacityWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "allocated_capacity"
+    }
+
     fn raw(&self, _: &StorageDemand, row: &PoolRow) -> f64 {
         f64::from(row.allocated_gib) + row.held_gib as f64
     }

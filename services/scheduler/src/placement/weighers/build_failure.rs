@@ -12,6 +12,10 @@ impl Weigher<Compute> for BuildFailureWeigher {
         "BuildFailureWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "build_failure"
+    }
+
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
         clamped(row.failed_builds.into()).into()
     }

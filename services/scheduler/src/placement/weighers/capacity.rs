@@ -12,6 +12,10 @@ impl Weigher<Storage> for CapacityWeigher {
         "CapacityWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "capacity"
+    }
+
     fn raw(&self, demand: &StorageDemand, row: &PoolRow) -> f64 {
         row.virtual_free_gib(demand.thick)
     }

@@ -12,6 +12,10 @@ impl Weigher<Compute> for CPUWeigher {
         "CPUWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "cpu"
+    }
+
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
         clamped(row.vcpus.free()).into()
     }

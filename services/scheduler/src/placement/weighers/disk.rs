@@ -12,6 +12,10 @@ impl Weigher<Compute> for DiskWeigher {
         "DiskWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "disk"
+    }
+
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
         clamped(row.disk.free()).into()
     }

@@ -12,6 +12,10 @@ impl Weigher<Compute> for HypervisorVersionWeigher {
         "HypervisorVersionWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "hypervisor_version"
+    }
+
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
         row.hypervisor_version.into()
     }

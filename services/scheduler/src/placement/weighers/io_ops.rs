@@ -12,6 +12,10 @@ impl Weigher<Compute> for IoOpsWeigher {
         "IoOpsWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "io_ops"
+    }
+
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
         clamped(row.io_ops_to_be()).into()
     }

@@ -28,11 +28,15 @@ pub use volume_number::VolumeNumberWeigher;
 
 use super::columns::Columns;
 use super::space::Space;
+use super::vocabulary::{AggregatesId, Number};
 
 /// One measure.
 pub trait Weigher<S: Space>: Send + Sync {
     /// Its name, as in Nova or Cinder where it is the same rule.
     fn name(&self) -> &'static str;
+
+    /// The name of its multiplier in the configuration, and with `_weight_multiplier` in the metadata of aggregates.
+    fn key(&self) -> &'static str;
 
     /// Whether this demand is of interest to the weigher at all; it does not count otherwise.
     fn asks(&self, _demand: &S::Demand) -> bool {
@@ -83,7 +87,7 @@ impl WeigherRange {
         }
     }
 
-    /// Adds to each weight what its figure counts.
+    /// Adds to each weight what its figure counts by the same multiplier.
     pub(super) fn add_weights<T>(
         &self,
         weights: &mut [f64],
@@ -93,6 +97,21 @@ impl WeigherRange {
     ) {
         let scale = multiplier / (self.greatest - self.least);
         for (weight, figure) in weights.iter_mut().zip(figures) {
+            *weight += scale * (raw(figure) - self.least);
+        }
+    }
+
+    /// Adds to each weight what its figure counts by the multiplier of its set of aggregates.
+    pub(super) fn add_weights_by<T>(
+        &self,
+        weights: &mut [f64],
+        figures: &[T],
+        sets: &[AggregatesId],
+        multipliers: &[f64],
+        raw: impl Fn(&T) -> f64,
+    ) {
+        for ((weight, figure), set) in weights.iter_mut().zip(figures).zip(sets) {
+            let scale = multipliers[set.place()] / (self.greatest - self.least);
             *weight += scale * (raw(figure) - self.least);
         }
     }

@@ -12,6 +12,10 @@ impl Weigher<Compute> for NumInstancesWeigher {
         "NumInstancesWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "num_instances"
+    }
+
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
         f64::from(row.instances) + f64::from(row.held_instances)
     }

@@ -12,6 +12,10 @@ impl Weigher<Compute> for RAMWeigher {
         "RAMWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "ram"
+    }
+
     fn raw(&self, _: &ComputeDemand, row: &ComputeRow) -> f64 {
         clamped(row.ram.free()).into()
     }

@@ -14,6 +14,10 @@ impl Weigher<Compute> for ServerGroupSoftAffinityWeigher {
         "ServerGroupSoftAffinityWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "soft_affinity"
+    }
+
     fn asks(&self, demand: &ComputeDemand) -> bool {
         demand.group_under(Policy::SoftAffinity).is_some()
     }

@@ -14,6 +14,10 @@ impl Weigher<Compute> for ServerGroupSoftAntiAffinityWeigher {
         "ServerGroupSoftAntiAffinityWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "soft_anti_affinity"
+    }
+
     fn asks(&self, demand: &ComputeDemand) -> bool {
         demand.group_under(Policy::SoftAntiAffinity).is_some()
     }

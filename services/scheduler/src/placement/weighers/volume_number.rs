@@ -12,6 +12,10 @@ impl Weigher<Storage> for VolumeNumberWeigher {
         "VolumeNumberWeigher"
     }
 
+    fn key(&self) -> &'static str {
+        "volume_number"
+    }
+
     fn raw(&self, _: &StorageDemand, row: &PoolRow) -> f64 {
         f64::from(row.volumes) + f64::from(row.held_volumes)
     }
