@@ -172,7 +172,7 @@ fn any_group() -> impl Strategy<Value = Option<GroupHosts>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
     fn agrees_with_the_plain_reference(
