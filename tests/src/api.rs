@@ -17,6 +17,7 @@ type Snapshots = api::snapshot_service_client::SnapshotServiceClient<Channel>;
 type Flavors = api::flavor_service_client::FlavorServiceClient<Channel>;
 type Images = api::image_service_client::ImageServiceClient<Channel>;
 type Audits = api::audit_service_client::AuditServiceClient<Channel>;
+type Aggregates = api::aggregate_service_client::AggregateServiceClient<Channel>;
 type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
 
 impl Api {
@@ -48,6 +49,12 @@ impl Api {
     #[must_use]
     pub fn hosts(&self) -> Hosts {
         Hosts::new(self.channel.clone())
+    }
+
+    /// Aggregates.
+    #[must_use]
+    pub fn aggregates(&self) -> Aggregates {
+        Aggregates::new(self.channel.clone())
     }
 
     /// Server groups.

@@ -38,6 +38,7 @@ async fn reflection_lists_what_is_served() {
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
+            "kilonova.api.v1.AggregateService",
             "kilonova.api.v1.AuditService",
             "kilonova.api.v1.FlavorService",
             "kilonova.api.v1.HostService",

@@ -53,7 +53,7 @@ impl ReportService for Conductor {
     ) -> Result<Response<RegisterHostResponse>, Status> {
         self.registrations.lock().push(request.into_inner());
         let (enabled, disabled_reason) = self.word.lock().clone();
-        Ok(Response::new(RegisterHostResponse { enabled, disabled_reason }))
+        Ok(Response::new(RegisterHostResponse { enabled, disabled_reason, placement: None }))
     }
 
     async fn report_instances(

@@ -51,6 +51,10 @@ impl Conductor {
             }
         })?;
         let id = host_id(request.service(), &request.host)?;
+        if change.assigned_zone.is_some() {
+            self.instances.brought_up_to_date().await?;
+            self.volumes.brought_up_to_date().await?;
+        }
         let host = id.1.as_str();
         let bound = |zone: &str| match id.0 {
             ServiceKind::Compute => count_on(&self.instances, host, |record| {
@@ -121,7 +125,7 @@ impl Conductor {
     }
 }
 
-/// How many of those on a host pass, as memory has it.
+/// How many of those on a host pass.
 fn count_on<P: Placed>(records: &Records<P>, host: &str, pass: impl Fn(&P) -> bool) -> usize {
     let is_there = |record: &P| record.receipts().iter().any(|receipt| receipt.host == host);
     records.cache.ids(|_, record| is_there(record) && pass(record)).len()

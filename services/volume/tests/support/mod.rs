@@ -46,7 +46,7 @@ impl ReportService for Conductor {
         &self,
         _: Request<RegisterHostRequest>,
     ) -> Result<Response<RegisterHostResponse>, Status> {
-        Ok(Response::new(RegisterHostResponse { enabled: true, disabled_reason: String::new() }))
+        Ok(Response::new(RegisterHostResponse { enabled: true, ..Default::default() }))
     }
 
     async fn report_volumes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 from google.protobuf.descriptor import FileDescriptor
 from kilonova.api.v1 import (
+    aggregate_service_pb2,
     flavor_service_pb2,
     host_service_pb2,
     image_service_pb2,
@@ -26,6 +27,7 @@ STANDARD = {
     "grpc.reflection.v1alpha.ServerReflection",
 }
 PUBLIC: list[FileDescriptor] = [
+    aggregate_service_pb2.DESCRIPTOR,
     flavor_service_pb2.DESCRIPTOR,
     host_service_pb2.DESCRIPTOR,
     image_service_pb2.DESCRIPTOR,
@@ -42,6 +44,7 @@ PUBLIC_METHODS = {
     for method in service.methods
 }
 WORKING = {
+    "kilonova.api.v1.AggregateService",
     "kilonova.api.v1.AuditService",
     "kilonova.api.v1.FlavorService",
     "kilonova.api.v1.HostService",
