@@ -1,7 +1,7 @@
 //! Aggregates of compute hosts: what hosts have in common, and which they are.
 //!
 //! An aggregate names its hosts. A host learns which aggregates it is in when it registers, and at once when one changes
-//! ([`crate::hosts::tell`]); it publishes them with its capabilities, which is how schedulers learn of them.
+//! ([`crate::hosts`]); it publishes them with its capabilities, which is how schedulers learn of them.
 
 use std::sync::Arc;
 use std::time::SystemTime;
