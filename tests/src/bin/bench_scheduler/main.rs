@@ -3,8 +3,8 @@
 //!
 //! `make bench-scheduler`, or `make bench-scheduler ARGS=quick` for a short look.
 //!
-//! The workload: hosts with 64 CPUs and 256 GiB in 8 zones, 70 % of their memory taken; instances of five flavors, most of
-//! them small, as in public traces; the default filters and weighers.
+//! The workload: hosts with 64 CPUs and 256 GiB in 8 zones and 20 aggregates, 70 % of their memory taken; instances of five
+//! flavors, most of them small, as in public traces; the default filters and weighers.
 
 mod decisions;
 mod limit;

@@ -25,7 +25,7 @@ pub fn hosts(count: u32) -> Vec<Host> {
         Host {
             name: format!("compute-{n:06}"),
             zone: format!("zone-{}", n % ZONES),
-            aggregates: vec![aggregate(n % KINDS), aggregate(KINDS + n / KINDS % (AGGREGATES - KINDS))],
+            aggregates: vec![aggregate(n / ZONES % KINDS), aggregate(KINDS + n % (AGGREGATES - KINDS))],
             traits: vec!["HW_CPU_X86_AVX2".to_owned(), "COMPUTE_NODE".to_owned()],
             up: true,
             enabled: true,
@@ -62,7 +62,7 @@ fn aggregate(n: u32) -> HostAggregate {
     HostAggregate { id: format!("aggregate-{n}"), metadata: [(entry.0.to_owned(), entry.1)].into() }
 }
 
-/// So many requests; a third asks for a zone, a fifth for a kind of disk.
+/// So many requests; of three one asks for a zone, and of the others one in five for a kind of disk.
 pub fn requests(count: usize) -> Vec<SelectHostsRequest> {
     let mut rng = StdRng::seed_from_u64(11);
     let request = |_| {
@@ -74,7 +74,7 @@ pub fn requests(count: usize) -> Vec<SelectHostsRequest> {
         });
         let (_, vcpus, ram_mib) = *flavor.unwrap_or(&FLAVORS[0]);
         let zone = rng.random_range(0..ZONES * 3);
-        let kind = rng.random_range(0..KINDS * 5);
+        let kind = rng.random_range(if zone < ZONES { KINDS } else { 0 }..KINDS * 5);
         let spec = ("aggregate_instance_extra_specs:disk".to_owned(), format!("kind-{kind}"));
         let extra_specs = (kind < KINDS).then_some(spec).into_iter().collect();
         SelectHostsRequest {
