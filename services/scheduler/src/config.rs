@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::hosts::{HostOptions, QuarantineConfig};
 use crate::placement::filters::{self, Filter, HostLimits};
 use crate::placement::weighers::{
-    AllocatedCapacityWeigher, BuildFailureWeigher, CPUWeigher, CapacityWeigher, DiskWeigher,
+    AllocatedCapacityWeigher, BuildFailureWeigher, CPUWeigher, CapacityWeigher, DiskWeigher, GoodnessWeigher,
     HypervisorVersionWeigher, IoOpsWeigher, NumInstancesWeigher, RAMWeigher, ServerGroupSoftAffinityWeigher,
     ServerGroupSoftAntiAffinityWeigher, VolumeNumberWeigher, Weigher,
 };
@@ -126,11 +126,13 @@ pub struct BackendMultipliers {
     pub allocated_capacity: f64,
     /// VolumeNumberWeigher: volumes there.
     pub volume_number: f64,
+    /// GoodnessWeigher: what the driver says of the pool.
+    pub goodness: f64,
 }
 
 impl Default for BackendMultipliers {
     fn default() -> Self {
-        Self { capacity: 1.0, allocated_capacity: 0.0, volume_number: 0.0 }
+        Self { capacity: 1.0, allocated_capacity: 0.0, volume_number: 0.0, goodness: 0.0 }
     }
 }
 
@@ -247,6 +249,7 @@ impl BackendsConfig {
             (Box::new(CapacityWeigher), by.capacity),
             (Box::new(AllocatedCapacityWeigher), by.allocated_capacity),
             (Box::new(VolumeNumberWeigher), by.volume_number),
+            (Box::new(GoodnessWeigher), by.goodness),
         ];
         chain("backends", filters::storage(), &self.filters, weighers, self.subset_size)
     }

@@ -111,6 +111,8 @@ pub struct PoolConfig {
     pub max_over_subscription_ratio: f64,
     /// Whatever else a volume's extra specs may ask for.
     pub capabilities: BTreeMap<String, String>,
+    /// How good a place it is for new volumes, 0 to 100; not said if not set.
+    pub goodness: Option<u32>,
 }
 
 impl Default for PoolConfig {
@@ -122,6 +124,7 @@ impl Default for PoolConfig {
             thin_provisioning: false,
             max_over_subscription_ratio: 20.0,
             capabilities: BTreeMap::new(),
+            goodness: None,
         }
     }
 }
@@ -187,6 +190,8 @@ impl Config {
                 &format!("{path}.max_over_subscription_ratio"),
                 "a number of 1 or more",
             );
+            let goodness = pool.goodness.unwrap_or_default();
+            check.ensure(goodness <= 100, &format!("{path}.goodness"), "0 to 100");
         }
         check.finish()
     }
@@ -200,9 +205,20 @@ mod tests {
     fn the_defaults_make_sense_and_nonsense_is_named() {
         assert_eq!(Config::default().check(), Ok(()));
         let mut config = Config::default();
-        config.driver.pools.push(PoolConfig { max_over_subscription_ratio: 0.5, ..PoolConfig::default() });
+        config.driver.pools.push(PoolConfig {
+            max_over_subscription_ratio: 0.5,
+            goodness: Some(101),
+            ..PoolConfig::default()
+        });
         let error = config.check().unwrap_err();
         let fields: Vec<&str> = error.violations.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["driver.pools[1].name", "driver.pools[1].max_over_subscription_ratio"]);
+        assert_eq!(
+            fields,
+            [
+                "driver.pools[1].name",
+                "driver.pools[1].max_over_subscription_ratio",
+                "driver.pools[1].goodness"
+            ]
+        );
     }
 }

@@ -59,6 +59,7 @@ impl Pool {
             max_over_subscription_ratio: figures.max_over_subscription_ratio,
             volumes: u32::try_from(self.volumes).unwrap_or(u32::MAX),
             capabilities: figures.capabilities.clone().into_iter().collect(),
+            goodness: figures.goodness,
         }
     }
 }
@@ -215,6 +216,7 @@ mod tests {
             thin_provisioning: thin,
             max_over_subscription_ratio: 2.0,
             capabilities: Default::default(),
+            goodness: Some(70),
         }
     }
 
@@ -237,6 +239,7 @@ mod tests {
         claims.take(second, share("wide", 190)).unwrap();
         assert!(claims.take(VolumeId::generate(), share("wide", 1)).is_err());
         let report = claims.report();
+        assert_eq!(report[0].goodness, Some(70));
         assert_eq!((report[0].free_gib, report[0].provisioned_gib, report[0].volumes), (10, 95, 1));
         assert_eq!((report[1].free_gib, report[1].provisioned_gib, report[1].volumes), (105, 190, 1));
         claims.give_back(first);

@@ -19,6 +19,8 @@ const PROVISIONING_TYPE: &str = "provisioning:type";
 const DEFAULT_RATIO: f64 = 20.0;
 /// The greatest one believed: figures stay finite.
 const MAX_RATIO: f64 = 1_000_000.0;
+/// The goodness of a pool that could not be better.
+const MAX_GOODNESS: u32 = 100;
 
 /// Placement of volumes.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +67,8 @@ pub struct PoolRow {
     pub thin: bool,
     /// With thin provisioning: promised per room there is.
     pub max_over_subscription_ratio: f64,
+    /// How good a place the driver finds it, 0 to 100.
+    pub goodness: u32,
     /// What the pool says of itself, by the names that extra specs use.
     pub capabilities: Arc<BTreeMap<String, String>>,
 }
@@ -91,6 +95,7 @@ impl PoolRow {
             } else {
                 DEFAULT_RATIO
             },
+            goodness: pool.goodness.filter(|goodness| *goodness <= MAX_GOODNESS).unwrap_or_default(),
             capabilities: Arc::new(capabilities(backend, resources, pool)),
         }
     }

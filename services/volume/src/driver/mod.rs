@@ -76,6 +76,8 @@ pub struct PoolFigures {
     pub max_over_subscription_ratio: f64,
     /// Whatever else it says of itself.
     pub capabilities: BTreeMap<String, String>,
+    /// How good a place the driver finds it for new volumes, 0 to 100.
+    pub goodness: Option<u32>,
 }
 
 /// A backend's own figures.

@@ -112,6 +112,7 @@ impl Simulated {
             thin_provisioning: pool.thin_provisioning,
             max_over_subscription_ratio: pool.max_over_subscription_ratio,
             capabilities: pool.capabilities.clone(),
+            goodness: pool.goodness,
         }
     }
 }
