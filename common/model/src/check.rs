@@ -7,13 +7,15 @@ use kilonova_proto::types::v1 as pb;
 use crate::error::{Error, FieldViolation};
 use crate::ids::{
     FlavorId, HostName, ImageId, InstanceId, InvalidId, ProjectId, RequestId, ServerGroupId, SnapshotId,
-    ZoneName,
+    VolumeId, ZoneName,
 };
 
 /// Most instances one request may ask for.
 pub const MAX_COUNT: u32 = 100;
 /// Longest name of a resource, in characters.
 pub const MAX_NAME: usize = 255;
+/// Most instances or volumes one hint may name.
+pub const MAX_NAMED: usize = 100;
 /// Most entries of user metadata.
 pub const MAX_METADATA: usize = 128;
 /// Longest key or value of user metadata, in bytes.
@@ -111,20 +113,36 @@ pub fn instance_spec(check: &mut Checker, path: &str, spec: &pb::InstanceSpec) {
     }
 }
 
-/// A user's wishes for the scheduler.
+/// A user's wishes for the scheduler, for an instance.
 pub fn scheduler_hints(check: &mut Checker, path: &str, hints: &pb::SchedulerHints) {
+    place_hints::<InstanceId>(check, path, hints);
+    check.ensure(hints.same_host.len() <= 1, &format!("{path}.same_host"), "at most one instance");
+    check.optional_id::<ServerGroupId>(&format!("{path}.server_group_id"), &hints.server_group_id);
+    let volumes = "is of volumes, not of instances; same_host names an instance to be with";
+    check.ensure(hints.local_to_instance.is_empty(), &format!("{path}.local_to_instance"), volumes);
+}
+
+/// A user's wishes for the scheduler, for a volume.
+pub fn volume_hints(check: &mut Checker, path: &str, hints: &pb::SchedulerHints) {
+    place_hints::<VolumeId>(check, path, hints);
+    let groups = "is of instances, not of volumes";
+    check.ensure(hints.server_group_id.is_empty(), &format!("{path}.server_group_id"), groups);
+    check.optional_id::<InstanceId>(&format!("{path}.local_to_instance"), &hints.local_to_instance);
+}
+
+/// Wishes for places: by their names, and by what is there.
+fn place_hints<T: FromStr<Err = InvalidId>>(check: &mut Checker, path: &str, hints: &pb::SchedulerHints) {
     check.optional_id::<HostName>(&format!("{path}.force_host"), &hints.force_host);
     for host in &hints.exclude_hosts {
         check.id::<HostName>(&format!("{path}.exclude_hosts"), host);
     }
-    for id in &hints.different_host {
-        check.id::<InstanceId>(&format!("{path}.different_host"), id);
+    for (field, ids) in [("different_host", &hints.different_host), ("same_host", &hints.same_host)] {
+        let field = format!("{path}.{field}");
+        for id in ids {
+            check.id::<T>(&field, id);
+        }
+        check.ensure(ids.len() <= MAX_NAMED, &field, format!("at most {MAX_NAMED}"));
     }
-    for id in &hints.same_host {
-        check.id::<InstanceId>(&format!("{path}.same_host"), id);
-    }
-    check.ensure(hints.same_host.len() <= 1, &format!("{path}.same_host"), "at most one instance");
-    check.optional_id::<ServerGroupId>(&format!("{path}.server_group_id"), &hints.server_group_id);
 }
 
 /// A server group a user creates; its id and members are not the user's to say.
@@ -159,7 +177,7 @@ pub fn volume_spec(check: &mut Checker, path: &str, spec: &pb::VolumeSpec) {
     check.optional_id::<SnapshotId>(&format!("{path}.snapshot_id"), &spec.snapshot_id);
     check.optional_id::<ImageId>(&format!("{path}.image_id"), &spec.image_id);
     if let Some(hints) = &spec.hints {
-        scheduler_hints(check, &format!("{path}.hints"), hints);
+        volume_hints(check, &format!("{path}.hints"), hints);
     }
 }
 
@@ -250,6 +268,32 @@ mod tests {
         }
         assert_eq!(violations(0, 0), ["g.policy"]);
         assert_eq!(violations(99, 0), ["g.policy"]);
+    }
+
+    #[test]
+    fn hints_name_what_they_are_for() {
+        let (instance, volume) = (InstanceId::generate().to_string(), VolumeId::generate().to_string());
+        let hints = pb::SchedulerHints {
+            different_host: vec![volume.clone(), "no id".into()],
+            same_host: vec![volume.clone(), volume],
+            server_group_id: "no id".into(),
+            local_to_instance: instance,
+            ..Default::default()
+        };
+        let wrong = |of: fn(&mut Checker, &str, &pb::SchedulerHints), hints| {
+            let mut check = Checker::new();
+            of(&mut check, "hints", hints);
+            let violations = check.finish().unwrap_err().violations;
+            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        assert_eq!(wrong(volume_hints, &hints), ["hints.different_host", "hints.server_group_id"]);
+        assert_eq!(
+            wrong(scheduler_hints, &hints),
+            ["hints.different_host", "hints.same_host", "hints.server_group_id", "hints.local_to_instance"]
+        );
+        let same_host = vec![VolumeId::generate().to_string(); MAX_NAMED + 1];
+        let hints = pb::SchedulerHints { same_host, ..Default::default() };
+        assert_eq!(wrong(volume_hints, &hints), ["hints.same_host"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod engine;
 pub mod expiry;
 pub mod extend;
 pub mod groups;
+pub mod hints;
 pub mod history;
 pub mod hosts;
 pub mod moves;

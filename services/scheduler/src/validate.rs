@@ -42,6 +42,9 @@ pub(crate) fn select_backends(request: &SelectBackendsRequest) -> Result<Request
         Some(volume) => check::volume_spec(&mut check, "volume", volume),
     }
     hosts(&mut check, "excluded_backends", &request.excluded_backends);
+    hosts(&mut check, "same_backends", &request.same_backends);
+    hosts(&mut check, "different_backends", &request.different_backends);
+    check.optional_id::<HostName>("instance_host", &request.instance_host);
     finish(check, id)
 }
 
@@ -101,7 +104,14 @@ mod tests {
             ]
         );
         assert_eq!(wrong_fields(select_hosts(&SelectHostsRequest::default())), ["request_id", "flavor"]);
-        assert_eq!(wrong_fields(select_backends(&volume(0, &[]))), ["request_id", "volume.size_gib"]);
+        let mut request = volume(0, &[]);
+        request.same_backends = vec!["n1@file".into(), "not/fine".into()];
+        request.different_backends = vec!["not/fine".into()];
+        request.instance_host = "not/fine".into();
+        assert_eq!(
+            wrong_fields(select_backends(&request)),
+            ["request_id", "volume.size_gib", "same_backends[1]", "different_backends[0]", "instance_host"]
+        );
     }
 
     #[test]

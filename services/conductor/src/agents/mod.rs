@@ -100,7 +100,7 @@ pub struct Callers {
     pub peers: Peers,
     /// Where the instances are that a wish names.
     pub instances: Records<InstanceRecord>,
-    /// Where the volumes are that instances have.
+    /// Where the volumes are that instances have, or that a wish names.
     pub volumes: Records<VolumeRecord>,
     /// Where the snapshots are that volumes are made of.
     pub snapshots: Records<SnapshotRecord>,

@@ -15,6 +15,7 @@ use super::{
     Agents, COMMAND_DEADLINE, Callers, GroupWish, SELECT_DEADLINE, Selected, no_such_operation, places,
     refused, step_id, within,
 };
+use crate::hints::Directory;
 use crate::history::step_name;
 use crate::placed::{Placed, Site};
 
@@ -65,6 +66,9 @@ impl Agents<VolumeRecord> for Callers {
             // As in Cinder by default: where the snapshot is.
             spec.hints.get_or_insert_default().force_host = self.host_of(&spec.snapshot_id).await?;
         }
+        let directory = Directory { volumes: &self.volumes, instances: &self.instances };
+        let hints = spec.hints.clone().unwrap_or_default();
+        let named = directory.find(&hints).await.map_err(|error| refused(&error))?;
         let request = scheduler::SelectBackendsRequest {
             request_id: step_id(id, volume.generation, volume.attempt + 1, "select"),
             volume: Some(spec),
@@ -73,6 +77,9 @@ impl Agents<VolumeRecord> for Callers {
             excluded_backends: record.tried_hosts.clone(),
             project_id: volume.project_id.clone(),
             dry_run: false,
+            same_backends: named.same_backends,
+            different_backends: named.different_backends,
+            instance_host: named.instance_host,
         };
         let mut client = SchedulerServiceClient::new(self.peers.call(ServiceKind::Scheduler));
         let answer =

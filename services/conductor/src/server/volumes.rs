@@ -13,6 +13,7 @@ use super::{Conductor, checked, shown};
 use crate::accept::{self, Request as Accepted};
 use crate::cache::Entry;
 use crate::extend::Extend;
+use crate::hints::Directory;
 use crate::once::change_once;
 use crate::placed::Placed;
 use crate::requests::{self, Description, Named, read_id};
@@ -26,12 +27,6 @@ impl Conductor {
         let spec = request.volume.clone().unwrap_or_default();
         checked(&request.request_id, &request.project_id, |check| {
             check::volume_spec(check, "volume", &spec);
-            let hints = spec.hints.clone().unwrap_or_default();
-            let instances = "names instances, which volumes are not placed by";
-            check.ensure(hints.same_host.is_empty(), "volume.hints.same_host", instances);
-            check.ensure(hints.different_host.is_empty(), "volume.hints.different_host", instances);
-            let groups = "is of instances, not of volumes";
-            check.ensure(hints.server_group_id.is_empty(), "volume.hints.server_group_id", groups);
         })?;
         let (request_id, validate_only) = (request.request_id.clone(), request.validate_only);
         let project = accept::project(&request.project_id)?;
@@ -39,6 +34,8 @@ impl Conductor {
         let accepted = Accepted::new("CreateVolume", project.as_str(), &request_id, &bare)?;
         if self.acceptor.replay(&accepted).await?.is_none() {
             self.check_contents(&spec, project.as_str()).await?;
+            let directory = Directory { volumes: &self.volumes, instances: &self.instances };
+            directory.check(&spec.hints.clone().unwrap_or_default(), project.as_str()).await?;
         }
         let new = requests::new_volume(&spec, project.as_str(), self.acceptance(&request_id, arrived));
         let entries = self.acceptor.create(&accepted, &self.volumes, vec![new], validate_only).await?;

@@ -167,7 +167,7 @@ async fn every(client: &Client, filter: ListInstancesRequest) -> Result<Vec<Inst
 }
 
 /// The id behind an id or a name.
-async fn resolve(client: &Client, options: &GlobalOptions, text: &str) -> Result<String, Failure> {
+pub(super) async fn resolve(client: &Client, options: &GlobalOptions, text: &str) -> Result<String, Failure> {
     if InstanceId::parse(text).is_ok() {
         return Ok(text.to_owned());
     }

@@ -35,6 +35,7 @@ fn every_command_of_the_manual_parses() {
         "instance watch web --timeout 5s",
         "volume create data --size 10 --wait",
         "volume create --size 10",
+        "volume create --size 10 --same-host a --same-host b --different-host c --local-to-instance web",
         "volume list",
         "volume show data",
         "volume delete data --wait",

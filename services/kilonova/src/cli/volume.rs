@@ -22,7 +22,7 @@ use super::wait::{Goal, wait};
 #[derive(Debug, Clone, Subcommand)]
 pub enum VolumeCommand {
     /// Ask for a volume.
-    Create(create::Create),
+    Create(Box<create::Create>),
     /// List volumes, oldest first.
     List(List),
     /// Show one volume: where it stands, and what was done step by step.
@@ -52,7 +52,7 @@ pub struct List {
 pub(super) async fn run(command: VolumeCommand, options: &GlobalOptions) -> Result<(), Failure> {
     let output = Output::new(options);
     match command {
-        VolumeCommand::Create(create) => create::run(create, options, output).await,
+        VolumeCommand::Create(create) => create::run(*create, options, output).await,
         VolumeCommand::List(list) => run_list(list, options, output).await,
         VolumeCommand::Show { volume } => show::run(&volume, options, output).await,
         VolumeCommand::Extend(extend) => extend::run(extend, options, output).await,

@@ -123,12 +123,10 @@ impl Wishes {
         forced: &str,
         excluded: impl IntoIterator<Item = &'a String>,
     ) -> Self {
-        let mut excluded: Vec<HostId> = excluded.into_iter().filter_map(|name| world.find(name)).collect();
-        excluded.sort_unstable();
         Self {
             zone: (!zone.is_empty()).then(|| Wish::new(zone, world.vocabulary())),
             forced: (!forced.is_empty()).then(|| (forced.to_owned(), world.find(forced))),
-            excluded,
+            excluded: world.find_all(excluded),
         }
     }
 

@@ -10,7 +10,7 @@ use kilonova_proto::types::v1::{Capabilities, StoragePool, VolumeResources};
 
 use super::space::{Amount, Demand, Head, Row, Space, Wishes};
 use super::vocabulary::Vocabulary;
-use super::world::World;
+use super::world::{HostId, World};
 
 /// The extra spec that asks for room that is really there.
 const PROVISIONING_TYPE: &str = "provisioning:type";
@@ -196,6 +196,12 @@ pub struct StorageDemand {
     pub thick: bool,
     /// Demands on the pool, sorted by name.
     pub extra_specs: Vec<(String, String)>,
+    /// Only these backends, sorted; any if not set.
+    pub same: Option<Vec<HostId>>,
+    /// None of these backends, sorted.
+    pub different: Vec<HostId>,
+    /// Only backends of this compute host, which is empty while it is not known; any if not set.
+    pub local_to: Option<String>,
 }
 
 impl Demand for StorageDemand {
@@ -225,6 +231,9 @@ impl StorageDemand {
             gib: volume.size_gib,
             thick,
             extra_specs,
+            same: (!hints.same_host.is_empty()).then(|| world.find_all(&request.same_backends)),
+            different: world.find_all(&request.different_backends),
+            local_to: (!hints.local_to_instance.is_empty()).then(|| request.instance_host.clone()),
         }
     }
 }

@@ -4,7 +4,8 @@ use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectBackendsRequest
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{
-    Capabilities, ComputeResources, Flavor, HostAggregate, StoragePool, VolumeResources, VolumeSpec,
+    Capabilities, ComputeResources, Flavor, HostAggregate, SchedulerHints, StoragePool, VolumeResources,
+    VolumeSpec,
 };
 
 use super::{AggregatesId, ComputeRow, Head, HostId, PoolRow, World};
@@ -90,6 +91,11 @@ pub fn volume(size_gib: u32, extra_specs: &[(&str, &str)]) -> SelectBackendsRequ
     let extra_specs =
         extra_specs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let volume = VolumeSpec { size_gib, extra_specs, ..VolumeSpec::default() };
+    SelectBackendsRequest { volume: Some(volume), ..SelectBackendsRequest::default() }
+}
+
+pub fn hinted(hints: SchedulerHints) -> SelectBackendsRequest {
+    let volume = VolumeSpec { size_gib: 1, hints: Some(hints), ..VolumeSpec::default() };
     SelectBackendsRequest { volume: Some(volume), ..SelectBackendsRequest::default() }
 }
 

@@ -102,6 +102,13 @@ impl<R: Row> World<R> {
         self.by_name.get(name).copied()
     }
 
+    /// The ids of those that are known, sorted.
+    pub fn find_all<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Vec<HostId> {
+        let mut ids: Vec<HostId> = names.into_iter().filter_map(|name| self.find(name)).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self, id: HostId) -> &str {

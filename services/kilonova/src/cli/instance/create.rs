@@ -100,6 +100,7 @@ fn request(create: Create, project_id: String) -> CreateInstanceRequest {
         different_host: create.different_host,
         same_host: Vec::from_iter(create.same_host),
         server_group_id: create.group.unwrap_or_default(),
+        ..Default::default()
     };
     CreateInstanceRequest {
         request_id: create.mutation.id(),

@@ -12,8 +12,8 @@ use crate::cli::host::known;
 use crate::cli::numbers::whole;
 use crate::cli::options::{GlobalOptions, Mutation, key_value};
 use crate::cli::output::Output;
-use crate::cli::snapshot;
 use crate::cli::wait::{Goal, wait};
+use crate::cli::{instance, snapshot};
 
 /// What to create.
 #[derive(Debug, Clone, Args)]
@@ -45,6 +45,15 @@ pub struct Create {
     /// Not this backend; may be repeated.
     #[arg(long, value_name = "HOST")]
     exclude_host: Vec<String>,
+    /// Not on the backend of this volume; may be repeated.
+    #[arg(long, value_name = "ID|NAME")]
+    different_host: Vec<String>,
+    /// Only on the backend of this volume; may be repeated, then on one of theirs.
+    #[arg(long, value_name = "ID|NAME")]
+    same_host: Vec<String>,
+    /// Only on a backend of the compute host of this instance.
+    #[arg(long, value_name = "ID|NAME")]
+    local_to_instance: Option<String>,
     /// Only check; create nothing.
     #[arg(long, conflicts_with = "wait")]
     validate_only: bool,
@@ -58,9 +67,7 @@ pub struct Create {
 pub(super) async fn run(create: Create, options: &GlobalOptions, output: Output) -> Result<(), Failure> {
     let waits = create.wait;
     let client = Client::connect(options, Some(options.limit(waits))).await?;
-    if let Some(host) = &create.host {
-        known(&client, ServiceKind::Volume, host).await?;
-    }
+    let create = create.resolved(&client, options).await?;
     let validate_only = create.validate_only;
     let snapshot_id = match &create.snapshot {
         Some(text) => snapshot::resolve(&client, options, text).await?,
@@ -78,10 +85,29 @@ pub(super) async fn run(create: Create, options: &GlobalOptions, output: Output)
     ended.verdict
 }
 
+impl Create {
+    /// With ids where names were given; a backend nobody knows is refused here and not by the build.
+    async fn resolved(mut self, client: &Client, options: &GlobalOptions) -> Result<Self, Failure> {
+        if let Some(host) = &self.host {
+            known(client, ServiceKind::Volume, host).await?;
+        }
+        for volume in self.different_host.iter_mut().chain(&mut self.same_host) {
+            *volume = super::resolve(client, options, volume).await?;
+        }
+        if let Some(instance) = &mut self.local_to_instance {
+            *instance = instance::resolve(client, options, instance).await?;
+        }
+        Ok(self)
+    }
+}
+
 fn request(create: Create, project_id: String, snapshot_id: String) -> CreateVolumeRequest {
     let hints = SchedulerHints {
         force_host: create.host.unwrap_or_default(),
         exclude_hosts: create.exclude_host,
+        different_host: create.different_host,
+        same_host: create.same_host,
+        local_to_instance: create.local_to_instance.unwrap_or_default(),
         ..Default::default()
     };
     CreateVolumeRequest {

@@ -8,15 +8,18 @@ mod capabilities;
 mod capacity;
 mod compute_capabilities;
 mod core;
+mod different_backend;
 mod disk;
 mod excluded_hosts;
 pub(super) mod extra_specs;
 mod forced_host;
 pub(super) mod image_properties;
+mod instance_locality;
 mod io_ops;
 mod isolated_aggregates;
 mod num_instances;
 mod ram;
+mod same_backend;
 mod server_group_affinity;
 mod server_group_anti_affinity;
 mod service_up;
@@ -30,14 +33,17 @@ pub use capabilities::CapabilitiesFilter;
 pub use capacity::CapacityFilter;
 pub use compute_capabilities::ComputeCapabilitiesFilter;
 pub use core::CoreFilter;
+pub use different_backend::DifferentBackendFilter;
 pub use disk::DiskFilter;
 pub use excluded_hosts::ExcludedHostsFilter;
 pub use forced_host::ForcedHostFilter;
 pub use image_properties::ImagePropertiesFilter;
+pub use instance_locality::InstanceLocalityFilter;
 pub use io_ops::IoOpsFilter;
 pub use isolated_aggregates::IsolatedAggregatesFilter;
 pub use num_instances::NumInstancesFilter;
 pub use ram::RamFilter;
+pub use same_backend::SameBackendFilter;
 pub use server_group_affinity::ServerGroupAffinityFilter;
 pub use server_group_anti_affinity::ServerGroupAntiAffinityFilter;
 pub use service_up::{BackendFilter, ComputeFilter};
@@ -134,6 +140,10 @@ pub fn compute(limits: &HostLimits) -> Vec<Box<dyn Filter<Compute>>> {
 #[must_use]
 pub fn storage() -> Vec<Box<dyn Filter<Storage>>> {
     vec![
+        // First, so that what other volumes or an instance rule out is said to be ruled out by them.
+        Box::new(SameBackendFilter),
+        Box::new(DifferentBackendFilter),
+        Box::new(InstanceLocalityFilter),
         Box::new(ForcedHostFilter),
         Box::new(ExcludedHostsFilter),
         Box::new(BackendFilter),
