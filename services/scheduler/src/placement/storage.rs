@@ -250,33 +250,6 @@ mod tests {
     }
 
     #[test]
-    fn virtual_free_follows_cinder() {
-        let thin = StoragePool {
-            total_gib: 105,
-            free_gib: 50,
-            provisioned_gib: 100,
-            reserved_percentage: 10,
-            thin_provisioning: true,
-            max_over_subscription_ratio: 2.0,
-            ..pool("p")
-        };
-        assert_eq!(row(thin.clone()).virtual_free_gib(false), (105.0 - 10.0) * 2.0 - 100.0);
-        assert_eq!(row(thin).virtual_free_gib(true), -5.0, "asked for thick: 105 - 10 - 100");
-        let thick = StoragePool {
-            total_gib: 100,
-            free_gib: 30,
-            provisioned_gib: 50,
-            thin_provisioning: false,
-            ..pool("p")
-        };
-        assert_eq!(
-            row(thick).virtual_free_gib(false),
-            30.0,
-            "what is really free is less than what is not promised"
-        );
-    }
-
-    #[test]
     fn held_room_is_not_free() {
         let mut row = row(pool("p"));
         let before = row.virtual_free_gib(false);
