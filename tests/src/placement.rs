@@ -1,11 +1,16 @@
 //! Placement of instances once more, written from the rules alone: what decisions are compared with, and what they are
 //! measured against.
 
+pub mod rules;
+pub mod storage;
+
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources, HostAggregate, ServiceKind};
-use kilonova_scheduler::placement::{ComputeRow, Decision, Head, Pick, Wanted, World};
+use kilonova_scheduler::placement::{ComputeRow, Head, World};
+
+use rules::{Place, Rules};
 
 /// One host, as it would be told to a person.
 #[derive(Debug, Clone, Default)]
@@ -198,15 +203,9 @@ impl Plain<'_> {
         let mut weights = vec![0.0; fitting.len()];
         let mut add = |key: &str, configured: f64, figure: &dyn Fn(&Host) -> f64| {
             let figures: Vec<f64> = fitting.iter().map(|host| figure(host)).collect();
-            let least = figures.iter().copied().fold(f64::MAX, f64::min);
-            let greatest = figures.iter().copied().fold(f64::MIN, f64::max);
-            if greatest > least {
-                for ((weight, figure), host) in weights.iter_mut().zip(figures).zip(&fitting) {
-                    let said = self::least(host, &format!("{key}_weight_multiplier"));
-                    let scale = said.unwrap_or(configured) / (greatest - least);
-                    *weight += scale * (figure - least);
-                }
-            }
+            let multiplier =
+                |n: usize| least(fitting[n], &format!("{key}_weight_multiplier")).unwrap_or(configured);
+            rules::add(&mut weights, multiplier, &figures);
         };
         add("ram", 1.0, &|host| free_of(host)[1] as f64);
         add("cpu", 1.0, &|host| free_of(host)[0] as f64);
@@ -235,41 +234,14 @@ impl Plain<'_> {
         host.figures.io_ops += 1;
         host.figures.instances += 1;
     }
+}
 
-    /// Follows the decision pick by pick: each must be among the best at its turn.
-    pub fn verify(mut self, decision: &Decision, wanted: Wanted, name: impl Fn(&Pick) -> String) {
-        if decision.picks.is_empty() {
-            for _ in 0..wanted.count {
-                let weights = self.weights();
-                let Some((best, _)) = weights.iter().max_by(|one, other| one.1.total_cmp(&other.1)) else {
-                    assert_eq!(decision.explanation.remaining, 0);
-                    return;
-                };
-                let best = best.clone();
-                self.place(&best);
-            }
-            panic!("there was room for all, and none was placed");
-        }
-        assert_eq!(decision.picks.len(), wanted.count);
-        let mut last = Vec::new();
-        for pick in &decision.picks {
-            last = self.weights();
-            let best = last.iter().map(|(_, weight)| *weight).fold(f64::MIN, f64::max);
-            let own =
-                last.iter().find(|(host, _)| *host == name(pick)).expect("the pick passes the filters").1;
-            assert_eq!(own, best, "the pick is among the best");
-            self.place(&name(pick));
-        }
-        assert_eq!(decision.explanation.remaining as usize, last.len());
-        let picked: Vec<String> = decision.picks.iter().map(&name).collect();
-        last.retain(|(host, _)| !picked.contains(host));
-        last.sort_by(|one, other| other.1.total_cmp(&one.1));
-        let alternates: Vec<String> = decision.alternates.iter().map(&name).collect();
-        assert_eq!(alternates.len(), last.len().min(wanted.alternates));
-        for (n, alternate) in alternates.iter().enumerate() {
-            let own = last.iter().find(|(host, _)| host == alternate).expect("an alternate fits").1;
-            assert_eq!(own, last[n].1, "alternates come best first");
-            assert!(!alternates[..n].contains(alternate), "alternates are distinct");
-        }
+impl Rules for Plain<'_> {
+    fn weigh(&self) -> Vec<(Place, f64)> {
+        self.weights().into_iter().map(|(name, weight)| ((name, String::new()), weight)).collect()
+    }
+
+    fn put(&mut self, (name, _): &Place) {
+        self.place(name);
     }
 }

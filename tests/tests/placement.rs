@@ -2,18 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectBackendsRequest, SelectHostsRequest};
-use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectHostsRequest};
 use kilonova_proto::types::v1::server_group::Policy;
-use kilonova_proto::types::v1::{
-    Capabilities, ComputeResources, Flavor, HostAggregate, Image, SchedulerHints, StoragePool,
-    VolumeResources, VolumeSpec,
-};
-use kilonova_scheduler::config::{BackendsConfig, HostsConfig};
-use kilonova_scheduler::placement::{
-    AggregatesId, ComputeDemand, Head, Pick, PoolRow, Scan, Space, Storage, StorageDemand, Wanted, World,
-    select,
-};
+use kilonova_proto::types::v1::{ComputeResources, Flavor, HostAggregate, Image, SchedulerHints};
+use kilonova_scheduler::config::HostsConfig;
+use kilonova_scheduler::placement::{ComputeDemand, Pick, Scan, Wanted, select};
+use kilonova_tests::placement::rules::Rules;
 use kilonova_tests::placement::{Host, Plain, world_of};
 use proptest::prelude::*;
 
@@ -55,23 +49,6 @@ fn instance(vcpus: u32, ram_mib: u32, disk_gib: u32) -> SelectHostsRequest {
 fn group(policy: Policy, max_per_host: u32, hosts: Vec<(String, u32)>) -> GroupHosts {
     let hosts = hosts.into_iter().map(|(host, members)| GroupHost { host, members }).collect();
     GroupHosts { policy: policy.into(), max_per_host, hosts }
-}
-
-fn volume(size_gib: u32, thick: bool) -> SelectBackendsRequest {
-    let specs = thick.then(|| ("provisioning:type".to_owned(), "thick".to_owned()));
-    let volume = VolumeSpec { size_gib, extra_specs: specs.into_iter().collect(), ..VolumeSpec::default() };
-    SelectBackendsRequest { volume: Some(volume), ..SelectBackendsRequest::default() }
-}
-
-fn backend(world: &mut World<PoolRow>, name: &str, pools: Vec<StoragePool>) {
-    let host = world.add(name);
-    let zone = world.vocabulary_mut().intern("az1");
-    let aggregates = AggregatesId::default();
-    let head = Head { host, zone, aggregates, up: true, enabled: true, quarantined: false };
-    let resources = Some(Resources::Volume(VolumeResources { pools, ..VolumeResources::default() }));
-    let capabilities = Capabilities { resources, ..Capabilities::default() };
-    let rows = Storage::rows(head, name, Some(&capabilities), world.vocabulary_mut());
-    world.set_rows(host, rows);
 }
 
 fn aggregate(n: usize) -> HostAggregate {
@@ -207,73 +184,5 @@ proptest! {
         prop_assert_eq!(&decision, &select(&mut world, &chain, &demand, wanted, seed, &mut scan));
         let name = |pick: &Pick| world.name(pick.host).to_owned();
         Plain { request: &request, hosts, most }.verify(&decision, wanted, name);
-    }
-
-    #[test]
-    fn volumes_go_where_the_plain_formula_has_most_room(
-        backends in proptest::collection::vec(proptest::collection::vec(any_pool(), 1..4), 0..8),
-        gib in 1_u32..60,
-        thick: bool,
-        count in 1_usize..4,
-        seed: u64,
-    ) {
-        let mut world = World::new();
-        let mut free: Vec<(String, f64)> = Vec::new();
-        for (n, pools) in backends.iter().enumerate() {
-            let mut pools = pools.clone();
-            for (m, pool) in pools.iter_mut().enumerate() {
-                pool.name = format!("p{m}");
-                free.push((format!("b{n}#p{m}"), plain_virtual_free(pool, thick)));
-            }
-            backend(&mut world, &format!("b{n}"), pools);
-        }
-        let demand = StorageDemand::new(&volume(gib, thick), &world);
-        let chain = BackendsConfig::default().chain().unwrap();
-        let decision = select(&mut world, &chain, &demand, Wanted { count, alternates: 0 }, seed, &mut Scan::default());
-        let most = |free: &[(String, f64)]| free.iter().map(|(_, free)| *free).fold(f64::MIN, f64::max);
-        if decision.picks.is_empty() {
-            let mut placed = 0;
-            while placed < count && most(&free) >= f64::from(gib) {
-                let best = most(&free);
-                free.iter_mut().find(|(_, free)| *free == best).unwrap().1 -= f64::from(gib);
-                placed += 1;
-            }
-            prop_assert!(placed < count, "there was room for all, and none was placed");
-        }
-        for pick in &decision.picks {
-            let place = format!("{}#{}", world.name(pick.host), pick.pool);
-            let best = most(&free);
-            let own = free.iter_mut().find(|(name, _)| *name == place).unwrap();
-            prop_assert_eq!(own.1, best);
-            prop_assert!(own.1 >= f64::from(gib));
-            own.1 -= f64::from(gib);
-        }
-    }
-}
-
-fn any_pool() -> impl Strategy<Value = StoragePool> {
-    let figures = (0_u32..120, 0_u32..120, 0_u32..150, 0_u32..40);
-    (figures, any::<bool>(), 0_usize..4).prop_map(|((total, free, provisioned, reserved), thin, ratio)| {
-        StoragePool {
-            total_gib: total,
-            free_gib: free.min(total),
-            provisioned_gib: provisioned,
-            reserved_percentage: reserved,
-            thin_provisioning: thin,
-            max_over_subscription_ratio: [0.0, 1.0, 1.5, 3.0][ratio],
-            ..StoragePool::default()
-        }
-    })
-}
-
-fn plain_virtual_free(pool: &StoragePool, thick: bool) -> f64 {
-    let ratio = if pool.max_over_subscription_ratio == 0.0 { 20.0 } else { pool.max_over_subscription_ratio };
-    let reserved = pool.total_gib * pool.reserved_percentage / 100;
-    let usable = f64::from(pool.total_gib - reserved);
-    let provisioned = f64::from(pool.provisioned_gib);
-    if pool.thin_provisioning && !thick {
-        usable * ratio - provisioned
-    } else {
-        f64::from(pool.free_gib).min(usable - provisioned)
     }
 }
