@@ -11,8 +11,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// On how many hosts a build is tried before it ends in ERROR.
+    /// On how many hosts a build may come to nothing before it ends in ERROR.
     pub max_attempts: u32,
+    /// How many hosts may refuse a build, for want of room or because they take no new work, before it ends in ERROR.
+    pub max_refusals: u32,
     /// How many further hosts to ask the scheduler for.
     pub alternates: u32,
     /// How long a host may take over a build before it is tried elsewhere.
@@ -86,6 +88,7 @@ impl Default for Config {
         let seconds = |n| Period::from(Duration::from_secs(n));
         Self {
             max_attempts: 3,
+            max_refusals: 20,
             alternates: 2,
             build_timeout: seconds(300),
             operation_timeout: seconds(180),
@@ -115,6 +118,7 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let mut check = Checker::new();
         check.ensure(self.max_attempts > 0, "max_attempts", "at least 1");
+        check.ensure(self.max_refusals > 0, "max_refusals", "at least 1");
         check.ensure(self.alternates <= 10, "alternates", "at most 10");
         check.ensure(self.concurrency > 0, "concurrency", "at least 1");
         check.ensure(self.host_concurrency > 0, "host_concurrency", "at least 1");

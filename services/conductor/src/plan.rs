@@ -5,7 +5,7 @@
 //!   BUILDING, no host ───────────────► BUILDING, at a host ──────────────────► there
 //!        ▲  │ no place, or too many attempts     │
 //!        │  └──────────► ERROR                   │ refused, FAILED reported, or too late
-//!        └───────────────────────────────────────┘ (the next attempt, elsewhere)
+//!        └───────────────────────────────────────┘ (the next attempt, elsewhere; a refusal is counted apart)
 //!
 //!   there, with operations:  Operate the first ──► the host did or did not, reported, or was too late
 //!                                                      └──► Conclude, where others have a part in it
@@ -117,6 +117,8 @@ pub struct View<'a> {
     pub clears: Option<&'a str>,
     /// How many places were tried.
     pub tried: usize,
+    /// How many of them refused it and did nothing.
+    pub refusals: usize,
     /// How many places are left to try.
     pub alternates: usize,
     /// What is being done with it now that it is there.
@@ -131,8 +133,10 @@ pub struct View<'a> {
     pub epoch_of: &'a dyn Fn(&str) -> Option<Epoch>,
     /// The time.
     pub now: SystemTime,
-    /// Most places tried.
+    /// Most places where it came to nothing.
     pub max_attempts: u32,
+    /// Most places that refused it.
+    pub max_refusals: u32,
     /// Whether there is no other place than the one: it is waited for until the deadline.
     pub only_place: bool,
     /// For how long yet a host that is not registered is waited for: the registry is only now being followed.
@@ -163,8 +167,7 @@ pub fn plan(view: &View<'_>) -> Decision {
             Decision::GiveUpOperation(Leave::Late)
         }
         _ if view.placing => {
-            let most = if view.only_place { 1 } else { view.max_attempts as usize };
-            if view.tried >= most {
+            if view.is_tried_enough() {
                 Decision::GiveUp
             } else if view.alternates > 0 {
                 Decision::TakeAlternate
@@ -288,6 +291,13 @@ fn clean_up(view: &View<'_>, keep: &[String]) -> Option<Decision> {
 }
 
 impl View<'_> {
+    /// A host that refuses what it has no room for says that its scheduler was late, not that the build fails.
+    fn is_tried_enough(&self) -> bool {
+        let failed = self.tried.saturating_sub(self.refusals);
+        let most = (self.max_attempts as usize, self.max_refusals as usize);
+        failed >= most.0 || self.refusals >= most.1 || (self.only_place && self.tried > 0)
+    }
+
     fn deadline_of(&self, operation: &Operation) -> SystemTime {
         operation.deadline_time.as_ref().and_then(system_time).unwrap_or(self.now)
     }

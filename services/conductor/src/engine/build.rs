@@ -12,6 +12,7 @@ use super::reach::{HOST_BUSY, UNREACHABLE_AFTER, is_past};
 use super::store::Stepped;
 use crate::agents::Agents;
 use crate::cache::Entry;
+use crate::config::Config;
 use crate::history;
 use crate::placed::{Phase, Placed};
 use crate::plan::{Leave, Sent, Verb};
@@ -70,6 +71,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let mut record = P::clone(&entry.record);
         let site = record.building_at().unwrap_or_default();
         if !may_hold_something {
+            record.count_refusal();
             record.drop_receipt(&site.host, site.attempt);
         }
         leave_host(&mut record, history::fault(cause, &site.host, site.attempt, now), now);
@@ -90,13 +92,15 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 
     pub(super) fn too_many(&self, record: &P) -> Error {
         let tried = record.tried().join(", ");
+        let Config { max_attempts, max_refusals, .. } = *self.config;
+        let refusals = record.refusals();
+        let failed = record.tried().len().saturating_sub(refusals);
         let message = format!(
-            "tried {} of at most {} hosts, and each failed: {tried}",
-            record.tried().len(),
-            self.config.max_attempts
+            "it failed on {failed} hosts of at most {max_attempts}, and {refusals} of at most {max_refusals} refused it: {tried}"
         );
         Error::new(Reason::MaxAttemptsExceeded, message)
-            .with("max_attempts", self.config.max_attempts)
+            .with("max_attempts", max_attempts)
+            .with("max_refusals", max_refusals)
             .with("tried", tried)
     }
 

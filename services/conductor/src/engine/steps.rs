@@ -76,6 +76,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             acts_at: &record.acts_at(),
             clears: record.clears().as_deref(),
             tried: record.tried().len(),
+            refusals: record.refusals(),
             settling: self.settling(),
             only_place: record.has_only_place(),
             alternates: record.alternates(),
@@ -86,6 +87,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             epoch_of: &|host| self.epoch_of(host),
             now,
             max_attempts: self.config.max_attempts,
+            max_refusals: self.config.max_refusals,
             resend: self.config.resend_interval.get(),
         })
     }

@@ -193,6 +193,7 @@ fn check_flavor(record: &InstanceRecord, flavor: &pb::Flavor) -> Result<pb::Quot
 /// The way to another host. What was tried for an earlier placement no longer counts.
 fn way_out(record: &mut InstanceRecord, destination: Place) -> Move {
     record.tried_hosts.clear();
+    record.refusals = 0;
     record.alternates.clear();
     let mut way =
         Move { source: Some(place_of(record)), destination: Some(destination), ..Default::default() };

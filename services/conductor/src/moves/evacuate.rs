@@ -68,6 +68,7 @@ pub fn begin(
     }
     record.evacuated_from = Some(place_of(record));
     record.tried_hosts.clear();
+    record.refusals = 0;
     record.alternates.clear();
     let instance = record.instance.get_or_insert_default();
     instance.host.clear();

@@ -116,6 +116,12 @@ impl Placed for InstanceRecord {
     fn conclude(&mut self, now: SystemTime) {
         operations::conclude(self, now);
     }
+    fn refusals(&self) -> usize {
+        self.refusals as usize
+    }
+    fn count_refusal(&mut self) {
+        self.refusals += 1;
+    }
     shared!();
 }
 

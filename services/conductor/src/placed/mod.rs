@@ -174,6 +174,12 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn actions_mut(&mut self) -> &mut Vec<pb::Action>;
     /// The hosts tried.
     fn tried(&self) -> &[String];
+    /// How many of them refused it and did nothing for it.
+    fn refusals(&self) -> usize {
+        0
+    }
+    /// The host that is being tried refuses it.
+    fn count_refusal(&mut self) {}
     /// Where to try next.
     fn alternates_mut(&mut self) -> &mut Vec<Alternate>;
     /// How many places are left to try.

@@ -77,6 +77,12 @@ impl Placed for VolumeRecord {
     fn conclude(&mut self, now: SystemTime) {
         extend::conclude(self, now);
     }
+    fn refusals(&self) -> usize {
+        self.refusals as usize
+    }
+    fn count_refusal(&mut self) {
+        self.refusals += 1;
+    }
     shared!();
 }
 

@@ -9,6 +9,7 @@ struct World {
     receipts: Vec<Receipt>,
     alternates: usize,
     tried: usize,
+    refusals: usize,
     clears: Option<&'static str>,
     settling: Duration,
     only_place: bool,
@@ -26,6 +27,7 @@ fn world(wanted: Wanted, phase: Phase, host: &str, attempt: u32) -> World {
         receipts: Vec::new(),
         alternates: 0,
         tried: 0,
+        refusals: 0,
         clears: None,
         settling: Duration::ZERO,
         only_place: false,
@@ -62,6 +64,7 @@ impl World {
             acts_at: &site,
             clears: self.clears,
             tried: self.tried,
+            refusals: self.refusals,
             settling: self.settling,
             alternates: self.alternates,
             operation: self.operation.as_ref(),
@@ -71,6 +74,7 @@ impl World {
             epoch_of: &|host| self.up.contains(&host).then_some(Epoch(7)),
             now: self.now,
             max_attempts: 3,
+            max_refusals: 20,
             only_place: self.only_place,
             resend: Duration::from_secs(10),
         })
@@ -85,6 +89,21 @@ fn a_new_record_asks_for_a_place_then_takes_alternates_then_gives_up() {
     w.tried = 2;
     assert_eq!(w.plan(), Decision::TakeAlternate);
     w.tried = 3;
+    assert_eq!(w.plan(), Decision::GiveUp);
+}
+
+#[test]
+fn a_refusal_is_no_attempt_unless_there_is_no_other_place_and_has_a_limit_of_its_own() {
+    let mut w = world(Wanted::Present, Phase::Building, "", 5);
+    (w.tried, w.refusals) = (5, 3);
+    assert_eq!(w.plan(), Decision::Select);
+    w.tried = 6;
+    assert_eq!(w.plan(), Decision::GiveUp);
+    (w.tried, w.refusals) = (19, 19);
+    assert_eq!(w.plan(), Decision::Select);
+    (w.tried, w.refusals) = (20, 20);
+    assert_eq!(w.plan(), Decision::GiveUp);
+    (w.tried, w.refusals, w.only_place) = (1, 1, true);
     assert_eq!(w.plan(), Decision::GiveUp);
 }
 
