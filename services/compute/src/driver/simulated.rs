@@ -8,7 +8,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_proto::types::v1::{Image, InstanceAddress};
 use kilonova_runtime::agent::ledger::Stamp;
-use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
+use kilonova_runtime::agent::simulated::{Entry, Faults, Hang, Journal, JournalError, Latency, Record};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ pub struct Simulated {
     guests: Mutex<BTreeMap<InstanceId, Known>>,
     figures: HostFigures,
     latency: Latency,
+    hang: Hang,
     faults: Faults,
     fails: Fails,
 }
@@ -165,6 +166,7 @@ impl Simulated {
                 capabilities: driver.capabilities.clone(),
             },
             latency: driver.latency(),
+            hang: Hang::in_dir(&config.data_dir),
             faults: driver.faults(),
             fails: Fails {
                 power: Faults { rate: 0.0, rules: driver.power_fail.clone() },
@@ -371,6 +373,7 @@ impl Driver for Simulated {
     }
 
     async fn figures(&self) -> Result<HostFigures, Error> {
+        self.hang.pass().await;
         Ok(self.figures.clone())
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kilonova_model::{Epoch, Error, HostName, Reason, SnapshotId, VolumeId};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_runtime::agent::ledger::Stamp;
-use kilonova_runtime::agent::simulated::{Entry, Faults, Journal, JournalError, Latency, Record};
+use kilonova_runtime::agent::simulated::{Entry, Faults, Hang, Journal, JournalError, Latency, Record};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ pub struct Simulated {
     snapshots: Mutex<BTreeMap<SnapshotId, (VolumeId, Stamp)>>,
     pools: Vec<PoolConfig>,
     latency: Latency,
+    hang: Hang,
     faults: Faults,
     extend_faults: Faults,
     snapshot_faults: Faults,
@@ -60,6 +61,7 @@ impl Simulated {
             snapshots: Mutex::new(replay_snapshots(&entries)),
             pools: config.driver.pools.clone(),
             latency: config.driver.latency(),
+            hang: Hang::in_dir(&config.data_dir),
             faults: config.driver.faults(),
             extend_faults: config.driver.extend_faults(),
             snapshot_faults: config.driver.snapshot_faults(),
@@ -297,6 +299,7 @@ impl Driver for Simulated {
     }
 
     async fn figures(&self) -> Result<BackendFigures, Error> {
+        self.hang.pass().await;
         Ok(BackendFigures {
             pools: self.pools.iter().map(|pool| self.figures_of(pool)).collect(),
             driver: "simulated".to_owned(),

@@ -1,5 +1,6 @@
 //! Failures and delays on demand.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kilonova_model::{Attempt, Error, Reason};
@@ -74,6 +75,28 @@ impl Latency {
     }
 }
 
+/// How often it is looked whether it hangs still.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A driver that gives no figures while there is a file `hang-figures` in its data directory: it does not fail, it does
+/// not answer.
+#[derive(Debug, Clone)]
+pub struct Hang(PathBuf);
+
+impl Hang {
+    /// In this data directory.
+    pub fn in_dir(data_dir: &Path) -> Self {
+        Self(data_dir.join("hang-figures"))
+    }
+
+    /// Ends once there is no such file.
+    pub async fn pass(&self) {
+        while self.0.exists() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +115,17 @@ mod tests {
         let faults = Faults { rate: 0.25, rules: Vec::new() };
         assert!(faults.check("x", Attempt(1), 0.24).is_err());
         assert!(faults.check("x", Attempt(1), 0.25).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_hangs_as_long_as_there_is_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let hang = Hang::in_dir(dir.path());
+        hang.pass().await;
+        std::fs::write(dir.path().join("hang-figures"), "").unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(60), hang.pass()).await.is_err());
+        std::fs::remove_file(dir.path().join("hang-figures")).unwrap();
+        hang.pass().await;
     }
 
     #[test]

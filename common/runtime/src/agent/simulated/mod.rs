@@ -3,5 +3,5 @@
 mod faults;
 mod journal;
 
-pub use faults::{FailRule, Faults, Latency};
+pub use faults::{FailRule, Faults, Hang, Latency};
 pub use journal::{Entry, Journal, JournalError, Record};
