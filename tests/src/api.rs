@@ -18,6 +18,7 @@ type Flavors = api::flavor_service_client::FlavorServiceClient<Channel>;
 type Images = api::image_service_client::ImageServiceClient<Channel>;
 type Audits = api::audit_service_client::AuditServiceClient<Channel>;
 type Aggregates = api::aggregate_service_client::AggregateServiceClient<Channel>;
+type Placements = api::placement_service_client::PlacementServiceClient<Channel>;
 type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
 
 impl Api {
@@ -85,6 +86,12 @@ impl Api {
     #[must_use]
     pub fn audits(&self) -> Audits {
         Audits::new(self.channel.clone())
+    }
+
+    /// Placements.
+    #[must_use]
+    pub fn placements(&self) -> Placements {
+        Placements::new(self.channel.clone())
     }
 
     /// Quotas.

@@ -12,6 +12,8 @@ use crate::ids::{
 
 /// Most instances one request may ask for.
 pub const MAX_COUNT: u32 = 100;
+/// Most alternates one request may ask for.
+pub const MAX_ALTERNATES: u32 = 10;
 /// Longest name of a resource, in characters.
 pub const MAX_NAME: usize = 255;
 /// Most instances or volumes one hint may name.
@@ -73,6 +75,12 @@ pub fn request(check: &mut Checker, request_id: &str, project_id: &str) {
     check.optional_id::<ProjectId>("project_id", project_id);
 }
 
+/// How many places are asked for, and how many further ones for each.
+pub fn places(check: &mut Checker, count: u32, alternates: u32) {
+    check.ensure(count <= MAX_COUNT, "count", format!("at most {MAX_COUNT}"));
+    check.ensure(alternates <= MAX_ALTERNATES, "alternates", format!("at most {MAX_ALTERNATES}"));
+}
+
 /// A shown name: printable, not too long.
 pub fn name(check: &mut Checker, field: &str, text: &str, required: bool) {
     check.ensure(!required || !text.trim().is_empty(), field, "is required");
@@ -104,10 +112,16 @@ pub fn metadata<'a>(
 /// What a user asks of an instance.
 pub fn instance_spec(check: &mut Checker, path: &str, spec: &pb::InstanceSpec) {
     name(check, &format!("{path}.name"), &spec.name, true);
-    check.id::<FlavorId>(&format!("{path}.flavor_id"), &spec.flavor_id);
-    check.id::<ImageId>(&format!("{path}.image_id"), &spec.image_id);
-    check.optional_id::<ZoneName>(&format!("{path}.availability_zone"), &spec.availability_zone);
+    instance_demands(check, path, spec);
+    check.ensure(!spec.image_id.is_empty(), &format!("{path}.image_id"), "is required");
     metadata(check, &format!("{path}.metadata"), &spec.metadata);
+}
+
+/// What of an instance its place depends on: the rest of it, and the image, may be left out.
+pub fn instance_demands(check: &mut Checker, path: &str, spec: &pb::InstanceSpec) {
+    check.id::<FlavorId>(&format!("{path}.flavor_id"), &spec.flavor_id);
+    check.optional_id::<ImageId>(&format!("{path}.image_id"), &spec.image_id);
+    check.optional_id::<ZoneName>(&format!("{path}.availability_zone"), &spec.availability_zone);
     if let Some(hints) = &spec.hints {
         scheduler_hints(check, &format!("{path}.hints"), hints);
     }

@@ -4,6 +4,7 @@ mod aggregate;
 mod catalogue;
 mod host;
 mod instance;
+mod placement;
 mod server_group;
 mod snapshot;
 mod volume;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kilonova_model::ServiceKind;
 use kilonova_proto::conductor::v1::aggregate_service_client::AggregateServiceClient;
 use kilonova_proto::conductor::v1::audit_service_client::AuditServiceClient;
+use kilonova_proto::conductor::v1::placement_service_client::PlacementServiceClient;
 use kilonova_proto::conductor::v1::record_service_client::RecordServiceClient;
 use kilonova_proto::conductor::v1::task_service_client::TaskServiceClient;
 use kilonova_rpc::peers::{Channel, Peers};
@@ -65,6 +66,12 @@ impl Conductor {
     #[must_use]
     pub fn aggregates(&self) -> AggregateServiceClient<Channel> {
         AggregateServiceClient::new(self.call.clone())
+    }
+
+    /// What says where things go.
+    #[must_use]
+    pub fn placements(&self) -> PlacementServiceClient<Channel> {
+        PlacementServiceClient::new(self.call.clone())
     }
 
     /// What compares records with what hosts have.

@@ -125,6 +125,12 @@ requests! {
     GetQuotaRequest => GetQuotaRequest { project_id }
     UpdateQuotaRequest => UpdateQuotaRequest { request_id, project_id, limits, update_mask }
     AuditRequest => AuditRequest { heal, host }
+    EvaluateInstancePlacementRequest => EvaluateInstancePlacementRequest {
+        project_id, instance, count, alternates,
+    }
+    EvaluateVolumePlacementRequest => EvaluateVolumePlacementRequest { project_id, volume, count, alternates }
+    GetInstancePlacementRequest => GetInstancePlacementRequest { instance_id, project_id }
+    GetVolumePlacementRequest => GetVolumePlacementRequest { volume_id, project_id }
 }
 
 responses! {
@@ -185,6 +191,10 @@ responses! {
     GetQuotaResponse => GetQuotaResponse { quota }
     UpdateQuotaResponse => UpdateQuotaResponse { quota }
     AuditResponse => AuditResponse { audit }
+    EvaluateInstancePlacementResponse => EvaluateInstancePlacementResponse { selections, explanation }
+    EvaluateVolumePlacementResponse => EvaluateVolumePlacementResponse { selections, explanation }
+    GetInstancePlacementResponse => GetInstancePlacementResponse { placement }
+    GetVolumePlacementResponse => GetVolumePlacementResponse { placement }
 }
 
 watches! {

@@ -10,6 +10,7 @@ use kilonova_proto::api::v1::flavor_service_server::{FlavorService, FlavorServic
 use kilonova_proto::api::v1::host_service_server::{HostService, HostServiceServer};
 use kilonova_proto::api::v1::image_service_server::{ImageService, ImageServiceServer};
 use kilonova_proto::api::v1::instance_service_server::{InstanceService, InstanceServiceServer};
+use kilonova_proto::api::v1::placement_service_server::{PlacementService, PlacementServiceServer};
 use kilonova_proto::api::v1::quota_service_server::{QuotaService, QuotaServiceServer};
 use kilonova_proto::api::v1::server_group_service_server::{ServerGroupService, ServerGroupServiceServer};
 use kilonova_proto::api::v1::snapshot_service_server::{SnapshotService, SnapshotServiceServer};
@@ -74,6 +75,7 @@ pub fn add(server: ServerBuilder, conductor: Conductor) -> ServerBuilder {
         .add(AggregateServiceServer::new(api.clone()), Served::all("kilonova.api.v1.AggregateService"))
         .add(HostServiceServer::new(api.clone()), Served::all("kilonova.api.v1.HostService"))
         .add(QuotaServiceServer::new(api.clone()), Served::all("kilonova.api.v1.QuotaService"))
+        .add(PlacementServiceServer::new(api.clone()), Served::all("kilonova.api.v1.PlacementService"))
         .add(AuditServiceServer::new(api), Served::all("kilonova.api.v1.AuditService"))
 }
 
@@ -82,7 +84,8 @@ struct Api {
     conductor: Conductor,
 }
 
-/// Implements a service: `method(Request) -> Response` put to the conductor's `tasks`, `records` or `audits`, and watches.
+/// Implements a service: `method(Request) -> Response` put to the conductor's `tasks`, `records`,
+/// `placements` or `audits`, and watches.
 macro_rules! forward {
     ($service:ident {
         $($method:ident($request:ident) -> $response:ident = $half:ident.$target:ident;)*
@@ -217,6 +220,19 @@ forward! {
     QuotaService {
         get_quota(GetQuotaRequest) -> GetQuotaResponse = records.get_quota;
         update_quota(UpdateQuotaRequest) -> UpdateQuotaResponse = tasks.update_quota;
+    }
+}
+
+forward! {
+    PlacementService {
+        evaluate_instance_placement(EvaluateInstancePlacementRequest) -> EvaluateInstancePlacementResponse
+            = placements.evaluate_instance_placement;
+        evaluate_volume_placement(EvaluateVolumePlacementRequest) -> EvaluateVolumePlacementResponse
+            = placements.evaluate_volume_placement;
+        get_instance_placement(GetInstancePlacementRequest) -> GetInstancePlacementResponse
+            = placements.get_instance_placement;
+        get_volume_placement(GetVolumePlacementRequest) -> GetVolumePlacementResponse
+            = placements.get_volume_placement;
     }
 }
 

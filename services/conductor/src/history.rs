@@ -84,6 +84,13 @@ pub fn end(actions: &mut [pb::Action], outcome: pb::Outcome, now: SystemTime) {
     }
 }
 
+/// What was asked that goes on.
+#[must_use]
+pub fn going_on(actions: &[pb::Action]) -> Kind {
+    let open = actions.iter().find(|action| action.outcome() == pb::Outcome::InProgress);
+    open.map_or(Kind::Unspecified, pb::Action::kind)
+}
+
 /// The action that goes on: what was asked later waits for it.
 fn open(actions: &mut [pb::Action]) -> Option<&mut pb::Action> {
     actions.iter_mut().find(|action| action.outcome() == pb::Outcome::InProgress)

@@ -143,6 +143,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         hosts: hosts.cache.clone(),
     };
     let conductor = Conductor {
+        callers: engines.callers,
         auditor,
         audits: tokio::sync::Mutex::new(()),
         acceptor,

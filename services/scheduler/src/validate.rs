@@ -1,12 +1,9 @@
 //! What a request must look like to be answered.
 
-use kilonova_model::check::{self, Checker, MAX_COUNT};
+use kilonova_model::check::{self, Checker};
 use kilonova_model::{Error, HostName, ProjectId, RequestId, ZoneName};
 use kilonova_proto::scheduler::v1::{SelectBackendsRequest, SelectHostsRequest};
 use kilonova_proto::types::v1::server_group::Policy;
-
-/// Most alternates one request may ask for.
-const MAX_ALTERNATES: u32 = 10;
 
 /// Checks a request for hosts; its id.
 pub(crate) fn select_hosts(request: &SelectHostsRequest) -> Result<RequestId, Error> {
@@ -56,8 +53,7 @@ fn common(
     alternates: u32,
 ) -> Option<RequestId> {
     check.optional_id::<ProjectId>("project_id", project);
-    check.ensure(count <= MAX_COUNT, "count", format!("at most {MAX_COUNT}"));
-    check.ensure(alternates <= MAX_ALTERNATES, "alternates", format!("at most {MAX_ALTERNATES}"));
+    check::places(check, count, alternates);
     check.id("request_id", request)
 }
 

@@ -44,6 +44,7 @@ async fn reflection_lists_what_is_served() {
             "kilonova.api.v1.HostService",
             "kilonova.api.v1.ImageService",
             "kilonova.api.v1.InstanceService",
+            "kilonova.api.v1.PlacementService",
             "kilonova.api.v1.QuotaService",
             "kilonova.api.v1.ServerGroupService",
             "kilonova.api.v1.SnapshotService",

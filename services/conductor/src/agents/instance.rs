@@ -7,8 +7,6 @@ use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::conductor::v1::r#move::Step;
 use kilonova_proto::conductor::v1::{InstanceRecord, Move, Operation, Receipt};
-use kilonova_proto::scheduler::v1 as scheduler;
-use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::Desired;
@@ -18,8 +16,8 @@ use kilonova_store::Txn;
 
 use super::connections::fence_volumes;
 use super::{
-    Agents, COMMAND_DEADLINE, Callers, GroupWish, SELECT_DEADLINE, Selected, no_such_operation, places,
-    refused, step_id, within,
+    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, no_such_operation, places, refused, step_id,
+    within,
 };
 use crate::history::step_name;
 use crate::moves;
@@ -50,36 +48,6 @@ fn stopped(instance: &pb::Instance) -> bool {
 }
 
 impl Callers {
-    /// Says in hosts what the user said in instances: a scheduler knows hosts only. An instance that has no host yet
-    /// excludes none; one that is to be joined and has no host leaves no place.
-    fn resolve(&self, mut hints: pb::SchedulerHints, excluded: &mut Vec<String>) -> pb::SchedulerHints {
-        let host_of = |id: &String| {
-            let entry = self.instances.cache.get(&id.parse().ok()?)?;
-            Some(entry.record.resource().host.clone()).filter(|host| !host.is_empty())
-        };
-        excluded.extend(hints.different_host.iter().filter_map(host_of));
-        if let Some(joined) = hints.same_host.first() {
-            match host_of(joined) {
-                Some(host) if hints.force_host.is_empty() || hints.force_host == host => {
-                    hints.force_host = host
-                }
-                _ => excluded.extend(
-                    self.peers
-                        .registry()
-                        .members(ServiceKind::Compute)
-                        .current()
-                        .members
-                        .keys()
-                        .map(ToString::to_string),
-                ),
-            }
-        }
-        hints.different_host.clear();
-        hints.same_host.clear();
-        hints.server_group_id.clear();
-        hints
-    }
-
     /// Has a host do its part in a guest's way to another.
     async fn do_part(
         &self,
@@ -128,34 +96,8 @@ impl Agents<InstanceRecord> for Callers {
         alternates: u32,
         group: &GroupWish,
     ) -> Result<Selected, CallError> {
-        let instance = record.resource();
-        let spec = instance.spec.clone().unwrap_or_default();
-        let mut excluded_hosts = record.tried_hosts.clone();
-        excluded_hosts.extend(group.broken.iter().cloned());
-        excluded_hosts.extend(moves::leaves(record));
-        let mut hints = self.resolve(spec.hints.unwrap_or_default(), &mut excluded_hosts);
-        if let Some(target) = moves::target(record) {
-            target.clone_into(&mut hints.force_host);
-        }
-        if let Some(host) = group.only().filter(|_| hints.force_host.is_empty()) {
-            host.clone_into(&mut hints.force_host);
-        }
-        let request = scheduler::SelectHostsRequest {
-            request_id: step_id(id, instance.generation, record.next_attempt(), "select"),
-            flavor: moves::flavor_to_be(record).cloned(),
-            image: record.image.clone(),
-            availability_zone: spec.availability_zone,
-            count: 1,
-            alternates,
-            excluded_hosts,
-            hints: Some(hints),
-            project_id: instance.project_id.clone(),
-            dry_run: false,
-            server_group: group.hosts.clone(),
-        };
-        let mut client = SchedulerServiceClient::new(self.peers.call(ServiceKind::Scheduler));
-        let answer =
-            client.select_hosts(within(request, SELECT_DEADLINE)).await.map_err(classify)?.into_inner();
+        let request_id = step_id(id, record.resource().generation, record.next_attempt(), "select");
+        let answer = self.select_hosts(self.hosts_request(request_id, record, alternates, group)).await?;
         let selection = answer.selections.into_iter().next().unwrap_or_default();
         Ok(Selected {
             places: places(selection.host, selection.alternates),

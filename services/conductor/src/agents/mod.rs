@@ -1,5 +1,6 @@
 //! The calls a conductor makes: to schedulers, and to the agents of hosts and backends.
 
+mod ask;
 pub(crate) mod connections;
 pub(crate) mod instance;
 mod snapshot;
@@ -25,8 +26,6 @@ use tonic::Request;
 use crate::placed::{Placed, Site};
 use crate::records::Records;
 
-/// The longest a scheduler may think.
-const SELECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The longest an agent may take to accept a command.
 pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
 

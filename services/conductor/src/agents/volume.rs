@@ -1,10 +1,8 @@
 //! The calls for volumes.
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, Reason, ServiceKind, VolumeId};
+use kilonova_model::{Epoch, ServiceKind, VolumeId};
 use kilonova_proto::conductor::v1::{Operation, Receipt, VolumeRecord};
-use kilonova_proto::scheduler::v1 as scheduler;
-use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
@@ -12,10 +10,8 @@ use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_store::Txn;
 
 use super::{
-    Agents, COMMAND_DEADLINE, Callers, GroupWish, SELECT_DEADLINE, Selected, no_such_operation, places,
-    refused, step_id, within,
+    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, no_such_operation, places, step_id, within,
 };
-use crate::hints::Directory;
 use crate::history::step_name;
 use crate::placed::{Placed, Site};
 
@@ -37,20 +33,6 @@ pub(crate) fn command(
     }
 }
 
-impl Callers {
-    /// The backend a snapshot is on.
-    async fn host_of(&self, snapshot_id: &str) -> Result<String, CallError> {
-        let gone = || {
-            let message = format!("snapshot {snapshot_id} is gone");
-            refused(&Error::new(Reason::SnapshotNotFound, message).with("snapshot_id", snapshot_id))
-        };
-        let id = snapshot_id.parse().map_err(|_| gone())?;
-        let entry = self.snapshots.get(id).await.map_err(|error| refused(&error))?;
-        let host = entry.map(|entry| entry.record.resource().host.clone()).unwrap_or_default();
-        if host.is_empty() { Err(gone()) } else { Ok(host) }
-    }
-}
-
 #[async_trait]
 impl Agents<VolumeRecord> for Callers {
     async fn select(
@@ -61,29 +43,9 @@ impl Agents<VolumeRecord> for Callers {
         _: &GroupWish,
     ) -> Result<Selected, CallError> {
         let volume = record.resource();
-        let mut spec = volume.spec.clone().unwrap_or_default();
-        if !spec.snapshot_id.is_empty() {
-            // As in Cinder by default: where the snapshot is.
-            spec.hints.get_or_insert_default().force_host = self.host_of(&spec.snapshot_id).await?;
-        }
-        let directory = Directory { volumes: &self.volumes, instances: &self.instances };
-        let hints = spec.hints.clone().unwrap_or_default();
-        let named = directory.find(&hints).await.map_err(|error| refused(&error))?;
-        let request = scheduler::SelectBackendsRequest {
-            request_id: step_id(id, volume.generation, volume.attempt + 1, "select"),
-            volume: Some(spec),
-            count: 1,
-            alternates,
-            excluded_backends: record.tried_hosts.clone(),
-            project_id: volume.project_id.clone(),
-            dry_run: false,
-            same_backends: named.same_backends,
-            different_backends: named.different_backends,
-            instance_host: named.instance_host,
-        };
-        let mut client = SchedulerServiceClient::new(self.peers.call(ServiceKind::Scheduler));
+        let request_id = step_id(id, volume.generation, volume.attempt + 1, "select");
         let answer =
-            client.select_backends(within(request, SELECT_DEADLINE)).await.map_err(classify)?.into_inner();
+            self.select_backends(self.backends_request(request_id, record, alternates).await?).await?;
         let selection = answer.selections.into_iter().next().unwrap_or_default();
         Ok(Selected {
             places: places(selection.backend, selection.alternates),

@@ -6,6 +6,7 @@
 //! shard that became this conductor's, or by the slow scan; it takes nothing from what started it.
 
 mod build;
+mod decision;
 mod finish;
 mod operate;
 mod place;

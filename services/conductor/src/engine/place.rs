@@ -14,6 +14,7 @@ use kilonova_runtime::reconcile::Next;
 use kilonova_store::{Compare, Txn, TxnOutcome};
 
 use super::Engine;
+use super::decision::decision;
 use super::store::Stepped;
 use crate::agents::{Agents, GroupWish, Selected};
 use crate::cache::Entry;
@@ -80,6 +81,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 let detail = chosen(&selected, taken);
                 let step = history::done("schedule", scheduler, start, took, attempt, detail);
                 history::add(record.actions_mut(), step);
+                let kind = history::going_on(record.actions());
+                record.set_placement(decision(&selected, taken, kind, start));
             };
             if let Some(stepped) = self.take(id, entry, &entry.record, &selected.places, fence, note).await {
                 return stepped;

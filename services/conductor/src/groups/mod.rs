@@ -63,6 +63,12 @@ impl Groups {
         self.db.read(&self.db.keys.server_group(id)).await
     }
 
+    /// One group of that project from the store.
+    pub async fn stored(&self, id: ServerGroupId, project: &str) -> Result<Read<ServerGroupRecord>, Error> {
+        let read = self.read(id).await?;
+        read.filter(|read| is_in(&read.record, project)).ok_or_else(|| not_found(id))
+    }
+
     /// One group as users see it, from memory or else from the store.
     pub async fn get(&self, id: ServerGroupId, project: &str) -> Result<pb::ServerGroup, Error> {
         let record = match self.cache.get(&id) {
@@ -156,8 +162,7 @@ impl Groups {
         project: &ProjectId,
         members: impl ExactSizeIterator<Item = String>,
     ) -> Result<Change, Error> {
-        let read = self.read(id).await?.filter(|read| is_in(&read.record, project.as_str()));
-        let Read { mut record, revision: read } = read.ok_or_else(|| not_found(id))?;
+        let Read { mut record, revision: read } = self.stored(id, project.as_str()).await?;
         let ids = &mut record.server_group.get_or_insert_default().instance_ids;
         if ids.len() + members.len() > MAX_MEMBERS {
             let message =

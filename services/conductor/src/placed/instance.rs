@@ -122,6 +122,9 @@ impl Placed for InstanceRecord {
     fn count_refusal(&mut self) {
         self.refusals += 1;
     }
+    fn set_placement(&mut self, decision: pb::PlacementDecision) {
+        self.placement = Some(decision);
+    }
     shared!();
 }
 

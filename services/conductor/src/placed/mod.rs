@@ -168,6 +168,8 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     /// What it takes of the project's quota.
     fn usage(&self) -> pb::QuotaUsage;
 
+    /// Keeps why it goes where it goes.
+    fn set_placement(&mut self, _: pb::PlacementDecision) {}
     /// The history.
     fn actions(&self) -> &[pb::Action];
     /// The history, to add to.

@@ -83,6 +83,9 @@ impl Placed for VolumeRecord {
     fn count_refusal(&mut self) {
         self.refusals += 1;
     }
+    fn set_placement(&mut self, decision: pb::PlacementDecision) {
+        self.placement = Some(decision);
+    }
     shared!();
 }
 

@@ -102,7 +102,7 @@ impl Conductor {
         Ok(proto::DeleteInstanceResponse { instance: entry.as_ref().map(shown) })
     }
 
-    async fn instance(&self, id: &str, project: &str) -> Result<Entry<InstanceRecord>, Error> {
+    pub(super) async fn instance(&self, id: &str, project: &str) -> Result<Entry<InstanceRecord>, Error> {
         let named = Named { id: read_id("instance_id", id)?, project, etag: "" };
         requests::get(&self.instances, named).await
     }

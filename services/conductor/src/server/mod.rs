@@ -9,6 +9,7 @@ mod hosts;
 mod instances;
 mod operations;
 mod pages;
+mod placements;
 mod records;
 mod reports;
 mod snapshots;
@@ -23,6 +24,7 @@ use kilonova_model::check::{self, Checker};
 use kilonova_model::{Error, HostName};
 use kilonova_proto::conductor::v1::aggregate_service_server::AggregateServiceServer;
 use kilonova_proto::conductor::v1::audit_service_server::AuditServiceServer;
+use kilonova_proto::conductor::v1::placement_service_server::PlacementServiceServer;
 use kilonova_proto::conductor::v1::report_service_server::ReportServiceServer;
 use kilonova_proto::conductor::v1::task_service_server::TaskServiceServer;
 use kilonova_proto::conductor::v1::{InstanceRecord, SnapshotRecord, VolumeRecord};
@@ -35,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 
 use crate::accept::Acceptor;
+use crate::agents::Callers;
 use crate::audit::Auditor;
 use crate::cache::Entry;
 use crate::catalogue::Shelf;
@@ -73,6 +76,8 @@ pub struct Conductor {
     pub hosts: Hosts,
     /// Who drives what.
     pub shards: Shards,
+    /// The calls to schedulers.
+    pub callers: Callers,
     /// Who compares all of it with what hosts have.
     pub auditor: Auditor,
     /// One audit goes on at a time: each keeps what it sees in memory.
@@ -178,6 +183,10 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         .add(
             AuditServiceServer::from_arc(conductor.clone()),
             Served::all("kilonova.conductor.v1.AuditService"),
+        )
+        .add(
+            PlacementServiceServer::from_arc(conductor.clone()),
+            Served::all("kilonova.conductor.v1.PlacementService"),
         )
         .add(ReportServiceServer::from_arc(conductor), Served::all("kilonova.conductor.v1.ReportService"))
 }

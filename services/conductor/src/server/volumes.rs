@@ -26,20 +26,25 @@ impl Conductor {
         let arrived = SystemTime::now();
         let spec = request.volume.clone().unwrap_or_default();
         checked(&request.request_id, &request.project_id, |check| {
-            check::volume_spec(check, "volume", &spec);
+            check::volume_spec(check, "volume", &spec)
         })?;
         let (request_id, validate_only) = (request.request_id.clone(), request.validate_only);
         let project = accept::project(&request.project_id)?;
         let bare = proto::CreateVolumeRequest { request_id: String::new(), ..request };
         let accepted = Accepted::new("CreateVolume", project.as_str(), &request_id, &bare)?;
         if self.acceptor.replay(&accepted).await?.is_none() {
-            self.check_contents(&spec, project.as_str()).await?;
-            let directory = Directory { volumes: &self.volumes, instances: &self.instances };
-            directory.check(&spec.hints.clone().unwrap_or_default(), project.as_str()).await?;
+            self.check_named(&spec, project.as_str()).await?;
         }
         let new = requests::new_volume(&spec, project.as_str(), self.acceptance(&request_id, arrived));
         let entries = self.acceptor.create(&accepted, &self.volumes, vec![new], validate_only).await?;
         Ok(proto::CreateVolumeResponse { volume: entries.first().map(shown) })
+    }
+
+    /// Whether all that a volume's description names is there, and fits.
+    pub(super) async fn check_named(&self, spec: &pb::VolumeSpec, project: &str) -> Result<(), Error> {
+        self.check_contents(spec, project).await?;
+        let directory = Directory { volumes: &self.volumes, instances: &self.instances };
+        directory.check(&spec.hints.clone().unwrap_or_default(), project).await
     }
 
     /// Whether what a volume is to be made of is there, and fits.
@@ -122,7 +127,7 @@ impl Conductor {
         Ok(proto::DeleteVolumeResponse { volume: entry.as_ref().map(shown) })
     }
 
-    async fn volume(&self, id: &str, project: &str) -> Result<Entry<VolumeRecord>, Error> {
+    pub(super) async fn volume(&self, id: &str, project: &str) -> Result<Entry<VolumeRecord>, Error> {
         let named = Named { id: read_id("volume_id", id)?, project, etag: "" };
         requests::get(&self.volumes, named).await
     }

@@ -9,6 +9,7 @@ use kilonova_proto::api::v1::flavor_service_client::FlavorServiceClient;
 use kilonova_proto::api::v1::host_service_client::HostServiceClient;
 use kilonova_proto::api::v1::image_service_client::ImageServiceClient;
 use kilonova_proto::api::v1::instance_service_client::InstanceServiceClient;
+use kilonova_proto::api::v1::placement_service_client::PlacementServiceClient;
 use kilonova_proto::api::v1::quota_service_client::QuotaServiceClient;
 use kilonova_proto::api::v1::server_group_service_client::ServerGroupServiceClient;
 use kilonova_proto::api::v1::snapshot_service_client::SnapshotServiceClient;
@@ -199,6 +200,12 @@ impl Client {
     #[must_use]
     pub fn audits(&self) -> AuditServiceClient<Channel> {
         AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// The placements of the api.
+    #[must_use]
+    pub fn placements(&self) -> PlacementServiceClient<Channel> {
+        PlacementServiceClient::new(self.channel.clone())
     }
 
     /// The quotas of the api.

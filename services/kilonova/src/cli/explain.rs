@@ -2,10 +2,12 @@
 
 use std::time::SystemTime;
 
-use kilonova_proto::types::v1::{Action, Fault, Outcome, PlacementExplanation};
+use kilonova_proto::types::v1::{
+    Action, Fault, Outcome, PlacementDecision, PlacementExplanation, WeighedCandidate,
+};
 
-use super::format::{NONE, moment, or_dash, safe};
-use super::output::{Style, table};
+use super::format::{NONE, label, moment, or_dash, safe};
+use super::output::{Style, details, table};
 
 /// One line for a fault: what, on which attempt, where.
 #[must_use]
@@ -59,6 +61,46 @@ pub fn faults(fault: Option<&Fault>, earlier: &[Fault], now: SystemTime, style: 
     text
 }
 
+/// Why a resource is on `host`, or on none: the last decision that named a place, then what went wrong.
+#[must_use]
+pub fn why(
+    host: &str,
+    decision: Option<&PlacementDecision>,
+    (fault, earlier): (Option<&Fault>, &[Fault]),
+    now: SystemTime,
+    style: Style,
+) -> String {
+    let mut text = match decision {
+        Some(decision) => decided(host, decision, now, style),
+        None if fault.is_some() => "no scheduler named a place for it\n".to_owned(),
+        None => "no scheduler has named a place for it yet, or none that is kept\n".to_owned(),
+    };
+    text.push_str(&faults(fault, earlier, now, style));
+    text
+}
+
+fn decided(host: &str, decision: &PlacementDecision, now: SystemTime, style: Style) -> String {
+    let taken = match decision.hosts.iter().position(|named| named == host) {
+        Some(0) => format!("{host}, the first"),
+        Some(before) => {
+            format!("{host}, number {}: what was before it refused, failed or was not allowed", before + 1)
+        }
+        None if host.is_empty() => NONE.to_owned(),
+        None => format!("none of them: it is on {host}"),
+    };
+    let kind = label(decision.kind().as_str_name(), "KIND_").to_lowercase();
+    let rows = vec![
+        ("decided", format!("{}, for {kind}", moment(decision.time.as_ref(), now))),
+        ("named", or_dash(&decision.hosts.join(", "))),
+        ("taken", taken),
+    ];
+    let mut text = details(rows, style);
+    if let Some(explanation) = &decision.explanation {
+        text.push_str(&placement(explanation, style));
+    }
+    text
+}
+
 /// What each filter removed, with examples, and the best of what remained.
 #[must_use]
 pub fn placement(explanation: &PlacementExplanation, style: Style) -> String {
@@ -88,24 +130,44 @@ fn figures(explanation: &PlacementExplanation, said: &str, style: Style) -> Stri
         let further = examples.map(|example| vec![String::new(), String::new(), String::new(), example]);
         std::iter::once(head).chain(further).collect::<Vec<_>>()
     });
-    text.push_str(&table(&["FILTER", "REMOVED", "LEFT", "EXAMPLES"], rows.collect(), style));
+    let rows: Vec<_> = rows.collect();
+    if !rows.is_empty() {
+        text.push_str(&table(&["FILTER", "REMOVED", "LEFT", "EXAMPLES"], rows, style));
+    }
     if !explanation.enough.is_empty() {
         text.push_str("what alone would be enough:\n");
         text.extend(explanation.enough.iter().map(|enough| format!("  {}\n", safe(enough))));
     }
     if !explanation.candidates.is_empty() {
-        let rows = explanation.candidates.iter().map(|candidate| {
-            let host = match candidate.pool.as_str() {
-                "" => candidate.host.clone(),
-                pool => format!("{}#{pool}", candidate.host),
-            };
-            let weighers = candidate.weighers.iter();
-            let parts = weighers.map(|one| format!("{} {:+.3}", one.name, one.normalized * one.multiplier));
-            vec![host, format!("{:.3}", candidate.weight), parts.collect::<Vec<_>>().join(", ")]
-        });
-        text.push_str(&table(&["CANDIDATE", "WEIGHT", "WEIGHERS"], rows.collect(), style));
+        let rows = explanation.candidates.iter().flat_map(weighed).collect();
+        text.push_str(&table(&WEIGHED, rows, style));
     }
     text
+}
+
+const WEIGHED: [&str; 7] = ["CANDIDATE", "WEIGHT", "WEIGHER", "RAW", "NORMALIZED", "MULTIPLIER", "ADDS"];
+
+/// A candidate, one line to a weigher.
+fn weighed(candidate: &WeighedCandidate) -> Vec<Vec<String>> {
+    let name = place(&candidate.host, &candidate.pool);
+    let mut head = vec![name, format!("{:.3}", candidate.weight)];
+    if candidate.weighers.is_empty() {
+        head.resize(WEIGHED.len(), NONE.to_owned());
+        return vec![head];
+    }
+    let lines = candidate.weighers.iter().map(|one| {
+        let head = std::mem::replace(&mut head, vec![String::new(), String::new()]);
+        let figures = [one.raw, one.normalized, one.multiplier].map(|figure| format!("{figure:.3}"));
+        let adds = format!("{:+.3}", one.normalized * one.multiplier);
+        [head, vec![one.name.clone()], figures.to_vec(), vec![adds]].concat()
+    });
+    lines.collect()
+}
+
+/// A host, or a pool of a backend.
+#[must_use]
+pub fn place(host: &str, pool: &str) -> String {
+    if pool.is_empty() { host.to_owned() } else { format!("{host}#{pool}") }
 }
 
 fn indent(text: &str) -> String {
@@ -115,7 +177,8 @@ fn indent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kilonova_proto::types::v1::{FilterResult, FilterSample};
+    use kilonova_proto::types::v1::action::Kind;
+    use kilonova_proto::types::v1::{FilterResult, FilterSample, WeigherResult};
 
     fn no_valid_host() -> Fault {
         let sample = FilterSample { host: "compute-1".into(), detail: "needs 8192 MiB, has 6144".into() };
@@ -156,6 +219,58 @@ fault: NO_VALID_HOST: no host fits
             kilonova_model::Reason::NoValidHost.advice()
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn why_it_is_where_it_is_says_which_of_the_places_was_taken() {
+        let weigher =
+            WeigherResult { name: "RAMWeigher".into(), raw: 512.0, normalized: 0.5, multiplier: 1.0 };
+        let candidate = WeighedCandidate {
+            host: "c1".into(),
+            weight: 0.5,
+            weighers: vec![weigher],
+            ..Default::default()
+        };
+        let decision = PlacementDecision {
+            kind: Kind::Create.into(),
+            hosts: vec!["c1".into(), "c2".into()],
+            explanation: Some(PlacementExplanation {
+                considered: 3,
+                remaining: 2,
+                filters: vec![FilterResult { name: "ComputeFilter".into(), removed: 1, samples: vec![] }],
+                candidates: vec![candidate],
+                summary: "c1 is the best of 2 that fit, 3 considered".into(),
+                scheduler: "s1".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let why = |host: &str| why(host, Some(&decision), (None, &[]), SystemTime::UNIX_EPOCH, Style::PLAIN);
+        let expected = "\
+decided   -, for create
+named     c1, c2
+taken     c1, the first
+s1 considered 3, 2 remained: c1 is the best of 2 that fit, 3 considered
+FILTER          REMOVED   LEFT   EXAMPLES
+ComputeFilter   1         2      -
+CANDIDATE   WEIGHT   WEIGHER      RAW       NORMALIZED   MULTIPLIER   ADDS
+c1          0.500    RAMWeigher   512.000   0.500        1.000        +0.500
+";
+        assert_eq!(why("c1"), expected);
+        assert!(why("c2").contains("taken     c2, number 2: what was before it refused"));
+        assert!(
+            why("c9").contains("taken     none of them: it is on c9"),
+            "a migration that did not succeed"
+        );
+        assert!(why("").contains("taken     -\n"));
+    }
+
+    #[test]
+    fn why_it_is_nowhere_is_in_the_fault() {
+        let fault = no_valid_host();
+        let text = why("", None, (Some(&fault), &[]), SystemTime::UNIX_EPOCH, Style::PLAIN);
+        assert!(text.starts_with("no scheduler named a place for it\n\nfault: NO_VALID_HOST"), "{text}");
+        assert!(text.contains("RamFilter       3         0"), "{text}");
     }
 
     #[test]

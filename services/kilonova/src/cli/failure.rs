@@ -16,7 +16,7 @@ Exit codes:
   1  the request was refused, or failed
   2  the command line is not right
   3  what was named does not exist
-  4  the resource waited for ended in ERROR; an audit left drift
+  4  the resource waited for ended in ERROR; a dry run found no place; an audit left drift
   5  the time was over
   6  the api cannot be reached";
 

@@ -1,6 +1,7 @@
 //! `kilonova instance …`.
 
 mod create;
+mod explain;
 mod power;
 mod resource;
 mod show;
@@ -30,6 +31,12 @@ pub enum InstanceCommand {
     List(List),
     /// Show one instance: where it stands, and what was done step by step.
     Show {
+        /// Its id, or its name if no other has it.
+        #[arg(value_name = "ID|NAME")]
+        instance: String,
+    },
+    /// Say why an instance is where it is, or why there is no place for it.
+    Explain {
         /// Its id, or its name if no other has it.
         #[arg(value_name = "ID|NAME")]
         instance: String,
@@ -112,6 +119,7 @@ pub(super) async fn run(command: InstanceCommand, options: &GlobalOptions) -> Re
         InstanceCommand::Create(create) => create::run(create, options, output).await,
         InstanceCommand::List(list) => run_list(list, options, output).await,
         InstanceCommand::Show { instance } => show::run(&instance, options, output).await,
+        InstanceCommand::Explain { instance } => explain::run(&instance, options, output).await,
         InstanceCommand::Start(targets) => power::run(targets, Act::Start, options, output).await,
         InstanceCommand::Stop(targets) => power::run(targets, Act::Stop, options, output).await,
         InstanceCommand::Reboot { targets, hard } => {

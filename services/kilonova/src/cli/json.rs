@@ -35,12 +35,15 @@ named! {
     types::v1::Host => "kilonova.types.v1.Host";
     types::v1::Image => "kilonova.types.v1.Image";
     types::v1::Instance => "kilonova.types.v1.Instance";
+    types::v1::PlacementDecision => "kilonova.types.v1.PlacementDecision";
     types::v1::Quota => "kilonova.types.v1.Quota";
     types::v1::ServerGroup => "kilonova.types.v1.ServerGroup";
     types::v1::ServiceMember => "kilonova.types.v1.ServiceMember";
     types::v1::Snapshot => "kilonova.types.v1.Snapshot";
     types::v1::Volume => "kilonova.types.v1.Volume";
     types::v1::Zone => "kilonova.types.v1.Zone";
+    api::v1::EvaluateInstancePlacementResponse => "kilonova.api.v1.EvaluateInstancePlacementResponse";
+    api::v1::EvaluateVolumePlacementResponse => "kilonova.api.v1.EvaluateVolumePlacementResponse";
     api::v1::WatchInstancesResponse => "kilonova.api.v1.WatchInstancesResponse";
 }
 

@@ -21,12 +21,14 @@ pub mod output;
 pub mod progress;
 pub mod quota;
 pub mod resolve;
+pub mod scheduler;
 pub mod server_group;
 pub mod service;
 pub mod snapshot;
 pub mod timeline;
 pub mod volume;
 pub mod wait;
+pub mod wishes;
 pub mod zone;
 
 use std::process::ExitCode;
@@ -39,10 +41,10 @@ pub use options::{ENVIRONMENT, GlobalOptions};
 /// The groups of commands, by the resource they are about.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Virtual machines: create, list, show, delete, watch.
+    /// Virtual machines: create, list, show, explain, delete, watch.
     #[command(subcommand, after_help = EXIT_CODES)]
     Instance(instance::InstanceCommand),
-    /// Block storage: create, list, show, delete.
+    /// Block storage: create, list, show, explain, delete.
     #[command(subcommand, after_help = EXIT_CODES)]
     Volume(volume::VolumeCommand),
     /// What volumes held at a moment: create, list, show, delete.
@@ -69,6 +71,9 @@ pub enum Command {
     /// The running members of every service: list.
     #[command(subcommand, after_help = EXIT_CODES)]
     Service(service::ServiceCommand),
+    /// Where things would go, and why.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Scheduler(scheduler::SchedulerCommand),
     /// What a project may use and what it uses: show, set.
     #[command(subcommand, after_help = EXIT_CODES)]
     Quota(quota::QuotaCommand),
@@ -102,6 +107,7 @@ pub async fn execute(command: Command, options: &GlobalOptions) -> Result<(), Fa
         Command::Zone(command) => zone::run(command, options).await,
         Command::Host(command) => host::run(command, options).await,
         Command::Service(command) => service::run(command, options).await,
+        Command::Scheduler(command) => scheduler::run(command, options).await,
         Command::Quota(command) => quota::run(command, options).await,
         Command::Audit(command) => audit::run(command, options).await,
     }

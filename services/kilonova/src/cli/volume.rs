@@ -1,6 +1,7 @@
 //! `kilonova volume …`.
 
 mod create;
+mod explain;
 mod extend;
 mod resource;
 mod show;
@@ -31,6 +32,12 @@ pub enum VolumeCommand {
         #[arg(value_name = "ID|NAME")]
         volume: String,
     },
+    /// Say why a volume is where it is, or why there is no place for it.
+    Explain {
+        /// Its id, or its name if no other has it.
+        #[arg(value_name = "ID|NAME")]
+        volume: String,
+    },
     /// Make a volume larger.
     Extend(extend::Extend),
     /// Delete volumes, at any moment, also while they are made.
@@ -55,6 +62,7 @@ pub(super) async fn run(command: VolumeCommand, options: &GlobalOptions) -> Resu
         VolumeCommand::Create(create) => create::run(*create, options, output).await,
         VolumeCommand::List(list) => run_list(list, options, output).await,
         VolumeCommand::Show { volume } => show::run(&volume, options, output).await,
+        VolumeCommand::Explain { volume } => explain::run(&volume, options, output).await,
         VolumeCommand::Extend(extend) => extend::run(extend, options, output).await,
         VolumeCommand::Delete(removal) => delete(removal, options, output).await,
     }
