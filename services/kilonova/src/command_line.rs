@@ -1,7 +1,7 @@
 //! The commands of the binary.
 //!
-//! `volume` is two things: alone or with flags it runs the volume service, with a word after it
-//! (`volume list`) it is the operator's command about volumes.
+//! `volume` and `scheduler` are two things each: alone or with flags they run the service, with a word after them
+//! (`volume list`, `scheduler dry-run`) they are the operator's commands.
 
 use std::ffi::OsString;
 
@@ -47,17 +47,27 @@ enum Word {
     Api(Box<ServeFlags>),
     /// Run a conductor: the owner of records, which drives every request to its end.
     Conductor(Box<ServeFlags>),
-    /// Run a scheduler: it answers where things go.
-    Scheduler(Box<ServeFlags>),
     /// Run the agent of a hypervisor.
     Compute(Box<ServeFlags>),
     #[command(flatten)]
     Operate(Box<cli::Command>),
 }
 
-const VOLUME: &str = "volume";
+/// Services whose name is also a command's.
+const SHARED: [(&str, ServiceKind, &str); 2] = [
+    (
+        "volume",
+        ServiceKind::Volume,
+        "Run the agent of a storage backend; or, with a command, block storage: create, list, show, explain, delete",
+    ),
+    (
+        "scheduler",
+        ServiceKind::Scheduler,
+        "Run a scheduler: it answers where things go; or, with a command, say where they would go, and why",
+    ),
+];
 /// Commands that talk to no api.
-const SERVING: [&str; 6] = ["up", "demo", "api", "conductor", "scheduler", "compute"];
+const SERVING: [&str; 5] = ["up", "demo", "api", "conductor", "compute"];
 
 /// Reads the process's arguments; ends the process where they ask for help or are wrong.
 pub fn parse() -> Command {
@@ -65,11 +75,13 @@ pub fn parse() -> Command {
 }
 
 fn command() -> clap::Command {
-    let command = CommandLine::command().mut_subcommand(VOLUME, |volume| {
-        ServeFlags::augment_args(volume)
-            .about("Run the agent of a storage backend; or, with a command, block storage: create, list, show, delete")
-            .subcommand_required(false)
-            .arg_required_else_help(false)
+    let command = SHARED.iter().fold(CommandLine::command(), |command, (name, _, about)| {
+        command.mut_subcommand(name, |shared| {
+            ServeFlags::augment_args(shared)
+                .about(*about)
+                .subcommand_required(false)
+                .arg_required_else_help(false)
+        })
     });
     let operators: Vec<_> = command
         .get_arguments()
@@ -83,15 +95,14 @@ fn command() -> clap::Command {
 
 fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
-    if let Some((VOLUME, volume)) = matches.subcommand() {
-        match volume.subcommand_name() {
+    if let Some((name, given)) = matches.subcommand()
+        && let Some((_, service, _)) = SHARED.iter().find(|(shared, ..)| *shared == name)
+    {
+        match given.subcommand_name() {
             None => {
-                return Ok(Command::Serve(
-                    ServiceKind::Volume,
-                    Box::new(ServeFlags::from_arg_matches(volume)?),
-                ));
+                return Ok(Command::Serve(*service, Box::new(ServeFlags::from_arg_matches(given)?)));
             }
-            Some(word) => refuse_service_flags(volume, word)?,
+            Some(word) => refuse_service_flags(name, given, word)?,
         }
     }
     let CommandLine { options, word } = CommandLine::from_arg_matches(&matches)?;
@@ -100,22 +111,21 @@ fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::
         Word::Demo(flags) => Command::Demo(flags),
         Word::Api(flags) => Command::Serve(ServiceKind::Api, flags),
         Word::Conductor(flags) => Command::Serve(ServiceKind::Conductor, flags),
-        Word::Scheduler(flags) => Command::Serve(ServiceKind::Scheduler, flags),
         Word::Compute(flags) => Command::Serve(ServiceKind::Compute, flags),
         Word::Operate(command) => Command::Operate(command, options),
     })
 }
 
 /// A flag of the service before a word of the operator's would be ignored.
-fn refuse_service_flags(volume: &ArgMatches, word: &str) -> Result<(), clap::Error> {
-    let flags = ServeFlags::augment_args(clap::Command::new(VOLUME));
+fn refuse_service_flags(service: &str, given: &ArgMatches, word: &str) -> Result<(), clap::Error> {
+    let flags = ServeFlags::augment_args(clap::Command::new("service"));
     let given = flags
         .get_arguments()
-        .find(|flag| volume.value_source(flag.get_id().as_str()) == Some(ValueSource::CommandLine));
+        .find(|flag| given.value_source(flag.get_id().as_str()) == Some(ValueSource::CommandLine));
     match given.and_then(|flag| flag.get_long()) {
         None => Ok(()),
         Some(flag) => {
-            let message = format!("--{flag} is for the volume service, not for `volume {word}`");
+            let message = format!("--{flag} is for the {service} service, not for `{service} {word}`");
             Err(command().error(ErrorKind::ArgumentConflict, message))
         }
     }
@@ -148,6 +158,21 @@ mod tests {
         assert!(matches!(*command, cli::Command::Volume(_)));
         let error = read_line("kilonova volume --host x list").err().expect("refused").to_string();
         assert!(error.contains("--host is for the volume service, not for `volume list`"), "{error}");
+    }
+
+    #[test]
+    fn scheduler_is_a_service_or_a_command() {
+        let service = read_line("kilonova scheduler --host s1");
+        let Ok(Command::Serve(ServiceKind::Scheduler, flags)) = service else { panic!("not the service") };
+        assert_eq!(flags.host.as_deref(), Some("s1"));
+        let Ok(Command::Operate(command, _)) = read_line("kilonova scheduler dry-run --flavor f --host h")
+        else {
+            panic!("not the command")
+        };
+        assert!(matches!(*command, cli::Command::Scheduler(_)));
+        let error =
+            read_line("kilonova scheduler --host x dry-run --flavor f").err().expect("refused").to_string();
+        assert!(error.contains("--host is for the scheduler service"), "{error}");
     }
 
     #[test]

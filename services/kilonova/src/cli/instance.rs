@@ -26,7 +26,7 @@ use power::Act;
 #[derive(Debug, Clone, Subcommand)]
 pub enum InstanceCommand {
     /// Ask for one or more instances.
-    Create(create::Create),
+    Create(Box<create::Create>),
     /// List instances, oldest first.
     List(List),
     /// Show one instance: where it stands, and what was done step by step.
@@ -116,7 +116,7 @@ pub struct List {
 pub(super) async fn run(command: InstanceCommand, options: &GlobalOptions) -> Result<(), Failure> {
     let output = Output::new(options);
     match command {
-        InstanceCommand::Create(create) => create::run(create, options, output).await,
+        InstanceCommand::Create(create) => create::run(*create, options, output).await,
         InstanceCommand::List(list) => run_list(list, options, output).await,
         InstanceCommand::Show { instance } => show::run(&instance, options, output).await,
         InstanceCommand::Explain { instance } => explain::run(&instance, options, output).await,

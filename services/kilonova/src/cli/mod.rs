@@ -71,7 +71,7 @@ pub enum Command {
     /// The running members of every service: list.
     #[command(subcommand, after_help = EXIT_CODES)]
     Service(service::ServiceCommand),
-    /// Where things would go, and why.
+    /// Say where things would go, and why.
     #[command(subcommand, after_help = EXIT_CODES)]
     Scheduler(scheduler::SchedulerCommand),
     /// What a project may use and what it uses: show, set.
