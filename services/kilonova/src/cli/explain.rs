@@ -158,7 +158,8 @@ fn weighed(candidate: &WeighedCandidate) -> Vec<Vec<String>> {
     let lines = candidate.weighers.iter().map(|one| {
         let head = std::mem::replace(&mut head, vec![String::new(), String::new()]);
         let figures = [one.raw, one.normalized, one.multiplier].map(|figure| format!("{figure:.3}"));
-        let adds = format!("{:+.3}", one.normalized * one.multiplier);
+        // Plus zero, so that nothing times a negative multiplier is not shown as minus nothing.
+        let adds = format!("{:+.3}", one.normalized * one.multiplier + 0.0);
         [head, vec![one.name.clone()], figures.to_vec(), vec![adds]].concat()
     });
     lines.collect()
@@ -225,10 +226,11 @@ fault: NO_VALID_HOST: no host fits
     fn why_it_is_where_it_is_says_which_of_the_places_was_taken() {
         let weigher =
             WeigherResult { name: "RAMWeigher".into(), raw: 512.0, normalized: 0.5, multiplier: 1.0 };
+        let idle = WeigherResult { name: "IoOpsWeigher".into(), multiplier: -1.0, ..Default::default() };
         let candidate = WeighedCandidate {
             host: "c1".into(),
             weight: 0.5,
-            weighers: vec![weigher],
+            weighers: vec![weigher, idle],
             ..Default::default()
         };
         let decision = PlacementDecision {
@@ -253,8 +255,9 @@ taken     c1, the first
 s1 considered 3, 2 remained: c1 is the best of 2 that fit, 3 considered
 FILTER          REMOVED   LEFT   EXAMPLES
 ComputeFilter   1         2      -
-CANDIDATE   WEIGHT   WEIGHER      RAW       NORMALIZED   MULTIPLIER   ADDS
-c1          0.500    RAMWeigher   512.000   0.500        1.000        +0.500
+CANDIDATE   WEIGHT   WEIGHER        RAW       NORMALIZED   MULTIPLIER   ADDS
+c1          0.500    RAMWeigher     512.000   0.500        1.000        +0.500
+                     IoOpsWeigher   0.000     0.000        -1.000       +0.000
 ";
         assert_eq!(why("c1"), expected);
         assert!(why("c2").contains("taken     c2, number 2: what was before it refused"));
