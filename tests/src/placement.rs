@@ -7,7 +7,7 @@ pub mod storage;
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
-use kilonova_proto::types::v1::{Capabilities, ComputeResources, HostAggregate, ServiceKind};
+use kilonova_proto::types::v1::{Capabilities, ComputeResources, Flavor, HostAggregate, ServiceKind};
 use kilonova_scheduler::placement::{ComputeRow, Head, World};
 
 use rules::{Place, Rules};
@@ -105,6 +105,15 @@ fn number(text: &str) -> f64 {
     text.parse().unwrap_or_default()
 }
 
+/// The devices a flavor asks for.
+fn devices(flavor: &Flavor) -> Vec<(String, u32)> {
+    let asked = flavor.extra_specs.get("pci_passthrough:alias").into_iter().flat_map(|text| text.split(','));
+    asked
+        .map(|part| part.split_once(':').expect("an alias and a number"))
+        .map(|(alias, count)| (alias.to_owned(), count.parse().expect("a number")))
+        .collect()
+}
+
 impl Plain<'_> {
     /// How many members of a group under that rule are on a host, and how many may share one; none without such a group.
     fn members(&self, policy: Policy, host: &Host) -> Option<(u32, u32)> {
@@ -180,6 +189,10 @@ impl Plain<'_> {
                 f64::from(host.figures.instances) < instances && host.figures.io_ops < io_ops
             })
             && traits_are_right
+            && devices(&flavor).iter().all(|(alias, needed)| {
+                let pool = host.figures.pci_pools.iter().find(|pool| pool.alias == *alias);
+                pool.is_some_and(|pool| pool.used + needed <= pool.total)
+            })
             && self.keeps_the_rule(host)
             && self.aggregates_allow(host)
             && (0..3).all(|n| i64::from(needed[n]) <= free_of(host)[n] && needed[n] <= totals[n])
@@ -233,6 +246,10 @@ impl Plain<'_> {
         host.figures.disk_used_gib += flavor.disk_gib;
         host.figures.io_ops += 1;
         host.figures.instances += 1;
+        for (alias, count) in devices(&flavor) {
+            let pool = host.figures.pci_pools.iter_mut().find(|pool| pool.alias == alias);
+            pool.expect("a host that fits").used += count;
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectHostsRequest};
 use kilonova_proto::types::v1::server_group::Policy;
-use kilonova_proto::types::v1::{ComputeResources, Flavor, HostAggregate, Image, SchedulerHints};
+use kilonova_proto::types::v1::{ComputeResources, Flavor, HostAggregate, Image, PciPool, SchedulerHints};
 use kilonova_scheduler::config::HostsConfig;
 use kilonova_scheduler::placement::{ComputeDemand, Pick, Scan, Wanted, select};
 use kilonova_tests::placement::rules::Rules;
@@ -32,6 +32,7 @@ const AGGREGATES: [&[(&str, &str)]; 7] = [
     &[("hw_architecture", "x86_64"), ("cpu_weight_multiplier", "0.5")],
     &[("ram_weight_multiplier", "2"), ("disk", "nvme")],
 ];
+const ALIASES: [&str; 4] = ["gpu:1", "gpu:2", "nic:1", "gpu:1,nic:2"];
 const PROPERTIES: [(&str, &str); 6] = [
     ("hw_architecture", "x86_64"),
     ("hw_architecture", "aarch64"),
@@ -68,9 +69,14 @@ fn any_host() -> impl Strategy<Value = Host> {
         0_u8..10,
         0_u8..10,
         figures,
-        (ratios, software, aggregates),
+        (
+            ratios,
+            software,
+            aggregates,
+            proptest::collection::btree_map(0_usize..2, (0_u32..6, 0_u32..4), 0..3),
+        ),
     )
-        .prop_map(|(zone, traits, up, enabled, figures, (ratios, software, aggregates))| {
+        .prop_map(|(zone, traits, up, enabled, figures, (ratios, software, aggregates, pools))| {
             let (version, hypervisor, machine, kind, instances) = software;
             let (vcpus, vcpus_used, ram, ram_used, reserved, disk, disk_used, io_ops, failed) = figures;
             Host {
@@ -102,6 +108,10 @@ fn any_host() -> impl Strategy<Value = Host> {
                         .into_iter()
                         .collect(),
                     instances,
+                    pci_pools: pools
+                        .into_iter()
+                        .map(|(n, (total, used))| PciPool { alias: ["gpu", "nic"][n].into(), total, used })
+                        .collect(),
                     ..ComputeResources::default()
                 },
             }
@@ -112,7 +122,8 @@ fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
     let sizes = (1_u32..4, 1_u32..6, 0_u32..8);
     let wishes =
         (0_usize..6, 0_usize..12, proptest::collection::vec(0_usize..30, 0..3), 0_usize..40, 0_usize..12);
-    (sizes, wishes).prop_map(|((vcpus, ram, disk), (zone, wanted_trait, excluded, forced, property))| {
+    (sizes, wishes, 0_usize..12).prop_map(|((vcpus, ram, disk), wishes, alias)| {
+        let (zone, wanted_trait, excluded, forced, property) = wishes;
         let mut request = instance(vcpus, ram * 512, disk);
         request.availability_zone = ZONES.get(zone).copied().unwrap_or_default().into();
         let name = |n: usize| format!("c{n}");
@@ -127,6 +138,10 @@ fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
         if let Some((name, text)) = PROPERTIES.get(property) {
             let properties = [((*name).to_owned(), (*text).to_owned())].into();
             request.image = Some(Image { properties, ..Image::default() });
+        }
+        if let Some(alias) = ALIASES.get(alias) {
+            let flavor = request.flavor.as_mut().unwrap();
+            flavor.extra_specs.insert("pci_passthrough:alias".to_owned(), (*alias).to_owned());
         }
         if let Some(kind) = KINDS.get(property / 4) {
             let flavor = request.flavor.as_mut().unwrap();

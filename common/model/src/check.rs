@@ -9,6 +9,7 @@ use crate::ids::{
     FlavorId, HostName, ImageId, InstanceId, InvalidId, ProjectId, RequestId, ServerGroupId, SnapshotId,
     VolumeId, ZoneName,
 };
+use crate::pci;
 
 /// Most instances one request may ask for.
 pub const MAX_COUNT: u32 = 100;
@@ -209,6 +210,9 @@ pub fn flavor(check: &mut Checker, path: &str, flavor: &pb::Flavor) {
             &format!("{path}.extra_specs[{key:?}]"),
             "`required` or `forbidden`",
         );
+    }
+    if let Err(problem) = pci::requested(&flavor.extra_specs) {
+        check.ensure(false, &format!("{path}.extra_specs[{:?}]", pci::PCI_ALIAS), problem);
     }
 }
 

@@ -8,6 +8,7 @@ pub mod check;
 pub mod error;
 pub mod ids;
 pub mod page;
+pub mod pci;
 pub mod time;
 pub mod version;
 

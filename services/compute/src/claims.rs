@@ -2,55 +2,29 @@
 
 use std::collections::HashMap;
 
+use kilonova_model::pci::{Devices, PciPools};
 use kilonova_model::{Error, InstanceId, Reason};
 use kilonova_runtime::agent::work;
-use serde::{Deserialize, Serialize};
 
 use crate::config::Allocation;
 use crate::driver::GuestSpec;
-
-/// What an instance takes, or a host has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amount {
-    /// Virtual CPUs, or physical threads.
-    pub vcpus: u32,
-    /// Memory in MiB.
-    pub ram_mib: u32,
-    /// Local disk in GiB.
-    pub disk_gib: u32,
-}
-
-impl Amount {
-    fn plus(self, other: Self) -> Self {
-        Self {
-            vcpus: self.vcpus.saturating_add(other.vcpus),
-            ram_mib: self.ram_mib.saturating_add(other.ram_mib),
-            disk_gib: self.disk_gib.saturating_add(other.disk_gib),
-        }
-    }
-
-    fn minus(self, other: Self) -> Self {
-        Self {
-            vcpus: self.vcpus.saturating_sub(other.vcpus),
-            ram_mib: self.ram_mib.saturating_sub(other.ram_mib),
-            disk_gib: self.disk_gib.saturating_sub(other.disk_gib),
-        }
-    }
-}
+use crate::share::{Amount, Share};
 
 /// The claims of one host.
 #[derive(Debug)]
 pub struct HostClaims {
     total: Amount,
     allocation: Allocation,
-    held: HashMap<InstanceId, Amount>,
+    held: HashMap<InstanceId, Share>,
     used: Amount,
+    pools: PciPools,
 }
 
 impl HostClaims {
-    /// Nothing is claimed of `total`.
-    pub fn new(total: Amount, allocation: Allocation) -> Self {
-        Self { total, allocation, held: HashMap::new(), used: Amount::default() }
+    /// Nothing is claimed of `total` and of `devices`.
+    pub fn new(total: Amount, devices: &Devices, allocation: Allocation) -> Self {
+        let pools = PciPools::new(devices);
+        Self { total, allocation, held: HashMap::new(), used: Amount::default(), pools }
     }
 
     /// What the host has.
@@ -59,8 +33,10 @@ impl HostClaims {
     }
 
     /// What the host has changed. Claims stay, even if they are more than fits now.
-    pub fn set_total(&mut self, total: Amount) {
+    pub fn set_total(&mut self, total: Amount, devices: &Devices) {
         self.total = total;
+        self.pools = PciPools::new(devices);
+        self.held.values().for_each(|share| self.pools.take(&share.devices));
     }
 
     /// How much may be promised has changed. Claims stay, even if they are more than fits now.
@@ -78,6 +54,11 @@ impl HostClaims {
         self.used
     }
 
+    /// Its PCI devices.
+    pub fn pools(&self) -> &PciPools {
+        &self.pools
+    }
+
     /// How many instances hold a claim.
     pub fn instances(&self) -> usize {
         self.held.len()
@@ -85,7 +66,7 @@ impl HostClaims {
 
     /// Who holds what.
     pub fn held(&self) -> impl Iterator<Item = (InstanceId, Amount)> + '_ {
-        self.held.iter().map(|(id, amount)| (*id, *amount))
+        self.held.iter().map(|(id, share)| (*id, share.amount))
     }
 
     /// What may be claimed in all: total x ratio - reserved, rounded down.
@@ -101,15 +82,16 @@ impl HostClaims {
     }
 
     /// Enters what a guest found on the host takes, whether or not it fits.
-    pub fn restore(&mut self, id: InstanceId, amount: Amount) {
-        if let Some(before) = self.held.insert(id, amount) {
-            self.used = self.used.minus(before);
-        }
-        self.used = self.used.plus(amount);
+    pub fn restore(&mut self, id: InstanceId, share: Share) {
+        self.give_back(id);
+        self.used = self.used.plus(share.amount);
+        self.pools.take(&share.devices);
+        self.held.insert(id, share);
     }
 
     /// Takes room, or says what is short of how much.
-    pub fn take(&mut self, id: InstanceId, amount: Amount) -> Result<(), Error> {
+    pub fn take(&mut self, id: InstanceId, share: Share) -> Result<(), Error> {
+        let amount = share.amount;
         let (capacity, used, total) = (self.capacity(), self.used, self.total);
         let figures = [
             ("vcpus", "VCPUs", amount.vcpus, capacity.vcpus, used.vcpus, total.vcpus),
@@ -127,14 +109,19 @@ impl HostClaims {
                 return Err(refused(message, resource, wanted).with("total", total));
             }
         }
-        self.restore(id, amount);
+        if let Some(short) = self.pools.short_of(&share.devices) {
+            let error = refused(short.to_string(), &short.alias, short.needed);
+            return Err(error.with("free", short.free).with("total", short.total));
+        }
+        self.restore(id, share);
         Ok(())
     }
 
     /// Gives back what an instance holds.
     pub fn give_back(&mut self, id: InstanceId) {
-        if let Some(amount) = self.held.remove(&id) {
-            self.used = self.used.minus(amount);
+        if let Some(share) = self.held.remove(&id) {
+            self.used = self.used.minus(share.amount);
+            self.pools.give_back(&share.devices);
         }
     }
 }
@@ -143,10 +130,9 @@ impl work::Claims for HostClaims {
     type Id = InstanceId;
     type Order = GuestSpec;
 
-    fn claim(&mut self, id: InstanceId, order: &GuestSpec) -> Result<String, Error> {
-        let amount @ Amount { vcpus, ram_mib, disk_gib } = order.amount;
-        self.take(id, amount)?;
-        Ok(format!("{vcpus} VCPUs, {ram_mib} MiB, {disk_gib} GiB"))
+    fn claim(&mut self, id: InstanceId, order: &mut GuestSpec) -> Result<String, Error> {
+        self.take(id, order.share.clone())?;
+        Ok(order.share.to_string())
     }
 
     fn release(&mut self, id: InstanceId) {
@@ -171,25 +157,33 @@ mod tests {
     const HOST: Amount = Amount { vcpus: 4, ram_mib: 8192, disk_gib: 100 };
 
     fn claims() -> HostClaims {
-        HostClaims::new(HOST, Allocation::default())
+        HostClaims::new(HOST, &devices(2), Allocation::default())
     }
 
     fn amount(vcpus: u32, ram_mib: u32, disk_gib: u32) -> Amount {
         Amount { vcpus, ram_mib, disk_gib }
     }
 
+    fn share(vcpus: u32, ram_mib: u32, disk_gib: u32) -> Share {
+        amount(vcpus, ram_mib, disk_gib).into()
+    }
+
+    fn devices(gpus: u32) -> Devices {
+        [("gpu".to_owned(), gpus)].into()
+    }
+
     #[test]
     fn capacity_is_total_by_ratio_less_what_is_reserved() {
         assert_eq!(claims().capacity(), amount(16, 7680, 100));
         let odd = Allocation { cpu_allocation_ratio: 1.3, ..Allocation::default() };
-        assert_eq!(HostClaims::new(HOST, odd).capacity().vcpus, 5);
+        assert_eq!(HostClaims::new(HOST, &Devices::new(), odd).capacity().vcpus, 5);
     }
 
     #[test]
     fn a_refusal_has_the_figures() {
         let mut claims = claims();
-        claims.take(InstanceId::generate(), amount(1, 4096, 10)).unwrap();
-        let error = claims.take(InstanceId::generate(), amount(1, 4096, 10)).unwrap_err();
+        claims.take(InstanceId::generate(), share(1, 4096, 10)).unwrap();
+        let error = claims.take(InstanceId::generate(), share(1, 4096, 10)).unwrap_err();
         assert_eq!(error.reason, Reason::ClaimRefused);
         assert_eq!(error.message, "needs 4096 MiB of memory, has 3584 of 7680");
         assert_eq!(error.metadata["free"], "3584");
@@ -198,7 +192,7 @@ mod tests {
 
     #[test]
     fn an_instance_does_not_overcommit_against_itself() {
-        let error = claims().take(InstanceId::generate(), amount(5, 1, 1)).unwrap_err();
+        let error = claims().take(InstanceId::generate(), share(5, 1, 1)).unwrap_err();
         assert_eq!(error.message, "needs 5 VCPUs, the host itself has 4");
     }
 
@@ -206,33 +200,53 @@ mod tests {
     fn what_was_found_counts_even_if_it_does_not_fit() {
         let mut claims = claims();
         let found = InstanceId::generate();
-        claims.restore(found, amount(20, 9000, 10));
-        claims.restore(found, amount(18, 9000, 10));
+        claims.restore(found, share(20, 9000, 10));
+        claims.restore(found, share(18, 9000, 10));
         assert_eq!(claims.used(), amount(18, 9000, 10));
-        assert!(claims.take(InstanceId::generate(), amount(1, 1, 1)).is_err());
+        assert!(claims.take(InstanceId::generate(), share(1, 1, 1)).is_err());
         claims.give_back(found);
         claims.give_back(found);
         assert_eq!((claims.used(), claims.instances()), (Amount::default(), 0));
     }
 
+    #[test]
+    fn devices_are_held_and_missed_with_the_figures() {
+        let mut claims = claims();
+        let with = |gpus| Share { devices: devices(gpus), ..share(1, 1, 1) };
+        let first = InstanceId::generate();
+        claims.take(first, with(2)).unwrap();
+        let error = claims.take(InstanceId::generate(), with(1)).unwrap_err();
+        assert_eq!(error.message, "needs 1 gpu devices, has 0 of 2 free");
+        assert_eq!((error.reason, error.metadata["free"].as_str()), (Reason::ClaimRefused, "0"));
+        claims.set_total(HOST, &devices(3));
+        claims.take(InstanceId::generate(), with(1)).unwrap();
+        claims.give_back(first);
+        assert_eq!(claims.pools().free(), 2);
+    }
+
     proptest! {
         #[test]
         fn claims_never_exceed_capacity_and_add_up(
-            steps in proptest::collection::vec((0_u8..12, any::<bool>(), 0_u32..6, 0_u32..5000, 0_u32..60), 1..200)
+            steps in proptest::collection::vec(
+                (0_u8..12, any::<bool>(), (0_u32..6, 0_u32..5000, 0_u32..60), 0_u32..3), 1..200)
         ) {
             let ids: Vec<InstanceId> = (0..12).map(|_| InstanceId::generate()).collect();
             let mut claims = claims();
-            let mut model: HashMap<InstanceId, Amount> = HashMap::new();
-            for (who, take, vcpus, ram_mib, disk_gib) in steps {
+            let mut model: HashMap<InstanceId, Share> = HashMap::new();
+            for (who, take, (vcpus, ram_mib, disk_gib), gpus) in steps {
                 let id = ids[usize::from(who)];
+                let wanted = Share { devices: devices(gpus), ..share(vcpus, ram_mib, disk_gib) };
                 if !take {
                     claims.give_back(id);
                     model.remove(&id);
-                } else if !model.contains_key(&id) && claims.take(id, amount(vcpus, ram_mib, disk_gib)).is_ok() {
-                    model.insert(id, amount(vcpus, ram_mib, disk_gib));
+                } else if !model.contains_key(&id) && claims.take(id, wanted.clone()).is_ok() {
+                    model.insert(id, wanted);
                 }
                 let (used, capacity) = (claims.used(), claims.capacity());
-                let sum = model.values().fold(Amount::default(), |sum, one| sum.plus(*one));
+                let sum = model.values().fold(Amount::default(), |sum, one| sum.plus(one.amount));
+                let gpus: u32 = model.values().map(|one| one.devices["gpu"]).sum();
+                prop_assert!(gpus <= 2);
+                prop_assert_eq!(claims.pools().free(), 2 - gpus);
                 prop_assert_eq!(used, sum);
                 prop_assert!(used.vcpus <= capacity.vcpus);
                 prop_assert!(used.ram_mib <= capacity.ram_mib && used.disk_gib <= capacity.disk_gib);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kilonova_model::check::Checker;
+use kilonova_model::pci::Devices;
 use kilonova_model::{Error, aggregate};
 use kilonova_proto::types::v1::HostAggregate;
 use kilonova_runtime::agent::executor::ExecutorOptions;
@@ -11,7 +12,7 @@ use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency};
 use kilonova_runtime::config::Period;
 use serde::{Deserialize, Serialize};
 
-use crate::claims::Amount;
+use crate::share::Amount;
 
 /// A compute agent's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,6 +127,8 @@ pub struct DriverConfig {
     pub machine_types: Vec<String>,
     /// What else flavors' extra specs may ask for.
     pub capabilities: BTreeMap<String, String>,
+    /// The PCI devices guests may have, by the aliases flavors ask for them by.
+    pub pci: Devices,
     /// How long making a guest takes.
     pub latency: Period,
     /// Give or take this much.
@@ -157,6 +160,7 @@ impl Default for DriverConfig {
             traits: Vec::new(),
             machine_types: vec!["pc".to_owned(), "q35".to_owned()],
             capabilities: BTreeMap::new(),
+            pci: Devices::new(),
             latency: Period::from_millis(20),
             latency_jitter: Period::from_millis(10),
             fail_rate: 0.0,

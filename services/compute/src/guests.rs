@@ -14,8 +14,9 @@ use kilonova_runtime::agent::ledger::{Conclusion, Outcome, Stamp};
 use kilonova_runtime::agent::work::{Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
 
-use crate::claims::{Amount, HostClaims};
+use crate::claims::HostClaims;
 use crate::driver::{Driver, Guest, GuestAct, GuestFacts, GuestSpec, Move, PowerAct};
+use crate::share::Amount;
 
 /// The guests of one hypervisor.
 pub struct Guests {
@@ -187,8 +188,14 @@ mod tests {
         ]);
         let amount = Amount { vcpus: 2, ram_mib: 512, disk_gib: 1 };
         let facts = GuestFacts::default();
-        let guest =
-            |id, stamp| Guest { id, stamp, act: None, amount, volumes: Vec::new(), facts: facts.clone() };
+        let guest = |id, stamp| Guest {
+            id,
+            stamp,
+            act: None,
+            share: amount.into(),
+            volumes: Vec::new(),
+            facts: facts.clone(),
+        };
         let found = vec![guest(ids[0], at(2)), guest(ids[2], at(7))];
         let all = inventory(&known, found, vec![(ids[0], amount), (ids[1], amount)]);
         let seen = |id: &InstanceId| {

@@ -9,6 +9,7 @@ pub mod manager;
 mod meters;
 mod reconcile;
 mod server;
+pub mod share;
 
 use std::sync::Arc;
 

@@ -51,12 +51,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::claims::{Amount, HostClaims};
+use crate::claims::HostClaims;
 use crate::config::{Allocation, Config};
 use crate::driver::{Driver, Guest, GuestAct, GuestSpec, HostFigures};
 use crate::guests::{self, Guests};
 use crate::meters::Meters;
 use crate::reconcile::record;
+use crate::share::Amount;
 
 /// What a manager is given.
 pub struct Parts {
@@ -104,7 +105,7 @@ impl Manager {
         let Parts { site, zone, epochs, readiness, tasks, driver, reporter } = parts;
         let figures = answered(driver.figures()).await?;
         let guests = answered(driver.list()).await?;
-        let claims = HostClaims::new(figures.total, config.allocation);
+        let claims = HostClaims::new(figures.total, &figures.devices, config.allocation);
         let work = Guests::new(site.clone(), driver.clone());
         let executor = Executor::new(work, claims, site.clone(), tasks, reporter, config.executor());
         executor.change(|book| guests.into_iter().for_each(|guest| restore(book, guest)));
@@ -244,7 +245,7 @@ impl Source for Manager {
 
     async fn refresh(&self) -> Result<(), Error> {
         let figures = answered(self.driver.figures()).await?;
-        self.executor.change(|book| book.claims.set_total(figures.total));
+        self.executor.change(|book| book.claims.set_total(figures.total, &figures.devices));
         *self.collected.lock() = Collected { figures, at: SystemTime::now() };
         self.publish();
         Ok(())
@@ -276,7 +277,7 @@ impl Agent for Manager {
 }
 
 fn restore(book: &mut Book<Guests>, guest: Guest) {
-    book.claims.restore(guest.id, guest.amount);
+    book.claims.restore(guest.id, guest.share);
     book.ledger.restore(guest.id, guest.stamp, guest.facts, guest.act);
 }
 
@@ -303,5 +304,6 @@ fn resources(book: &Book<Guests>, figures: &HostFigures) -> ComputeResources {
         cpu_architecture: figures.cpu_architecture.clone(),
         machine_types: figures.machine_types.clone(),
         capabilities: figures.capabilities.clone().into_iter().collect(),
+        pci_pools: book.claims.pools().tell(),
     }
 }

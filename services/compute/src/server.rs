@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kilonova_model::check::Checker;
+use kilonova_model::pci::{self, Devices};
 use kilonova_model::{Attempt, Error, Generation, InstanceId, ProjectId, VolumeId};
 use kilonova_proto::compute::v1::compute_service_server::ComputeService;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
@@ -25,9 +26,9 @@ use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::life::Agent;
 use tonic::{Request, Response, Status};
 
-use crate::claims::Amount;
 use crate::driver::{Begins, Device, GuestAct, GuestSpec, Move, PowerAct};
 use crate::manager::Manager;
+use crate::share::{Amount, Share};
 
 /// The part of the contract that is served.
 pub fn served() -> Served {
@@ -129,6 +130,10 @@ fn build_order(
     check.ensure(request.spec.is_some(), "spec", "is required");
     check.ensure(flavor.vcpus > 0, "flavor.vcpus", "1 or more");
     check.ensure(flavor.ram_mib > 0, "flavor.ram_mib", "1 or more");
+    let devices = pci::requested(&flavor.extra_specs).unwrap_or_else(|problem| {
+        check.ensure(false, &format!("flavor.extra_specs[{:?}]", pci::PCI_ALIAS), problem);
+        Devices::new()
+    });
     let volumes = request.volumes.into_iter().filter_map(|volume| device(&mut check, volume)).collect();
     check.finish()?;
     let amount = Amount {
@@ -139,7 +144,7 @@ fn build_order(
     let spec = GuestSpec {
         name: request.spec.unwrap_or_default().name,
         project: project.expect("checked above"),
-        amount,
+        share: Share { amount, devices },
         flavor,
         image,
         volumes,

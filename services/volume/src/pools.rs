@@ -191,7 +191,7 @@ impl work::Claims for PoolClaims {
     type Id = VolumeId;
     type Order = VolumeOrder;
 
-    fn claim(&mut self, id: VolumeId, order: &VolumeOrder) -> Result<String, Error> {
+    fn claim(&mut self, id: VolumeId, order: &mut VolumeOrder) -> Result<String, Error> {
         self.take(id, order.share.clone())?;
         let pool = self.share(id).map(|share| share.pool.as_str()).unwrap_or_default();
         Ok(format!("{} GiB in pool {pool:?}", order.share.size_gib))

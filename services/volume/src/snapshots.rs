@@ -28,7 +28,7 @@ impl Claims for NoRoom {
     type Id = SnapshotId;
     type Order = SnapshotOrder;
 
-    fn claim(&mut self, _: SnapshotId, order: &SnapshotOrder) -> Result<String, Error> {
+    fn claim(&mut self, _: SnapshotId, order: &mut SnapshotOrder) -> Result<String, Error> {
         Ok(format!("of volume {}", order.volume))
     }
 

@@ -163,13 +163,14 @@ impl<W: Work> Executor<W> {
         &self,
         id: W::Id,
         stamp: Stamp,
-        order: W::Order,
+        mut order: W::Order,
         admit: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let watch = Stopwatch::start("claim", stamp.attempt);
         let taken = self.shared.change(|book| {
             let claims = &mut book.claims;
-            let taken = book.ledger.make(id, stamp, || admit().and_then(|()| claims.claim(id, &order)))?;
+            let taken =
+                book.ledger.make(id, stamp, || admit().and_then(|()| claims.claim(id, &mut order)))?;
             if let Make::Report(conclusion) = &taken {
                 self.shared.report(id, conclusion);
             }

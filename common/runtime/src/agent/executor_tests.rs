@@ -48,12 +48,12 @@ impl Claims for Room {
     type Id = u32;
     type Order = u32;
 
-    fn claim(&mut self, id: u32, order: &u32) -> Result<String, Error> {
+    fn claim(&mut self, id: u32, order: &mut u32) -> Result<String, Error> {
         if *order > self.left {
             return Err(Error::new(Reason::ClaimRefused, "full"));
         }
         assert!(self.held.insert(id, *order).is_none(), "claimed twice");
-        self.left -= order;
+        self.left -= *order;
         Ok(order.to_string())
     }
 
@@ -307,7 +307,7 @@ async fn an_unmake_while_waiting_for_a_slot_never_reaches_the_drivers_make() {
 async fn removing_is_tried_until_it_is_done() {
     let mut bench = bench(1, true);
     bench.executor.change(|book| {
-        book.claims.claim(7, &1).unwrap();
+        book.claims.claim(7, &mut 1).unwrap();
         book.ledger.restore(7, at(1, 1), (), None);
     });
     bench.executor.unmake(7, at(2, 1)).unwrap();
@@ -327,7 +327,7 @@ async fn removing_is_tried_until_it_is_done() {
 fn built(room: u32, yields: bool) -> Bench {
     let bench = bench(room, yields);
     bench.executor.change(|book| {
-        book.claims.claim(7, &1).unwrap();
+        book.claims.claim(7, &mut 1).unwrap();
         book.ledger.restore(7, at(1, 1), (), None);
     });
     bench

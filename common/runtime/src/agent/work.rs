@@ -23,8 +23,9 @@ pub trait Claims: Send + 'static {
     /// What is to be made.
     type Order;
 
-    /// Takes room, or says with figures why there is none. Says what was taken in a few words.
-    fn claim(&mut self, id: Self::Id, order: &Self::Order) -> Result<String, Error>;
+    /// Takes room and enters in the order where it is, or says with figures why there is none. Says what was taken in a few
+    /// words.
+    fn claim(&mut self, id: Self::Id, order: &mut Self::Order) -> Result<String, Error>;
 
     /// Gives the room back; nothing if none is held.
     fn release(&mut self, id: Self::Id);

@@ -5,6 +5,7 @@ pub mod simulated;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use kilonova_model::pci::Devices;
 use kilonova_model::{Error, InstanceId, ProjectId, VolumeId};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
@@ -13,7 +14,7 @@ use kilonova_runtime::agent::ledger::Stamp;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::claims::Amount;
+use crate::share::{Amount, Share};
 
 /// What is asked of the driver for one guest.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +24,7 @@ pub struct GuestSpec {
     /// The project that owns it.
     pub project: ProjectId,
     /// What it takes.
-    pub amount: Amount,
+    pub share: Share,
     /// The size.
     pub flavor: Flavor,
     /// What it boots from.
@@ -56,7 +57,7 @@ pub struct Guest {
     /// Which operation that was; none if it made the guest.
     pub act: Option<Kind>,
     /// What it takes.
-    pub amount: Amount,
+    pub share: Share,
     /// The volumes it has.
     pub volumes: Vec<VolumeId>,
     /// What is to be known of it.
@@ -159,6 +160,8 @@ pub enum GuestAct {
 pub struct HostFigures {
     /// What the host has.
     pub total: Amount,
+    /// Its PCI devices.
+    pub devices: Devices,
     /// What it can do, with the names of os-traits.
     pub traits: Vec<String>,
     /// `QEMU`, `simulated`.

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Begins, Device, Driver, Guest, GuestFacts, GuestSpec, HostFigures, Move, PowerAct};
-use crate::claims::Amount;
 use crate::config::Config;
+use crate::share::Share;
 
 /// The simulated hypervisor.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ struct Known {
     name: String,
     stamp: Stamp,
     act: Option<Kind>,
-    amount: Amount,
+    share: Share,
     power_state: PowerState,
     /// Its volumes, by id, and their devices.
     volumes: BTreeMap<String, String>,
@@ -81,7 +81,7 @@ enum Change {
 #[serde(default)]
 struct Birth {
     #[serde(flatten)]
-    amount: Amount,
+    share: Share,
     volumes: BTreeMap<String, String>,
     stopped: bool,
 }
@@ -115,7 +115,7 @@ impl Change {
 impl Known {
     fn new(name: String, stamp: Stamp, birth: Birth) -> Self {
         let power_state = if birth.stopped { PowerState::Shutdown } else { PowerState::Running };
-        Self { name, stamp, act: None, amount: birth.amount, power_state, volumes: birth.volumes }
+        Self { name, stamp, act: None, share: birth.share, power_state, volumes: birth.volumes }
     }
 
     fn facts(&self, id: InstanceId) -> GuestFacts {
@@ -158,6 +158,7 @@ impl Simulated {
             guests: Mutex::new(replay(&entries)),
             figures: HostFigures {
                 total: driver.total(),
+                devices: driver.pci.clone(),
                 traits: driver.traits.clone(),
                 hypervisor_type: "simulated".to_owned(),
                 hypervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -273,7 +274,7 @@ impl Driver for Simulated {
             id,
             stamp: known.stamp,
             act: known.act,
-            amount: known.amount,
+            share: known.share.clone(),
             volumes: known.volumes.keys().filter_map(|volume| volume.parse().ok()).collect(),
             facts: known.facts(id),
         };
@@ -295,7 +296,7 @@ impl Driver for Simulated {
         }
         let volumes = spec.volumes.iter().map(|device| (device.volume.to_string(), device.name.clone()));
         let birth = Birth {
-            amount: spec.amount,
+            share: spec.share.clone(),
             volumes: volumes.collect(),
             stopped: spec.begins != Begins::Running,
         };
@@ -381,6 +382,7 @@ impl Driver for Simulated {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::share::Amount;
     use kilonova_model::{Attempt, Generation, ProjectId};
     use kilonova_proto::types::v1::Flavor;
     use kilonova_runtime::agent::simulated::FailRule;
@@ -394,10 +396,11 @@ mod tests {
     }
 
     fn spec(name: &str) -> GuestSpec {
+        let amount = Amount { vcpus: 2, ram_mib: 512, disk_gib: 1 };
         GuestSpec {
             name: name.into(),
             project: ProjectId::parse("demo").unwrap(),
-            amount: Amount { vcpus: 2, ram_mib: 512, disk_gib: 1 },
+            share: Share { devices: [("gpu".to_owned(), 2)].into(), ..amount.into() },
             flavor: Flavor::default(),
             image: Image::default(),
             volumes: Vec::new(),
@@ -433,7 +436,10 @@ mod tests {
         let driver = open(dir.path());
         let guests = driver.list().await.unwrap();
         assert_eq!(guests, before);
-        assert_eq!((guests[0].id, guests[0].stamp, guests[0].amount.vcpus), (kept, at(1), 2));
+        assert_eq!(
+            (guests[0].id, guests[0].stamp, guests[0].share.to_string()),
+            (kept, at(1), "2 VCPUs, 512 MiB, 1 GiB, 2 gpu".to_owned())
+        );
         assert_eq!(driver.power_state(gone).await.unwrap(), None);
         assert_eq!(ops(dir.path()), ["start", "spawn", "spawn", "destroy"]);
     }

@@ -50,7 +50,7 @@ pub struct Create {
     /// Root disk in GiB; 0 takes the image's size.
     #[arg(long, value_name = "GIB", default_value_t = 0, allow_negative_numbers = true, value_parser = whole::<u32>)]
     disk: u32,
-    /// A wish matched against hosts; may be repeated.
+    /// A wish matched against hosts, such as `pci_passthrough:alias=gpu:2`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     extra_spec: Vec<(String, String)>,
     /// Only check; create nothing.

@@ -121,6 +121,18 @@ fn figures(capabilities: Option<&Capabilities>) -> [String; 4] {
     }
 }
 
+/// PCI devices as used/total, by alias.
+fn devices(capabilities: Option<&Capabilities>) -> String {
+    let Some(Resources::Compute(compute)) =
+        capabilities.and_then(|capabilities| capabilities.resources.as_ref())
+    else {
+        return String::new();
+    };
+    let pools =
+        compute.pci_pools.iter().map(|pool| format!("{} {}", pool.alias, usage(pool.used, pool.total)));
+    pools.collect::<Vec<_>>().join(", ")
+}
+
 fn count(count: u32, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
@@ -249,6 +261,7 @@ fn describe(host: &Host, now: SystemTime, style: Style) -> String {
         ("ram MiB", ram),
         ("disk GiB", disk),
         ("holds", holds),
+        ("devices", or_dash(&devices(host.capabilities.as_ref()))),
         ("traits", or_dash(&traits.unwrap_or_default())),
         ("aggregates", or_dash(&host.aggregates.join(", "))),
         ("figures", age.map_or_else(|| NONE.to_owned(), |age| format!("{} ago", ago(to_duration(age))))),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use kilonova_model::ServiceKind;
+use kilonova_model::pci::{self, Devices};
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
@@ -10,6 +11,7 @@ use kilonova_proto::types::v1::{Capabilities, ComputeResources};
 
 use super::aggregates::AggregateDemand;
 use super::columns::{FigureColumns, OwnColumns, clamped, put};
+use super::devices::HostDevices;
 use super::facts::{Facts, canonical_architecture, facts, version_number};
 use super::figure::Figure;
 use super::filters::image_properties::PROPERTIES;
@@ -75,6 +77,8 @@ pub struct ComputeRow {
     pub io_ops: u32,
     /// Builds that failed since the last that succeeded.
     pub failed_builds: u32,
+    /// Its PCI devices.
+    pub devices: HostDevices,
 }
 
 impl ComputeRow {
@@ -103,6 +107,7 @@ impl ComputeRow {
             held_instances: 0,
             io_ops: figures.io_ops,
             failed_builds: figures.failed_builds,
+            devices: HostDevices::new(&figures.pci_pools),
         }
     }
 
@@ -165,7 +170,7 @@ impl OwnColumns<ComputeRow> for ComputeColumns {
 }
 
 /// What one instance takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ComputeAmount {
     /// Virtual CPUs.
     pub vcpus: u32,
@@ -175,6 +180,8 @@ pub struct ComputeAmount {
     pub disk_gib: u32,
     /// How many instances it is.
     pub instances: u32,
+    /// Its PCI devices.
+    pub devices: Devices,
 }
 
 impl Amount for ComputeAmount {
@@ -185,12 +192,10 @@ impl Amount for ComputeAmount {
                 ram_mib: self.ram_mib.checked_sub(part.ram_mib)?,
                 disk_gib: self.disk_gib.checked_sub(part.disk_gib)?,
                 instances: self.instances.checked_sub(part.instances)?,
+                devices: less(&self.devices, &part.devices)?,
             })
         })();
-        if let Some(left) = left {
-            *self = left;
-        }
-        left.is_some()
+        left.map(|left| *self = left).is_some()
     }
 }
 
@@ -215,6 +220,7 @@ impl Row for ComputeRow {
         self.ram.hold(amount.ram_mib);
         self.disk.hold(amount.disk_gib);
         self.held_instances = self.held_instances.saturating_add(amount.instances);
+        self.devices.hold(&amount.devices);
     }
 
     fn release(&mut self, amount: &ComputeAmount) {
@@ -222,6 +228,7 @@ impl Row for ComputeRow {
         self.ram.release(amount.ram_mib);
         self.disk.release(amount.disk_gib);
         self.held_instances = self.held_instances.saturating_sub(amount.instances);
+        self.devices.release(&amount.devices);
     }
 
     fn growth_since(&self, before: &Self) -> ComputeAmount {
@@ -230,8 +237,19 @@ impl Row for ComputeRow {
             ram_mib: self.ram.used.saturating_sub(before.ram.used),
             disk_gib: self.disk.used.saturating_sub(before.disk.used),
             instances: self.instances.saturating_sub(before.instances),
+            devices: self.devices.growth_since(&before.devices),
         }
     }
+}
+
+/// What is left of devices without a part of them, if all of that is there.
+fn less(devices: &Devices, part: &Devices) -> Option<Devices> {
+    let mut left = devices.clone();
+    for (alias, count) in part {
+        let there = left.get_mut(alias)?;
+        *there = there.checked_sub(*count)?;
+    }
+    Some(left)
 }
 
 /// What an instance asks for.
@@ -266,7 +284,7 @@ impl Demand for ComputeDemand {
     }
 
     fn amount(&self) -> ComputeAmount {
-        self.amount
+        self.amount.clone()
     }
 }
 
@@ -306,6 +324,7 @@ impl ComputeDemand {
                 ram_mib: flavor.ram_mib,
                 disk_gib: if flavor.disk_gib > 0 { flavor.disk_gib } else { image.min_disk_gib },
                 instances: 1,
+                devices: pci::requested(&flavor.extra_specs).unwrap_or_default(),
             },
             image_fits: judged(vocabulary, &asked, image_properties::meets),
             image: asked,
@@ -343,10 +362,17 @@ mod tests {
 
     #[test]
     fn an_amount_is_taken_whole_or_not_at_all() {
-        let mut growth = ComputeAmount { vcpus: 4, ram_mib: 4096, disk_gib: 10, instances: 2 };
-        let part = ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 10, instances: 1 };
+        let gpus = |count| [("gpu".to_owned(), count)].into();
+        let mut growth =
+            ComputeAmount { vcpus: 4, ram_mib: 4096, disk_gib: 10, instances: 2, devices: gpus(3) };
+        let part = ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 10, instances: 1, devices: gpus(2) };
         assert!(growth.take(&part));
         assert!(!growth.take(&part), "the disk is used up");
-        assert_eq!(growth, ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 0, instances: 1 });
+        assert_eq!(
+            growth,
+            ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 0, instances: 1, devices: gpus(1) }
+        );
+        let other = ComputeAmount { devices: [("nic".to_owned(), 1)].into(), ..ComputeAmount::default() };
+        assert!(!growth.take(&other), "there are none of these");
     }
 }

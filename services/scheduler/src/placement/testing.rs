@@ -4,8 +4,8 @@ use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectBackendsRequest
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{
-    Capabilities, ComputeResources, Flavor, HostAggregate, SchedulerHints, StoragePool, VolumeResources,
-    VolumeSpec,
+    Capabilities, ComputeResources, Flavor, HostAggregate, PciPool, SchedulerHints, StoragePool,
+    VolumeResources, VolumeSpec,
 };
 
 use super::{AggregatesId, ComputeRow, Head, HostId, PoolRow, World};
@@ -18,6 +18,10 @@ pub fn resources() -> ComputeResources {
         cpu_architecture: "x86_64".into(),
         ..ComputeResources::default()
     }
+}
+
+pub fn pci_pool(alias: &str, total: u32, used: u32) -> PciPool {
+    PciPool { alias: alias.into(), total, used }
 }
 
 pub fn pool(name: &str) -> StoragePool {

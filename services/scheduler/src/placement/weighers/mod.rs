@@ -162,7 +162,13 @@ mod tests {
         };
         let id = host(&mut world, "c1", figures);
         world.update_rows(id, |row| {
-            row.hold(&ComputeAmount { vcpus: 1, ram_mib: 512, disk_gib: 10, instances: 1 });
+            row.hold(&ComputeAmount {
+                vcpus: 1,
+                ram_mib: 512,
+                disk_gib: 10,
+                instances: 1,
+                ..ComputeAmount::default()
+            });
         });
         let demand = ComputeDemand::new(&instance(1, 1, 1), &world);
         let weighers: [(Box<dyn Weigher<Compute>>, f64); 7] = [

@@ -1,0 +1,114 @@
+//! PCI devices and NUMA cells, end to end through every service, over both stores.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use kilonova_model::{Reason, ServiceKind};
+use kilonova_proto::api::v1 as api;
+use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::capabilities::Resources;
+use kilonova_proto::types::v1::instance::State;
+use kilonova_rpc::status::from_status;
+use kilonova_tests::waiting::until;
+use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
+
+over_both_stores!(devices_are_given_to_the_last_and_no_further,);
+
+fn flavor(id: &str, specs: &[(&str, &str)]) -> pb::Flavor {
+    let extra_specs = specs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    pb::Flavor { id: id.into(), vcpus: 2, ram_mib: 1024, disk_gib: 1, extra_specs, ..Default::default() }
+}
+
+async fn create_flavor(api: &Api, flavor: pb::Flavor) -> Result<(), tonic::Status> {
+    let request = api::CreateFlavorRequest { flavor: Some(flavor), ..Default::default() };
+    api.flavors().create_flavor(request).await.map(drop)
+}
+
+/// Creates so many at once, each by a request of its own, and waits until each is built or has failed.
+async fn at_once(api: &Api, flavor: &str, count: usize) -> Vec<pb::Instance> {
+    let one = async || {
+        let id = api.create("guest", flavor, 1).await.unwrap().remove(0);
+        until(&format!("the build of {id} ended"), || async {
+            api.get(&id).await.ok().filter(|i| matches!(i.state(), State::Active | State::Error))
+        })
+        .await
+    };
+    join_all((0..count).map(|_| one())).await
+}
+
+fn by_host(instances: &[pb::Instance]) -> BTreeMap<&str, usize> {
+    let mut hosts = BTreeMap::new();
+    for instance in instances.iter().filter(|instance| instance.state() == State::Active) {
+        *hosts.entry(instance.host.as_str()).or_default() += 1;
+    }
+    hosts
+}
+
+/// How many found no place.
+fn refused(instances: &[pb::Instance]) -> usize {
+    let faults: Vec<&pb::Fault> = instances.iter().filter_map(|instance| instance.fault.as_ref()).collect();
+    assert!(faults.iter().all(|fault| fault.reason == "NO_VALID_HOST"), "{faults:?}");
+    faults.len()
+}
+
+/// How many hosts a filter removed for the one more that a full cell has no place for, and the first one's figures.
+async fn one_more(api: &Api, flavor: &str, filter: &str) -> (u32, String) {
+    let instance = at_once(api, flavor, 1).await.remove(0);
+    assert_eq!(refused(std::slice::from_ref(&instance)), 1);
+    let explanation = instance.fault.unwrap().explanation.unwrap();
+    let result = explanation.filters.into_iter().find(|result| result.name == filter).unwrap();
+    (result.removed, result.samples[0].detail.clone())
+}
+
+/// What a host publishes, as the api shows it.
+async fn figures(api: &Api, host: &str) -> pb::ComputeResources {
+    let request = api::GetHostRequest { service: pb::ServiceKind::Compute.into(), host: host.into() };
+    let host = api.hosts().get_host(request).await.unwrap().into_inner().host.unwrap();
+    match host.capabilities.unwrap().resources {
+        Some(Resources::Compute(figures)) => figures,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn devices_are_given_to_the_last_and_no_further(backing: Backing) {
+    let mut plan = Plan { computes: 2, ..Plan::new(backing) };
+    plan.compute.driver.pci = [("gpu".to_owned(), 4)].into();
+    let Some(mut cluster) = Cluster::start(plan).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    create_flavor(&api, flavor("gpu", &[("pci_passthrough:alias", "gpu:1")])).await.unwrap();
+    let bad = create_flavor(&api, flavor("bad", &[("pci_passthrough:alias", "gpu")])).await.unwrap_err();
+    let error = from_status(&bad).unwrap();
+    assert_eq!(error.reason, Reason::ValidationFailed);
+    assert_eq!(error.violations[0].field, "flavor.extra_specs[\"pci_passthrough:alias\"]");
+
+    let instances = at_once(&api, "gpu", 12).await;
+    assert_eq!(by_host(&instances), [("compute-1", 4), ("compute-2", 4)].into());
+    assert_eq!(refused(&instances), 4);
+    let full = (2, "needs 1 gpu devices, has 0 of 4 free".to_owned());
+    assert_eq!(one_more(&api, "gpu", "PciPassthroughFilter").await, full);
+
+    // A host that starts again has what it gave.
+    cluster.kill(ServiceKind::Compute, "compute-1");
+    cluster.launch(ServiceKind::Compute, "compute-1").await;
+    cluster.ready().await;
+    until("the host shows what it gave", || async {
+        let pools = figures(&api, "compute-1").await.pci_pools;
+        (pools == [pb::PciPool { alias: "gpu".into(), total: 4, used: 4 }]).then_some(())
+    })
+    .await;
+    assert_eq!(one_more(&api, "gpu", "PciPassthroughFilter").await, full);
+
+    let gone = instances.iter().find(|instance| instance.host == "compute-1").unwrap();
+    api.delete(&gone.id).await.unwrap();
+    api.until(&gone.id, State::Deleted).await;
+    until("the device is free", || async {
+        (figures(&api, "compute-1").await.pci_pools[0].used == 3).then_some(())
+    })
+    .await;
+    let next = at_once(&api, "gpu", 3).await;
+    assert_eq!(by_host(&next), [("compute-1", 1)].into(), "one takes the device, the others find none");
+    cluster.shutdown().await;
+}
