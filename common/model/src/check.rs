@@ -9,6 +9,7 @@ use crate::ids::{
     FlavorId, HostName, ImageId, InstanceId, InvalidId, ProjectId, RequestId, ServerGroupId, SnapshotId,
     VolumeId, ZoneName,
 };
+use crate::numa_spec::{self, GuestCells};
 use crate::pci;
 
 /// Most instances one request may ask for.
@@ -211,9 +212,22 @@ pub fn flavor(check: &mut Checker, path: &str, flavor: &pb::Flavor) {
             "`required` or `forbidden`",
         );
     }
-    if let Err(problem) = pci::requested(&flavor.extra_specs) {
-        check.ensure(false, &format!("{path}.extra_specs[{:?}]", pci::PCI_ALIAS), problem);
-    }
+    topology(check, path, flavor);
+}
+
+/// The devices and cells that a flavor asks for; those that make no sense are noted and left out.
+pub fn topology(check: &mut Checker, path: &str, flavor: &pb::Flavor) -> (pci::Devices, Option<GuestCells>) {
+    let mut wrong =
+        |key: &str, problem: String| check.ensure(false, &format!("{path}.extra_specs[{key:?}]"), problem);
+    let devices = pci::requested(&flavor.extra_specs).unwrap_or_else(|problem| {
+        wrong(pci::PCI_ALIAS, problem);
+        pci::Devices::new()
+    });
+    let cells = numa_spec::requested(flavor).unwrap_or_else(|(key, problem)| {
+        wrong(key, problem);
+        None
+    });
+    (devices, cells)
 }
 
 /// What an administrator says that hosts can do.

@@ -7,6 +7,8 @@ pub mod aggregate;
 pub mod check;
 pub mod error;
 pub mod ids;
+pub mod numa;
+pub mod numa_spec;
 pub mod page;
 pub mod pci;
 pub mod time;
