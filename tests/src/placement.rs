@@ -7,7 +7,9 @@ pub mod storage;
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
-use kilonova_proto::types::v1::{Capabilities, ComputeResources, Flavor, HostAggregate, ServiceKind};
+use kilonova_proto::types::v1::{
+    Capabilities, ComputeResources, Flavor, HostAggregate, NumaCell, ServiceKind,
+};
 use kilonova_scheduler::placement::{ComputeRow, Head, World};
 
 use rules::{Place, Rules};
@@ -84,7 +86,13 @@ fn free(total: u32, ratio: f64, default: f64, reserved: u32, used: u32) -> i64 {
 fn free_of(host: &Host) -> [i64; 3] {
     let of = &host.figures;
     [
-        free(of.vcpus, of.cpu_allocation_ratio, 4.0, 0, of.vcpus_used),
+        free(
+            of.vcpus.saturating_sub(pinned(of)),
+            of.cpu_allocation_ratio,
+            4.0,
+            0,
+            of.vcpus_used.saturating_sub(pinned(of)),
+        ),
         free(of.ram_mib, of.ram_allocation_ratio, 1.0, of.ram_reserved_mib, of.ram_used_mib),
         free(of.disk_gib, of.disk_allocation_ratio, 1.0, 0, of.disk_used_gib),
     ]
@@ -103,6 +111,52 @@ fn least(host: &Host, key: &str) -> Option<f64> {
 
 fn number(text: &str) -> f64 {
     text.parse().unwrap_or_default()
+}
+
+/// How many threads belong to one virtual CPU each.
+fn pinned(figures: &ComputeResources) -> u32 {
+    figures.numa_cells.iter().map(|cell| cell.cpus_pinned).sum()
+}
+
+/// The cells a flavor asks for, in ordinary pages: how many, and whether each virtual CPU is to have a thread of its own.
+fn cells(flavor: &Flavor) -> Option<(u32, bool)> {
+    let count = flavor.extra_specs.get("hw:numa_nodes").map(|count| count.parse().expect("a number"));
+    let dedicated = flavor.extra_specs.contains_key("hw:cpu_policy");
+    (count.is_some() || dedicated).then_some((count.unwrap_or(1), dedicated))
+}
+
+/// The host's cells that hold one of the guest's, those with most free CPUs first.
+fn cells_that_fit(host: &Host, flavor: &Flavor) -> Vec<usize> {
+    let Some((count, dedicated)) = cells(flavor) else { return Vec::new() };
+    let of = &host.figures;
+    let ratio = if of.cpu_allocation_ratio == 0.0 { 4.0 } else { of.cpu_allocation_ratio };
+    let free = |cell: &NumaCell| {
+        let unpinned = f64::from(cell.cpus) - f64::from(cell.cpus_pinned);
+        if dedicated {
+            unpinned - (f64::from(cell.vcpus_shared) / ratio).ceil()
+        } else {
+            unpinned.min((unpinned * ratio).floor() - f64::from(cell.vcpus_shared))
+        }
+    };
+    let fits = |cell: &NumaCell| {
+        free(cell) >= f64::from(flavor.vcpus / count)
+            && cell.memory_mib >= cell.memory_used_mib + flavor.ram_mib / count
+    };
+    let mut fitting: Vec<usize> = (0..of.numa_cells.len()).filter(|n| fits(&of.numa_cells[*n])).collect();
+    fitting.sort_by(|one, other| free(&of.numa_cells[*other]).total_cmp(&free(&of.numa_cells[*one])));
+    fitting
+}
+
+/// Whether the CPUs fit: those that share threads do not get those that are, or would be, pinned.
+fn cpus_fit(host: &Host, flavor: &Flavor) -> bool {
+    let dedicated = cells(flavor).is_some_and(|(_, dedicated)| dedicated);
+    if !dedicated {
+        let unpinned = host.figures.vcpus.saturating_sub(pinned(&host.figures));
+        return i64::from(flavor.vcpus) <= free_of(host)[0] && flavor.vcpus <= unpinned;
+    }
+    let mut after = host.clone();
+    after.figures.vcpus = after.figures.vcpus.saturating_sub(flavor.vcpus);
+    free_of(&after)[0] >= 0
 }
 
 /// The devices a flavor asks for.
@@ -193,9 +247,11 @@ impl Plain<'_> {
                 let pool = host.figures.pci_pools.iter().find(|pool| pool.alias == *alias);
                 pool.is_some_and(|pool| pool.used + needed <= pool.total)
             })
+            && cells(&flavor).is_none_or(|(count, _)| cells_that_fit(host, &flavor).len() >= count as usize)
+            && cpus_fit(host, &flavor)
             && self.keeps_the_rule(host)
             && self.aggregates_allow(host)
-            && (0..3).all(|n| i64::from(needed[n]) <= free_of(host)[n] && needed[n] <= totals[n])
+            && (1..3).all(|n| i64::from(needed[n]) <= free_of(host)[n] && needed[n] <= totals[n])
     }
 
     /// Every host that fits, with its weight.
@@ -241,6 +297,13 @@ impl Plain<'_> {
     pub fn place(&mut self, name: &str) {
         let flavor = self.request.flavor.clone().unwrap_or_default();
         let host = self.hosts.iter_mut().find(|host| host.name == name).expect("a host that is known");
+        let (count, dedicated) = cells(&flavor).unwrap_or((0, false));
+        for n in cells_that_fit(host, &flavor).into_iter().take(count as usize) {
+            let cell = &mut host.figures.numa_cells[n];
+            let cpus = if dedicated { &mut cell.cpus_pinned } else { &mut cell.vcpus_shared };
+            *cpus += flavor.vcpus / count;
+            cell.memory_used_mib += flavor.ram_mib / count;
+        }
         host.figures.vcpus_used += flavor.vcpus;
         host.figures.ram_used_mib += flavor.ram_mib;
         host.figures.disk_used_gib += flavor.disk_gib;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
+use kilonova_compute::config::NumaCellConfig;
 use kilonova_model::{Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::types::v1 as pb;
@@ -14,7 +15,10 @@ use kilonova_rpc::status::from_status;
 use kilonova_tests::waiting::until;
 use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
 
-over_both_stores!(devices_are_given_to_the_last_and_no_further,);
+over_both_stores!(
+    devices_are_given_to_the_last_and_no_further,
+    threads_are_pinned_to_the_last_and_no_further,
+);
 
 fn flavor(id: &str, specs: &[(&str, &str)]) -> pb::Flavor {
     let extra_specs = specs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -110,5 +114,59 @@ async fn devices_are_given_to_the_last_and_no_further(backing: Backing) {
     .await;
     let next = at_once(&api, "gpu", 3).await;
     assert_eq!(by_host(&next), [("compute-1", 1)].into(), "one takes the device, the others find none");
+    cluster.shutdown().await;
+}
+
+/// The threads pinned in each cell of a host.
+async fn pinned(api: &Api, host: &str) -> Vec<u32> {
+    figures(api, host).await.numa_cells.iter().map(|cell| cell.cpus_pinned).collect()
+}
+
+async fn threads_are_pinned_to_the_last_and_no_further(backing: Backing) {
+    let mut plan = Plan { computes: 2, ..Plan::new(backing) };
+    let driver = &mut plan.compute.driver;
+    (driver.vcpus, driver.ram_mib) = (10, 16_384);
+    let cell = |cpus| NumaCellConfig { cpus, memory_mib: 8192, ..NumaCellConfig::default() };
+    driver.numa_cells = vec![cell(4), cell(5)];
+    let Some(mut cluster) = Cluster::start(plan).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    create_flavor(&api, flavor("pinned", &[("hw:cpu_policy", "dedicated")])).await.unwrap();
+    let wide =
+        pb::Flavor { vcpus: 4, ..flavor("wide", &[("hw:cpu_policy", "dedicated"), ("hw:numa_nodes", "2")]) };
+    create_flavor(&api, wide).await.unwrap();
+    let bad = create_flavor(&api, flavor("bad", &[("hw:numa_nodes", "3")])).await.unwrap_err();
+    assert_eq!(from_status(&bad).unwrap().violations[0].field, "flavor.extra_specs[\"hw:numa_nodes\"]");
+
+    let instances = at_once(&api, "pinned", 14).await;
+    assert_eq!(by_host(&instances), [("compute-1", 4), ("compute-2", 4)].into());
+    assert_eq!(refused(&instances), 6);
+    let why = "needs 1 cell with 2 dedicated CPUs and 1024 MiB; 0 of 2 cells do, at most 1 CPUs and 6144 MiB are free in one";
+    let full = (2, why.to_owned());
+    assert_eq!(one_more(&api, "pinned", "NUMATopologyFilter").await, full);
+    for host in ["compute-1", "compute-2"] {
+        until("every pair of threads is pinned", || async {
+            (pinned(&api, host).await == [4, 4]).then_some(())
+        })
+        .await;
+    }
+
+    // A host that starts again has what it gave, cell by cell.
+    cluster.kill(ServiceKind::Compute, "compute-1");
+    cluster.launch(ServiceKind::Compute, "compute-1").await;
+    cluster.ready().await;
+    assert_eq!(one_more(&api, "pinned", "NUMATopologyFilter").await, full);
+    assert_eq!(pinned(&api, "compute-1").await, [4, 4]);
+
+    for gone in instances.iter().filter(|instance| instance.host == "compute-1") {
+        api.delete(&gone.id).await.unwrap();
+        api.until(&gone.id, State::Deleted).await;
+    }
+    until("the threads are free", || async { (pinned(&api, "compute-1").await == [0, 0]).then_some(()) })
+        .await;
+    let next = at_once(&api, "wide", 3).await;
+    assert_eq!(by_host(&next), [("compute-1", 2)].into(), "two in each cell for each");
+    until("both cells are pinned", || async { (pinned(&api, "compute-1").await == [4, 4]).then_some(()) })
+        .await;
     cluster.shutdown().await;
 }

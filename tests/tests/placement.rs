@@ -4,7 +4,9 @@
 
 use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectHostsRequest};
 use kilonova_proto::types::v1::server_group::Policy;
-use kilonova_proto::types::v1::{ComputeResources, Flavor, HostAggregate, Image, PciPool, SchedulerHints};
+use kilonova_proto::types::v1::{
+    ComputeResources, Flavor, HostAggregate, Image, NumaCell, PciPool, SchedulerHints,
+};
 use kilonova_scheduler::config::HostsConfig;
 use kilonova_scheduler::placement::{ComputeDemand, Pick, Scan, Wanted, select};
 use kilonova_tests::placement::rules::Rules;
@@ -32,6 +34,12 @@ const AGGREGATES: [&[(&str, &str)]; 7] = [
     &[("hw_architecture", "x86_64"), ("cpu_weight_multiplier", "0.5")],
     &[("ram_weight_multiplier", "2"), ("disk", "nvme")],
 ];
+const CELLS: [&[(&str, &str)]; 4] = [
+    &[("hw:numa_nodes", "1")],
+    &[("hw:cpu_policy", "dedicated")],
+    &[("hw:numa_nodes", "2"), ("hw:cpu_policy", "dedicated")],
+    &[("hw:numa_nodes", "2")],
+];
 const ALIASES: [&str; 4] = ["gpu:1", "gpu:2", "nic:1", "gpu:1,nic:2"];
 const PROPERTIES: [(&str, &str); 6] = [
     ("hw_architecture", "x86_64"),
@@ -57,6 +65,22 @@ fn aggregate(n: usize) -> HostAggregate {
     HostAggregate { id: format!("a{n}"), metadata: AGGREGATES[n].iter().map(entry).collect() }
 }
 
+/// Cells of a host; with them, more is used of its CPUs than is pinned.
+fn any_cells() -> impl Strategy<Value = Vec<NumaCell>> {
+    proptest::collection::vec((0_u32..6, 0_u32..3, 0_u32..4, 0_u32..8, 0_u32..3), 0..4).prop_map(|cells| {
+        let cells = cells.into_iter().zip(0..).map(|((cpus, pinned, shared, memory, used), id)| NumaCell {
+            id,
+            cpus,
+            cpus_pinned: pinned.min(cpus),
+            vcpus_shared: shared,
+            memory_mib: memory * 512,
+            memory_used_mib: used * 256,
+            ..NumaCell::default()
+        });
+        cells.collect()
+    })
+}
+
 fn any_host() -> impl Strategy<Value = Host> {
     let figures =
         (0_u32..8, 0_u32..16, 0_u32..16, 0_u32..20, 0_u32..3, 0_u32..40, 0_u32..30, 0_u32..4, 0_u32..3);
@@ -74,55 +98,63 @@ fn any_host() -> impl Strategy<Value = Host> {
             software,
             aggregates,
             proptest::collection::btree_map(0_usize..2, (0_u32..6, 0_u32..4), 0..3),
+            any_cells(),
         ),
     )
-        .prop_map(|(zone, traits, up, enabled, figures, (ratios, software, aggregates, pools))| {
-            let (version, hypervisor, machine, kind, instances) = software;
-            let (vcpus, vcpus_used, ram, ram_used, reserved, disk, disk_used, io_ops, failed) = figures;
-            Host {
-                name: String::new(),
-                zone: ZONES[zone].to_owned(),
-                aggregates: aggregates.into_iter().map(aggregate).collect(),
-                traits: traits.into_iter().map(str::to_owned).collect(),
-                up: up > 0,
-                enabled: enabled > 0,
-                figures: ComputeResources {
-                    vcpus,
-                    vcpus_used,
-                    cpu_allocation_ratio: [0.0, 1.0, 2.5][ratios.0],
-                    ram_mib: ram * 512,
-                    ram_used_mib: ram_used * 512,
-                    ram_reserved_mib: reserved * 256,
-                    ram_allocation_ratio: [0.0, 1.0, 1.5][ratios.1],
-                    disk_gib: disk,
-                    disk_used_gib: disk_used,
-                    io_ops,
-                    failed_builds: failed.saturating_sub(1),
-                    cpu_architecture: ARCHITECTURES[ratios.2].into(),
-                    hypervisor_type: HYPERVISORS[hypervisor].into(),
-                    hypervisor_version: VERSIONS[version].into(),
-                    machine_types: MACHINES[..machine].iter().map(|name| (*name).to_owned()).collect(),
-                    capabilities: KINDS
-                        .get(kind)
-                        .map(|kind| ("disk".to_owned(), (*kind).to_owned()))
-                        .into_iter()
-                        .collect(),
-                    instances,
-                    pci_pools: pools
-                        .into_iter()
-                        .map(|(n, (total, used))| PciPool { alias: ["gpu", "nic"][n].into(), total, used })
-                        .collect(),
-                    ..ComputeResources::default()
-                },
-            }
-        })
+        .prop_map(
+            |(zone, traits, up, enabled, figures, (ratios, software, aggregates, pools, numa_cells))| {
+                let (version, hypervisor, machine, kind, instances) = software;
+                let (vcpus, vcpus_used, ram, ram_used, reserved, disk, disk_used, io_ops, failed) = figures;
+                Host {
+                    name: String::new(),
+                    zone: ZONES[zone].to_owned(),
+                    aggregates: aggregates.into_iter().map(aggregate).collect(),
+                    traits: traits.into_iter().map(str::to_owned).collect(),
+                    up: up > 0,
+                    enabled: enabled > 0,
+                    figures: ComputeResources {
+                        vcpus,
+                        vcpus_used,
+                        cpu_allocation_ratio: [0.0, 1.0, 2.5][ratios.0],
+                        ram_mib: ram * 512,
+                        ram_used_mib: ram_used * 512,
+                        ram_reserved_mib: reserved * 256,
+                        ram_allocation_ratio: [0.0, 1.0, 1.5][ratios.1],
+                        disk_gib: disk,
+                        disk_used_gib: disk_used,
+                        io_ops,
+                        failed_builds: failed.saturating_sub(1),
+                        cpu_architecture: ARCHITECTURES[ratios.2].into(),
+                        hypervisor_type: HYPERVISORS[hypervisor].into(),
+                        hypervisor_version: VERSIONS[version].into(),
+                        machine_types: MACHINES[..machine].iter().map(|name| (*name).to_owned()).collect(),
+                        capabilities: KINDS
+                            .get(kind)
+                            .map(|kind| ("disk".to_owned(), (*kind).to_owned()))
+                            .into_iter()
+                            .collect(),
+                        instances,
+                        numa_cells,
+                        pci_pools: pools
+                            .into_iter()
+                            .map(|(n, (total, used))| PciPool {
+                                alias: ["gpu", "nic"][n].into(),
+                                total,
+                                used,
+                            })
+                            .collect(),
+                        ..ComputeResources::default()
+                    },
+                }
+            },
+        )
 }
 
 fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
     let sizes = (1_u32..4, 1_u32..6, 0_u32..8);
     let wishes =
         (0_usize..6, 0_usize..12, proptest::collection::vec(0_usize..30, 0..3), 0_usize..40, 0_usize..12);
-    (sizes, wishes, 0_usize..12).prop_map(|((vcpus, ram, disk), wishes, alias)| {
+    (sizes, wishes, 0_usize..12, 0_usize..8).prop_map(|((vcpus, ram, disk), wishes, alias, cells)| {
         let (zone, wanted_trait, excluded, forced, property) = wishes;
         let mut request = instance(vcpus, ram * 512, disk);
         request.availability_zone = ZONES.get(zone).copied().unwrap_or_default().into();
@@ -138,6 +170,12 @@ fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
         if let Some((name, text)) = PROPERTIES.get(property) {
             let properties = [((*name).to_owned(), (*text).to_owned())].into();
             request.image = Some(Image { properties, ..Image::default() });
+        }
+        if let Some(cells) = CELLS.get(cells) {
+            let flavor = request.flavor.as_mut().unwrap();
+            // So that both cells get as many.
+            flavor.vcpus = flavor.vcpus.next_multiple_of(2);
+            flavor.extra_specs.extend(cells.iter().map(|(key, value)| ((*key).into(), (*value).into())));
         }
         if let Some(alias) = ALIASES.get(alias) {
             let flavor = request.flavor.as_mut().unwrap();

@@ -51,6 +51,12 @@ impl GuestCells {
     pub fn all_vcpus(&self) -> u32 {
         self.count.saturating_mul(self.vcpus)
     }
+
+    /// The threads that belong to one virtual CPU each.
+    #[must_use]
+    pub fn pinned_vcpus(&self) -> u32 {
+        if self.pinned { self.all_vcpus() } else { 0 }
+    }
 }
 
 impl fmt::Display for GuestCells {
@@ -109,7 +115,7 @@ fn count(specs: &BTreeMap<String, String>, flavor: &Flavor) -> Result<Option<u32
     let Some(text) = specs.get(NUMA_NODES) else { return Ok(None) };
     let count = text.parse().ok().filter(|count| (1..=MAX_CELLS).contains(count));
     let count: u32 = count.ok_or_else(|| (NUMA_NODES, format!("1 to {MAX_CELLS}")))?;
-    if flavor.vcpus % count != 0 || flavor.ram_mib % count != 0 {
+    if !(flavor.vcpus.is_multiple_of(count) && flavor.ram_mib.is_multiple_of(count)) {
         let (vcpus, ram) = (flavor.vcpus, flavor.ram_mib);
         return Err((
             NUMA_NODES,

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use kilonova_model::numa::{CellShare, HostCells};
+use kilonova_model::numa_spec::GuestCells;
 use kilonova_model::pci::{Devices, PciPools};
 use kilonova_model::{Error, InstanceId, Reason};
 use kilonova_runtime::agent::work;
@@ -18,13 +20,14 @@ pub struct HostClaims {
     held: HashMap<InstanceId, Share>,
     used: Amount,
     pools: PciPools,
+    cells: HostCells,
 }
 
 impl HostClaims {
-    /// Nothing is claimed of `total` and of `devices`.
-    pub fn new(total: Amount, devices: &Devices, allocation: Allocation) -> Self {
-        let pools = PciPools::new(devices);
-        Self { total, allocation, held: HashMap::new(), used: Amount::default(), pools }
+    /// Nothing is claimed of `total`, `devices` and `cells`.
+    pub fn new(total: Amount, devices: &Devices, cells: &HostCells, allocation: Allocation) -> Self {
+        let (pools, cells) = (PciPools::new(devices), cells.clone());
+        Self { total, allocation, held: HashMap::new(), used: Amount::default(), pools, cells }
     }
 
     /// What the host has.
@@ -33,10 +36,14 @@ impl HostClaims {
     }
 
     /// What the host has changed. Claims stay, even if they are more than fits now.
-    pub fn set_total(&mut self, total: Amount, devices: &Devices) {
+    pub fn set_total(&mut self, total: Amount, devices: &Devices, cells: &HostCells) {
         self.total = total;
         self.pools = PciPools::new(devices);
-        self.held.values().for_each(|share| self.pools.take(&share.devices));
+        self.cells.clone_from(cells);
+        for share in self.held.values() {
+            self.pools.take(&share.devices);
+            self.cells.take(&share.cells);
+        }
     }
 
     /// How much may be promised has changed. Claims stay, even if they are more than fits now.
@@ -59,6 +66,11 @@ impl HostClaims {
         &self.pools
     }
 
+    /// Its NUMA cells.
+    pub fn cells(&self) -> &HostCells {
+        &self.cells
+    }
+
     /// How many instances hold a claim.
     pub fn instances(&self) -> usize {
         self.held.len()
@@ -69,13 +81,18 @@ impl HostClaims {
         self.held.iter().map(|(id, share)| (*id, share.amount))
     }
 
-    /// What may be claimed in all: total x ratio - reserved, rounded down.
+    /// What may be claimed in all: total x ratio - reserved, rounded down. A thread that belongs to one virtual CPU counts once.
     pub fn capacity(&self) -> Amount {
+        self.capacity_beside(self.cells.pinned())
+    }
+
+    fn capacity_beside(&self, pinned: u32) -> Amount {
         let Allocation { cpu_allocation_ratio, ram_allocation_ratio, disk_allocation_ratio, .. } =
             self.allocation;
         let ram_mib = scaled(self.total.ram_mib, ram_allocation_ratio);
         Amount {
-            vcpus: scaled(self.total.vcpus, cpu_allocation_ratio),
+            vcpus: scaled(self.total.vcpus.saturating_sub(pinned), cpu_allocation_ratio)
+                .saturating_add(pinned),
             ram_mib: ram_mib.saturating_sub(self.allocation.ram_reserved_mib),
             disk_gib: scaled(self.total.disk_gib, disk_allocation_ratio),
         }
@@ -86,13 +103,27 @@ impl HostClaims {
         self.give_back(id);
         self.used = self.used.plus(share.amount);
         self.pools.take(&share.devices);
+        self.cells.take(&share.cells);
         self.held.insert(id, share);
+    }
+
+    /// Which cells hold these, or why none do. Nothing is taken.
+    fn place(&self, cells: &GuestCells) -> Result<Vec<CellShare>, Error> {
+        let fit = self.cells.fit(cells, self.allocation.cpu_allocation_ratio);
+        fit.map_err(|short| {
+            refused(short.to_string(), "numa_cells", cells.count).with("free", short.fitting())
+        })
     }
 
     /// Takes room, or says what is short of how much.
     pub fn take(&mut self, id: InstanceId, share: Share) -> Result<(), Error> {
         let amount = share.amount;
-        let (capacity, used, total) = (self.capacity(), self.used, self.total);
+        let own = share.pinned();
+        let capacity = self.capacity_beside(self.cells.pinned().saturating_add(own));
+        let (used, mut total) = (self.used, self.total);
+        if own == 0 {
+            total.vcpus = total.vcpus.saturating_sub(self.cells.pinned());
+        }
         let figures = [
             ("vcpus", "VCPUs", amount.vcpus, capacity.vcpus, used.vcpus, total.vcpus),
             ("ram_mib", "MiB of memory", amount.ram_mib, capacity.ram_mib, used.ram_mib, total.ram_mib),
@@ -122,6 +153,7 @@ impl HostClaims {
         if let Some(share) = self.held.remove(&id) {
             self.used = self.used.minus(share.amount);
             self.pools.give_back(&share.devices);
+            self.cells.give_back(&share.cells);
         }
     }
 }
@@ -131,6 +163,8 @@ impl work::Claims for HostClaims {
     type Order = GuestSpec;
 
     fn claim(&mut self, id: InstanceId, order: &mut GuestSpec) -> Result<String, Error> {
+        order.share.cells =
+            order.cells.as_ref().map(|cells| self.place(cells)).transpose()?.unwrap_or_default();
         self.take(id, order.share.clone())?;
         Ok(order.share.to_string())
     }
@@ -152,12 +186,14 @@ fn scaled(total: u32, ratio: f64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kilonova_model::numa::HostCell;
+    use kilonova_model::numa_spec::PageSize;
     use proptest::prelude::*;
 
     const HOST: Amount = Amount { vcpus: 4, ram_mib: 8192, disk_gib: 100 };
 
     fn claims() -> HostClaims {
-        HostClaims::new(HOST, &devices(2), Allocation::default())
+        HostClaims::new(HOST, &devices(2), &HostCells::default(), Allocation::default())
     }
 
     fn amount(vcpus: u32, ram_mib: u32, disk_gib: u32) -> Amount {
@@ -176,7 +212,7 @@ mod tests {
     fn capacity_is_total_by_ratio_less_what_is_reserved() {
         assert_eq!(claims().capacity(), amount(16, 7680, 100));
         let odd = Allocation { cpu_allocation_ratio: 1.3, ..Allocation::default() };
-        assert_eq!(HostClaims::new(HOST, &Devices::new(), odd).capacity().vcpus, 5);
+        assert_eq!(HostClaims::new(HOST, &Devices::new(), &HostCells::default(), odd).capacity().vcpus, 5);
     }
 
     #[test]
@@ -218,10 +254,45 @@ mod tests {
         let error = claims.take(InstanceId::generate(), with(1)).unwrap_err();
         assert_eq!(error.message, "needs 1 gpu devices, has 0 of 2 free");
         assert_eq!((error.reason, error.metadata["free"].as_str()), (Reason::ClaimRefused, "0"));
-        claims.set_total(HOST, &devices(3));
+        claims.set_total(HOST, &devices(3), &HostCells::default());
         claims.take(InstanceId::generate(), with(1)).unwrap();
         claims.give_back(first);
         assert_eq!(claims.pools().free(), 2);
+    }
+
+    #[test]
+    fn a_thread_that_is_pinned_is_not_shared() {
+        let cell = HostCell { cpus: 4, memory_mib: 8192, ..HostCell::default() };
+        let mut claims =
+            HostClaims::new(HOST, &Devices::new(), &HostCells(vec![cell]), Allocation::default());
+        let wanted = |vcpus| GuestCells {
+            count: 1,
+            vcpus,
+            pinned: true,
+            memory_mib: 1024,
+            page_size: PageSize::Small,
+        };
+        let take = |claims: &mut HostClaims, vcpus| {
+            let cells = claims.place(&wanted(vcpus))?;
+            let id = InstanceId::generate();
+            claims.take(id, Share { cells, ..share(vcpus, 1024, 1) }).map(|()| id)
+        };
+        claims.take(InstanceId::generate(), share(4, 1, 1)).unwrap();
+        let pinned = take(&mut claims, 2).unwrap();
+        assert_eq!(
+            (claims.capacity().vcpus, claims.used().vcpus),
+            (10, 6),
+            "two pinned, and two shared by four each"
+        );
+        claims.take(InstanceId::generate(), share(2, 1, 1)).unwrap();
+        let error = take(&mut claims, 1).unwrap_err();
+        assert_eq!(error.message, "needs 1 VCPUs, has 0 of 7");
+        let error = take(&mut claims, 3).unwrap_err();
+        assert!(error.message.contains("0 of 1 cells do, at most 2 CPUs and 7168 MiB"), "{}", error.message);
+        let error = claims.take(InstanceId::generate(), share(3, 1, 1)).unwrap_err();
+        assert_eq!(error.message, "needs 3 VCPUs, has 2 of 10");
+        claims.give_back(pinned);
+        assert_eq!((claims.capacity().vcpus, claims.cells().pinned()), (16, 0));
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kilonova_model::check::Checker;
+use kilonova_model::numa::{HostCell, HostCells, Pages};
 use kilonova_model::pci::Devices;
 use kilonova_model::{Error, aggregate};
 use kilonova_proto::types::v1::HostAggregate;
@@ -129,6 +130,8 @@ pub struct DriverConfig {
     pub capabilities: BTreeMap<String, String>,
     /// The PCI devices guests may have, by the aliases flavors ask for them by.
     pub pci: Devices,
+    /// The NUMA cells guests may ask for, numbered from 0.
+    pub numa_cells: Vec<NumaCellConfig>,
     /// How long making a guest takes.
     pub latency: Period,
     /// Give or take this much.
@@ -161,6 +164,7 @@ impl Default for DriverConfig {
             machine_types: vec!["pc".to_owned(), "q35".to_owned()],
             capabilities: BTreeMap::new(),
             pci: Devices::new(),
+            numa_cells: Vec::new(),
             latency: Period::from_millis(20),
             latency_jitter: Period::from_millis(10),
             fail_rate: 0.0,
@@ -174,7 +178,61 @@ impl Default for DriverConfig {
     }
 }
 
+/// One NUMA cell.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NumaCellConfig {
+    /// CPU threads.
+    pub cpus: u32,
+    /// Memory in MiB, that in huge pages included.
+    pub memory_mib: u32,
+    /// Its huge pages, one entry for each size.
+    pub huge_pages: Vec<HugePagesConfig>,
+}
+
+/// Huge pages of one size.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HugePagesConfig {
+    /// The size in KiB.
+    pub size_kib: u32,
+    /// How many there are.
+    pub total: u32,
+}
+
 impl DriverConfig {
+    /// Its NUMA cells, with nothing taken.
+    pub fn cells(&self) -> HostCells {
+        let pages = |pages: &HugePagesConfig| (pages.size_kib, Pages { total: pages.total, used: 0 });
+        let cells = self.numa_cells.iter().zip(0..).map(|(cell, id)| HostCell {
+            id,
+            cpus: cell.cpus,
+            memory_mib: cell.memory_mib,
+            pages: cell.huge_pages.iter().map(pages).collect(),
+            ..HostCell::default()
+        });
+        HostCells(cells.collect())
+    }
+
+    /// Whether the cells are parts of the host, and their huge pages of them.
+    fn cells_add_up(&self) -> bool {
+        let sum = |of: fn(&NumaCellConfig) -> u32| {
+            self.numa_cells.iter().map(|cell| u64::from(of(cell))).sum::<u64>()
+        };
+        let kib = |cell: &NumaCellConfig| {
+            cell.huge_pages
+                .iter()
+                .map(|pages| u64::from(pages.size_kib) * u64::from(pages.total))
+                .sum::<u64>()
+        };
+        sum(|cell| cell.cpus) <= self.vcpus.into()
+            && sum(|cell| cell.memory_mib) <= self.ram_mib.into()
+            && self.numa_cells.iter().all(|cell| {
+                cell.huge_pages.iter().all(|pages| pages.size_kib > 4)
+                    && kib(cell) <= u64::from(cell.memory_mib) * 1024
+            })
+    }
+
     /// What the host has.
     pub fn total(&self) -> Amount {
         Amount { vcpus: self.vcpus, ram_mib: self.ram_mib, disk_gib: self.disk_gib }
@@ -225,6 +283,11 @@ impl Config {
         for (field, ratio) in ratios {
             check.ensure(ratio.is_finite() && ratio > 0.0, field, "a number above 0");
         }
+        check.ensure(
+            self.driver.cells_add_up(),
+            "driver.numa_cells",
+            "no more CPUs and memory than the host's, no more huge pages than the cell's memory, each larger than 4 KiB",
+        );
         check.ensure((0.0..=1.0).contains(&self.driver.fail_rate), "driver.fail_rate", "0 to 1");
         check.finish()
     }
@@ -248,9 +311,18 @@ mod tests {
         assert_eq!(Config::default().check(), Ok(()));
         let mut config = Config { max_concurrent_builds: 0, ..Config::default() };
         config.allocation.ram_allocation_ratio = f64::NAN;
+        config.driver.numa_cells = vec![NumaCellConfig { cpus: 17, ..NumaCellConfig::default() }];
         config.driver.fail_rate = 2.0;
         let error = config.check().unwrap_err();
         let fields: Vec<&str> = error.violations.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["max_concurrent_builds", "allocation.ram_allocation_ratio", "driver.fail_rate"]);
+        assert_eq!(
+            fields,
+            [
+                "max_concurrent_builds",
+                "allocation.ram_allocation_ratio",
+                "driver.numa_cells",
+                "driver.fail_rate"
+            ]
+        );
     }
 }

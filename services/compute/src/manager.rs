@@ -105,7 +105,7 @@ impl Manager {
         let Parts { site, zone, epochs, readiness, tasks, driver, reporter } = parts;
         let figures = answered(driver.figures()).await?;
         let guests = answered(driver.list()).await?;
-        let claims = HostClaims::new(figures.total, &figures.devices, config.allocation);
+        let claims = HostClaims::new(figures.total, &figures.devices, &figures.cells, config.allocation);
         let work = Guests::new(site.clone(), driver.clone());
         let executor = Executor::new(work, claims, site.clone(), tasks, reporter, config.executor());
         executor.change(|book| guests.into_iter().for_each(|guest| restore(book, guest)));
@@ -245,7 +245,7 @@ impl Source for Manager {
 
     async fn refresh(&self) -> Result<(), Error> {
         let figures = answered(self.driver.figures()).await?;
-        self.executor.change(|book| book.claims.set_total(figures.total, &figures.devices));
+        self.executor.change(|book| book.claims.set_total(figures.total, &figures.devices, &figures.cells));
         *self.collected.lock() = Collected { figures, at: SystemTime::now() };
         self.publish();
         Ok(())
@@ -304,6 +304,7 @@ fn resources(book: &Book<Guests>, figures: &HostFigures) -> ComputeResources {
         cpu_architecture: figures.cpu_architecture.clone(),
         machine_types: figures.machine_types.clone(),
         capabilities: figures.capabilities.clone().into_iter().collect(),
+        numa_cells: book.claims.cells().tell(),
         pci_pools: book.claims.pools().tell(),
     }
 }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use kilonova_model::check::Checker;
-use kilonova_model::pci::{self, Devices};
+use kilonova_model::check::{self, Checker};
 use kilonova_model::{Attempt, Error, Generation, InstanceId, ProjectId, VolumeId};
 use kilonova_proto::compute::v1::compute_service_server::ComputeService;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
@@ -130,10 +129,7 @@ fn build_order(
     check.ensure(request.spec.is_some(), "spec", "is required");
     check.ensure(flavor.vcpus > 0, "flavor.vcpus", "1 or more");
     check.ensure(flavor.ram_mib > 0, "flavor.ram_mib", "1 or more");
-    let devices = pci::requested(&flavor.extra_specs).unwrap_or_else(|problem| {
-        check.ensure(false, &format!("flavor.extra_specs[{:?}]", pci::PCI_ALIAS), problem);
-        Devices::new()
-    });
+    let (devices, cells) = check::topology(&mut check, "flavor", &flavor);
     let volumes = request.volumes.into_iter().filter_map(|volume| device(&mut check, volume)).collect();
     check.finish()?;
     let amount = Amount {
@@ -144,7 +140,8 @@ fn build_order(
     let spec = GuestSpec {
         name: request.spec.unwrap_or_default().name,
         project: project.expect("checked above"),
-        share: Share { amount, devices },
+        share: Share { amount, devices, cells: Vec::new() },
+        cells,
         flavor,
         image,
         volumes,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kilonova_model::numa::CellShare;
 use kilonova_model::pci::Devices;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,17 @@ pub struct Share {
     /// Its PCI devices.
     #[serde(skip_serializing_if = "Devices::is_empty")]
     pub devices: Devices,
+    /// What it has of which NUMA cells, if it asked for cells.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cells: Vec<CellShare>,
+}
+
+impl Share {
+    /// Threads that belong to one of its virtual CPUs each.
+    #[must_use]
+    pub fn pinned(&self) -> u32 {
+        self.cells.iter().filter(|cell| cell.pinned).map(|cell| cell.vcpus).fold(0, u32::saturating_add)
+    }
 }
 
 impl From<Amount> for Share {
@@ -61,6 +73,10 @@ impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Amount { vcpus, ram_mib, disk_gib } = self.amount;
         write!(f, "{vcpus} VCPUs, {ram_mib} MiB, {disk_gib} GiB")?;
-        self.devices.iter().try_for_each(|(alias, count)| write!(f, ", {count} {alias}"))
+        self.devices.iter().try_for_each(|(alias, count)| write!(f, ", {count} {alias}"))?;
+        self.cells.iter().try_for_each(|share| {
+            let dedicated = if share.pinned { "dedicated " } else { "" };
+            write!(f, ", {} {dedicated}CPUs and {} MiB of cell {}", share.vcpus, share.memory_mib, share.cell)
+        })
     }
 }

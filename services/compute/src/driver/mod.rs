@@ -5,6 +5,8 @@ pub mod simulated;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use kilonova_model::numa::HostCells;
+use kilonova_model::numa_spec::GuestCells;
 use kilonova_model::pci::Devices;
 use kilonova_model::{Error, InstanceId, ProjectId, VolumeId};
 use kilonova_proto::types::v1::action::Kind;
@@ -23,8 +25,10 @@ pub struct GuestSpec {
     pub name: String,
     /// The project that owns it.
     pub project: ProjectId,
-    /// What it takes.
+    /// What it takes; of which cells is known once they are claimed.
     pub share: Share,
+    /// The NUMA cells it asks for, if it does.
+    pub cells: Option<GuestCells>,
     /// The size.
     pub flavor: Flavor,
     /// What it boots from.
@@ -162,6 +166,8 @@ pub struct HostFigures {
     pub total: Amount,
     /// Its PCI devices.
     pub devices: Devices,
+    /// Its NUMA cells, with nothing taken.
+    pub cells: HostCells,
     /// What it can do, with the names of os-traits.
     pub traits: Vec<String>,
     /// `QEMU`, `simulated`.

@@ -159,6 +159,7 @@ impl Simulated {
             figures: HostFigures {
                 total: driver.total(),
                 devices: driver.pci.clone(),
+                cells: driver.cells(),
                 traits: driver.traits.clone(),
                 hypervisor_type: "simulated".to_owned(),
                 hypervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -383,6 +384,7 @@ impl Driver for Simulated {
 mod tests {
     use super::*;
     use crate::share::Amount;
+    use kilonova_model::numa::CellShare;
     use kilonova_model::{Attempt, Generation, ProjectId};
     use kilonova_proto::types::v1::Flavor;
     use kilonova_runtime::agent::simulated::FailRule;
@@ -397,10 +399,12 @@ mod tests {
 
     fn spec(name: &str) -> GuestSpec {
         let amount = Amount { vcpus: 2, ram_mib: 512, disk_gib: 1 };
+        let cell = CellShare { cell: 1, vcpus: 2, pinned: true, memory_mib: 512, page_kib: 0 };
         GuestSpec {
             name: name.into(),
             project: ProjectId::parse("demo").unwrap(),
-            share: Share { devices: [("gpu".to_owned(), 2)].into(), ..amount.into() },
+            share: Share { devices: [("gpu".to_owned(), 2)].into(), cells: vec![cell], ..amount.into() },
+            cells: None,
             flavor: Flavor::default(),
             image: Image::default(),
             volumes: Vec::new(),
@@ -438,7 +442,11 @@ mod tests {
         assert_eq!(guests, before);
         assert_eq!(
             (guests[0].id, guests[0].stamp, guests[0].share.to_string()),
-            (kept, at(1), "2 VCPUs, 512 MiB, 1 GiB, 2 gpu".to_owned())
+            (
+                kept,
+                at(1),
+                "2 VCPUs, 512 MiB, 1 GiB, 2 gpu, 2 dedicated CPUs and 512 MiB of cell 1".to_owned()
+            )
         );
         assert_eq!(driver.power_state(gone).await.unwrap(), None);
         assert_eq!(ops(dir.path()), ["start", "spawn", "spawn", "destroy"]);

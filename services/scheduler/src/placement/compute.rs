@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use kilonova_model::ServiceKind;
+use kilonova_model::numa_spec::{self, GuestCells};
 use kilonova_model::pci::{self, Devices};
 use kilonova_proto::scheduler::v1::SelectHostsRequest;
 use kilonova_proto::types::v1::capabilities::Resources;
@@ -10,6 +11,7 @@ use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources};
 
 use super::aggregates::AggregateDemand;
+use super::cells::HostNuma;
 use super::columns::{FigureColumns, OwnColumns, clamped, put};
 use super::devices::HostDevices;
 use super::facts::{Facts, canonical_architecture, facts, version_number};
@@ -63,7 +65,7 @@ pub struct ComputeRow {
     pub hypervisor_version: i32,
     /// What it can do.
     pub traits: TraitSetId,
-    /// Virtual CPUs.
+    /// Virtual CPUs that share threads; those with threads of their own, and these threads, are no part of it.
     pub vcpus: Figure,
     /// Memory in MiB.
     pub ram: Figure,
@@ -79,6 +81,8 @@ pub struct ComputeRow {
     pub failed_builds: u32,
     /// Its PCI devices.
     pub devices: HostDevices,
+    /// Its NUMA cells.
+    pub numa: HostNuma,
 }
 
 impl ComputeRow {
@@ -89,12 +93,13 @@ impl ComputeRow {
             Some(Resources::Compute(figures)) => figures,
             _ => &empty,
         };
+        let (numa, vcpus) = HostNuma::new(figures);
         Self {
             head,
             facts: vocabulary.intern_facts(facts(figures)),
             hypervisor_version: version_number(&figures.hypervisor_version),
             traits: vocabulary.intern_traits(&capabilities.traits),
-            vcpus: Figure::new(figures.vcpus, figures.vcpus_used, 0, figures.cpu_allocation_ratio, 4.0),
+            vcpus,
             ram: Figure::new(
                 figures.ram_mib,
                 figures.ram_used_mib,
@@ -108,6 +113,7 @@ impl ComputeRow {
             io_ops: figures.io_ops,
             failed_builds: figures.failed_builds,
             devices: HostDevices::new(&figures.pci_pools),
+            numa,
         }
     }
 
@@ -172,7 +178,7 @@ impl OwnColumns<ComputeRow> for ComputeColumns {
 /// What one instance takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ComputeAmount {
-    /// Virtual CPUs.
+    /// Virtual CPUs that share threads.
     pub vcpus: u32,
     /// Memory in MiB.
     pub ram_mib: u32,
@@ -182,6 +188,10 @@ pub struct ComputeAmount {
     pub instances: u32,
     /// Its PCI devices.
     pub devices: Devices,
+    /// The cells it asks for, if it does.
+    pub cells: Option<GuestCells>,
+    /// The virtual CPUs of these.
+    pub cell_vcpus: u32,
 }
 
 impl Amount for ComputeAmount {
@@ -193,6 +203,8 @@ impl Amount for ComputeAmount {
                 disk_gib: self.disk_gib.checked_sub(part.disk_gib)?,
                 instances: self.instances.checked_sub(part.instances)?,
                 devices: less(&self.devices, &part.devices)?,
+                cells: None,
+                cell_vcpus: self.cell_vcpus.checked_sub(part.cell_vcpus)?,
             })
         })();
         left.map(|left| *self = left).is_some()
@@ -221,6 +233,9 @@ impl Row for ComputeRow {
         self.disk.hold(amount.disk_gib);
         self.held_instances = self.held_instances.saturating_add(amount.instances);
         self.devices.hold(&amount.devices);
+        if let Some(cells) = &amount.cells {
+            self.numa.hold(cells, &mut self.vcpus);
+        }
     }
 
     fn release(&mut self, amount: &ComputeAmount) {
@@ -229,6 +244,9 @@ impl Row for ComputeRow {
         self.disk.release(amount.disk_gib);
         self.held_instances = self.held_instances.saturating_sub(amount.instances);
         self.devices.release(&amount.devices);
+        if let Some(cells) = &amount.cells {
+            self.numa.release(cells, &mut self.vcpus);
+        }
     }
 
     fn growth_since(&self, before: &Self) -> ComputeAmount {
@@ -238,6 +256,8 @@ impl Row for ComputeRow {
             disk_gib: self.disk.used.saturating_sub(before.disk.used),
             instances: self.instances.saturating_sub(before.instances),
             devices: self.devices.growth_since(&before.devices),
+            cells: None,
+            cell_vcpus: self.numa.growth_since(&before.numa),
         }
     }
 }
@@ -317,14 +337,17 @@ impl ComputeDemand {
         let wishes =
             |names: &BTreeSet<String>| names.iter().map(|name| Wish::new(name, vocabulary)).collect();
         let (required, forbidden) = (traits_that_are("required"), traits_that_are("forbidden"));
+        let cells = numa_spec::requested(&flavor).unwrap_or_default();
         Self {
             wishes: Wishes::new(world, &request.availability_zone, &hints.force_host, excluded),
             amount: ComputeAmount {
-                vcpus: flavor.vcpus,
+                vcpus: if cells.is_some_and(|cells| cells.pinned) { 0 } else { flavor.vcpus },
                 ram_mib: flavor.ram_mib,
                 disk_gib: if flavor.disk_gib > 0 { flavor.disk_gib } else { image.min_disk_gib },
                 instances: 1,
                 devices: pci::requested(&flavor.extra_specs).unwrap_or_default(),
+                cells,
+                cell_vcpus: cells.map_or(0, |cells| cells.all_vcpus()),
             },
             image_fits: judged(vocabulary, &asked, image_properties::meets),
             image: asked,
@@ -363,14 +386,34 @@ mod tests {
     #[test]
     fn an_amount_is_taken_whole_or_not_at_all() {
         let gpus = |count| [("gpu".to_owned(), count)].into();
-        let mut growth =
-            ComputeAmount { vcpus: 4, ram_mib: 4096, disk_gib: 10, instances: 2, devices: gpus(3) };
-        let part = ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 10, instances: 1, devices: gpus(2) };
+        let mut growth = ComputeAmount {
+            vcpus: 4,
+            ram_mib: 4096,
+            disk_gib: 10,
+            instances: 2,
+            devices: gpus(3),
+            ..ComputeAmount::default()
+        };
+        let part = ComputeAmount {
+            vcpus: 2,
+            ram_mib: 2048,
+            disk_gib: 10,
+            instances: 1,
+            devices: gpus(2),
+            ..ComputeAmount::default()
+        };
         assert!(growth.take(&part));
         assert!(!growth.take(&part), "the disk is used up");
         assert_eq!(
             growth,
-            ComputeAmount { vcpus: 2, ram_mib: 2048, disk_gib: 0, instances: 1, devices: gpus(1) }
+            ComputeAmount {
+                vcpus: 2,
+                ram_mib: 2048,
+                disk_gib: 0,
+                instances: 1,
+                devices: gpus(1),
+                ..ComputeAmount::default()
+            }
         );
         let other = ComputeAmount { devices: [("nic".to_owned(), 1)].into(), ..ComputeAmount::default() };
         assert!(!growth.take(&other), "there are none of these");

@@ -22,6 +22,7 @@
 
 pub mod aggregates;
 mod bitmap;
+mod cells;
 mod columns;
 mod compute;
 mod devices;
@@ -40,6 +41,7 @@ pub mod weighers;
 mod world;
 
 pub use bitmap::{Bitmap, Block};
+pub use cells::HostNuma;
 pub use columns::{Columns, FigureColumns, OwnColumns, clamped};
 pub use compute::{Compute, ComputeAmount, ComputeColumns, ComputeDemand, ComputeRow};
 pub use devices::HostDevices;

@@ -4,7 +4,7 @@ use kilonova_proto::scheduler::v1::{GroupHost, GroupHosts, SelectBackendsRequest
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::{
-    Capabilities, ComputeResources, Flavor, HostAggregate, PciPool, SchedulerHints, StoragePool,
+    Capabilities, ComputeResources, Flavor, HostAggregate, NumaCell, PciPool, SchedulerHints, StoragePool,
     VolumeResources, VolumeSpec,
 };
 
@@ -18,6 +18,10 @@ pub fn resources() -> ComputeResources {
         cpu_architecture: "x86_64".into(),
         ..ComputeResources::default()
     }
+}
+
+pub fn numa_cell(id: u32, cpus: u32, memory_mib: u32) -> NumaCell {
+    NumaCell { id, cpus, memory_mib, ..NumaCell::default() }
 }
 
 pub fn pci_pool(alias: &str, total: u32, used: u32) -> PciPool {

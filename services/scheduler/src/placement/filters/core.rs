@@ -12,6 +12,11 @@ impl Filter<Compute> for CoreFilter {
         "CoreFilter"
     }
 
+    /// Virtual CPUs with threads of their own are NUMATopologyFilter's.
+    fn asks(&self, demand: &ComputeDemand) -> bool {
+        demand.amount.vcpus > 0
+    }
+
     fn passes(&self, _: &World<ComputeRow>, demand: &ComputeDemand, row: &ComputeRow) -> bool {
         row.vcpus.fits(demand.amount.vcpus)
     }

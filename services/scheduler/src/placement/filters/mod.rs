@@ -18,6 +18,7 @@ mod instance_locality;
 mod io_ops;
 mod isolated_aggregates;
 mod num_instances;
+mod numa_topology;
 mod pci_passthrough;
 mod ram;
 mod same_backend;
@@ -43,6 +44,7 @@ pub use instance_locality::InstanceLocalityFilter;
 pub use io_ops::IoOpsFilter;
 pub use isolated_aggregates::IsolatedAggregatesFilter;
 pub use num_instances::NumInstancesFilter;
+pub use numa_topology::NUMATopologyFilter;
 pub use pci_passthrough::PciPassthroughFilter;
 pub use ram::RamFilter;
 pub use same_backend::SameBackendFilter;
@@ -134,6 +136,7 @@ pub fn compute(limits: &HostLimits) -> Vec<Box<dyn Filter<Compute>>> {
         Box::new(RamFilter),
         Box::new(DiskFilter),
         Box::new(PciPassthroughFilter),
+        Box::new(NUMATopologyFilter),
         Box::new(NumInstancesFilter { most: limits.max_instances_per_host }),
         Box::new(IoOpsFilter { most: limits.max_io_ops_per_host }),
     ]
