@@ -283,6 +283,18 @@ impl Plain<'_> {
         add("build_failure", -1_000_000.0, &|host| f64::from(host.figures.failed_builds));
         add("num_instances", 0.0, &|host| f64::from(host.figures.instances));
         add("hypervisor_version", 1.0, &|host| version(&host.figures) * 1e6);
+        add("pci", 1.0, &|host| {
+            let free = host.figures.pci_pools.iter().map(|pool| pool.total.saturating_sub(pool.used));
+            f64::from(100 - free.sum::<u32>().min(99))
+        });
+        let image = self.request.image.as_ref().map(|image| image.id.clone()).unwrap_or_default();
+        add("image_cached", 0.0, &|host| f64::from(u8::from(host.figures.cached_images.contains(&image))));
+        add("zone_spread", 0.0, &|host| {
+            let members = self.request.server_group.iter().flat_map(|group| &group.hosts);
+            let zone_of = |name: &str| hosts.iter().find(|host| host.name == name).map(|host| &host.zone);
+            let there = members.filter(|member| zone_of(&member.host) == Some(&host.zone));
+            -f64::from(there.map(|member| member.members).sum::<u32>())
+        });
         add("soft_affinity", 1.0, &|host| {
             f64::from(self.members(Policy::SoftAffinity, host).unwrap_or_default().0)
         });

@@ -19,9 +19,10 @@ const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 const HYPERVISORS: [&str; 2] = ["QEMU", "simulated"];
 const VERSIONS: [&str; 3] = ["", "6", "10"];
 const MACHINES: [&str; 2] = ["pc", "q35"];
+const IMAGES: [&str; 2] = ["cirros", "debian"];
 const KINDS: [&str; 2] = ["nvme", "hdd"];
 const PROJECTS: [&str; 3] = ["p1", "p2", "p3"];
-const AGGREGATES: [&[(&str, &str)]; 7] = [
+const AGGREGATES: [&[(&str, &str)]; 8] = [
     &[("disk", "nvme")],
     &[("disk", "hdd"), ("ram_weight_multiplier", "-1")],
     &[("filter_tenant_id", "p1,p2")],
@@ -32,7 +33,8 @@ const AGGREGATES: [&[(&str, &str)]; 7] = [
     ],
     &[("trait:HW_A", "required")],
     &[("hw_architecture", "x86_64"), ("cpu_weight_multiplier", "0.5")],
-    &[("ram_weight_multiplier", "2"), ("disk", "nvme")],
+    &[("ram_weight_multiplier", "2"), ("disk", "nvme"), ("pci_weight_multiplier", "-1")],
+    &[("image_cached_weight_multiplier", "1.5"), ("zone_spread_weight_multiplier", "0.75")],
 ];
 const CELLS: [&[(&str, &str)]; 4] = [
     &[("hw:numa_nodes", "1")],
@@ -133,6 +135,10 @@ fn any_host() -> impl Strategy<Value = Host> {
                             .map(|kind| ("disk".to_owned(), (*kind).to_owned()))
                             .into_iter()
                             .collect(),
+                        cached_images: IMAGES[..instances as usize % 3]
+                            .iter()
+                            .map(|id| (*id).to_owned())
+                            .collect(),
                         instances,
                         numa_cells,
                         pci_pools: pools
@@ -169,7 +175,8 @@ fn any_request() -> impl Strategy<Value = SelectHostsRequest> {
         }
         if let Some((name, text)) = PROPERTIES.get(property) {
             let properties = [((*name).to_owned(), (*text).to_owned())].into();
-            request.image = Some(Image { properties, ..Image::default() });
+            let id = IMAGES[zone % 2].to_owned();
+            request.image = Some(Image { id, properties, ..Image::default() });
         }
         if let Some(cells) = CELLS.get(cells) {
             let flavor = request.flavor.as_mut().unwrap();

@@ -99,6 +99,12 @@ impl PciPools {
             .collect()
     }
 
+    /// How many are free, of all kinds.
+    #[must_use]
+    pub fn free_in_all(&self) -> u32 {
+        self.0.values().fold(0, |sum, pool| sum.saturating_add(pool.free()))
+    }
+
     /// The first alias of which too few are free.
     #[must_use]
     pub fn short_of(&self, wanted: &Devices) -> Option<PciShortage> {

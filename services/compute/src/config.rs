@@ -126,6 +126,8 @@ pub struct DriverConfig {
     pub traits: Vec<String>,
     /// The machine types guests may have.
     pub machine_types: Vec<String>,
+    /// The ids of images whose bytes are there from the start; those of guests are added.
+    pub cached_images: Vec<String>,
     /// What else flavors' extra specs may ask for.
     pub capabilities: BTreeMap<String, String>,
     /// The PCI devices guests may have, by the aliases flavors ask for them by.
@@ -162,6 +164,7 @@ impl Default for DriverConfig {
             cpu_architecture: "x86_64".to_owned(),
             traits: Vec::new(),
             machine_types: vec!["pc".to_owned(), "q35".to_owned()],
+            cached_images: Vec::new(),
             capabilities: BTreeMap::new(),
             pci: Devices::new(),
             numa_cells: Vec::new(),

@@ -59,6 +59,9 @@ use crate::meters::Meters;
 use crate::reconcile::record;
 use crate::share::Amount;
 
+/// Most images that are published as cached.
+const MAX_CACHED_IMAGES: usize = 100;
+
 /// What a manager is given.
 pub struct Parts {
     /// The host.
@@ -303,6 +306,7 @@ fn resources(book: &Book<Guests>, figures: &HostFigures) -> ComputeResources {
         hypervisor_version: figures.hypervisor_version.clone(),
         cpu_architecture: figures.cpu_architecture.clone(),
         machine_types: figures.machine_types.clone(),
+        cached_images: figures.cached_images.iter().take(MAX_CACHED_IMAGES).cloned().collect(),
         capabilities: figures.capabilities.clone().into_iter().collect(),
         numa_cells: book.claims.cells().tell(),
         pci_pools: book.claims.pools().tell(),

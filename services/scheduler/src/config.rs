@@ -9,8 +9,9 @@ use crate::hosts::{HostOptions, QuarantineConfig};
 use crate::placement::filters::{self, Filter, HostLimits};
 use crate::placement::weighers::{
     AllocatedCapacityWeigher, BuildFailureWeigher, CPUWeigher, CapacityWeigher, DiskWeigher, GoodnessWeigher,
-    HypervisorVersionWeigher, IoOpsWeigher, NumInstancesWeigher, RAMWeigher, ServerGroupSoftAffinityWeigher,
-    ServerGroupSoftAntiAffinityWeigher, VolumeNumberWeigher, Weigher,
+    HypervisorVersionWeigher, ImageCachedWeigher, IoOpsWeigher, NumInstancesWeigher, PCIWeigher, RAMWeigher,
+    ServerGroupSoftAffinityWeigher, ServerGroupSoftAntiAffinityWeigher, VolumeNumberWeigher, Weigher,
+    ZoneSpreadWeigher,
 };
 use crate::placement::{Chain, Compute, Space, Storage};
 
@@ -82,6 +83,12 @@ pub struct HostMultipliers {
     pub num_instances: f64,
     /// HypervisorVersionWeigher: the hypervisor's version.
     pub hypervisor_version: f64,
+    /// PCIWeigher: how few PCI devices are left.
+    pub pci: f64,
+    /// ImageCachedWeigher: whether the image is there already.
+    pub image_cached: f64,
+    /// ZoneSpreadWeigher: members of the instance's group in the zone, below 0.
+    pub zone_spread: f64,
     /// ServerGroupSoftAffinityWeigher: members of the instance's group.
     pub soft_affinity: f64,
     /// ServerGroupSoftAntiAffinityWeigher: members of the instance's group, below 0.
@@ -98,6 +105,9 @@ impl Default for HostMultipliers {
             build_failure: -1_000_000.0,
             num_instances: 0.0,
             hypervisor_version: 1.0,
+            pci: 1.0,
+            image_cached: 0.0,
+            zone_spread: 0.0,
             soft_affinity: 1.0,
             soft_anti_affinity: 1.0,
         }
@@ -234,6 +244,9 @@ impl HostsConfig {
             (Box::new(BuildFailureWeigher), by.build_failure),
             (Box::new(NumInstancesWeigher), by.num_instances),
             (Box::new(HypervisorVersionWeigher), by.hypervisor_version),
+            (Box::new(PCIWeigher), by.pci),
+            (Box::new(ImageCachedWeigher), by.image_cached),
+            (Box::new(ZoneSpreadWeigher), by.zone_spread),
             (Box::new(ServerGroupSoftAffinityWeigher), by.soft_affinity),
             (Box::new(ServerGroupSoftAntiAffinityWeigher), by.soft_anti_affinity),
         ];
@@ -312,6 +325,7 @@ mod tests {
                 "IoOpsWeigher",
                 "BuildFailureWeigher",
                 "HypervisorVersionWeigher",
+                "PCIWeigher",
                 "ServerGroupSoftAffinityWeigher",
                 "ServerGroupSoftAntiAffinityWeigher",
             ]

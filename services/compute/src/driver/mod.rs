@@ -180,6 +180,8 @@ pub struct HostFigures {
     pub machine_types: Vec<String>,
     /// What else flavors may ask for.
     pub capabilities: BTreeMap<String, String>,
+    /// The ids of images whose bytes are there.
+    pub cached_images: Vec<String>,
 }
 
 /// One hypervisor.

@@ -1,6 +1,6 @@
 //! A hypervisor that is a journal: what was spawned and not destroyed is there, as the lines since then left it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, VolumeId};
@@ -63,6 +63,8 @@ struct Known {
     power_state: PowerState,
     /// Its volumes, by id, and their devices.
     volumes: BTreeMap<String, String>,
+    /// What it boots from, by id.
+    image: String,
 }
 
 /// What a line about a guest that is there says of it.
@@ -83,6 +85,7 @@ struct Birth {
     #[serde(flatten)]
     share: Share,
     volumes: BTreeMap<String, String>,
+    image: String,
     stopped: bool,
 }
 
@@ -115,7 +118,8 @@ impl Change {
 impl Known {
     fn new(name: String, stamp: Stamp, birth: Birth) -> Self {
         let power_state = if birth.stopped { PowerState::Shutdown } else { PowerState::Running };
-        Self { name, stamp, act: None, share: birth.share, power_state, volumes: birth.volumes }
+        let Birth { share, volumes, image, .. } = birth;
+        Self { name, stamp, act: None, share, power_state, volumes, image }
     }
 
     fn facts(&self, id: InstanceId) -> GuestFacts {
@@ -133,7 +137,7 @@ impl Known {
             Change::Detach { volume } => {
                 self.volumes.remove(&volume);
             }
-            Change::Rebuild { .. } => {}
+            Change::Rebuild { image } => self.image = image,
             Change::Move(Move::HandOver { live, .. }) => {
                 self.power_state = if live { PowerState::Paused } else { PowerState::Shutdown };
             }
@@ -166,6 +170,7 @@ impl Simulated {
                 cpu_architecture: driver.cpu_architecture.clone(),
                 machine_types: driver.machine_types.clone(),
                 capabilities: driver.capabilities.clone(),
+                cached_images: driver.cached_images.clone(),
             },
             latency: driver.latency(),
             hang: Hang::in_dir(&config.data_dir),
@@ -298,6 +303,7 @@ impl Driver for Simulated {
         let volumes = spec.volumes.iter().map(|device| (device.volume.to_string(), device.name.clone()));
         let birth = Birth {
             share: spec.share.clone(),
+            image: spec.image.id.clone(),
             volumes: volumes.collect(),
             stopped: spec.begins != Begins::Running,
         };
@@ -376,7 +382,10 @@ impl Driver for Simulated {
 
     async fn figures(&self) -> Result<HostFigures, Error> {
         self.hang.pass().await;
-        Ok(self.figures.clone())
+        let guests = self.guests.lock();
+        let used = guests.values().map(|known| &known.image).filter(|image| !image.is_empty());
+        let cached: BTreeSet<&String> = self.figures.cached_images.iter().chain(used).collect();
+        Ok(HostFigures { cached_images: cached.into_iter().cloned().collect(), ..self.figures.clone() })
     }
 }
 
@@ -406,7 +415,7 @@ mod tests {
             share: Share { devices: [("gpu".to_owned(), 2)].into(), cells: vec![cell], ..amount.into() },
             cells: None,
             flavor: Flavor::default(),
-            image: Image::default(),
+            image: Image { id: "cirros".into(), ..Image::default() },
             volumes: Vec::new(),
             begins: Begins::Running,
         }
@@ -435,9 +444,11 @@ mod tests {
         driver.destroy(gone, at(1)).await.unwrap();
         driver.destroy(gone, at(1)).await.unwrap();
         let before = driver.list().await.unwrap();
+        assert_eq!(driver.figures().await.unwrap().cached_images, ["cirros"]);
         drop(driver);
 
         let driver = open(dir.path());
+        assert_eq!(driver.figures().await.unwrap().cached_images, ["cirros"], "those of its guests");
         let guests = driver.list().await.unwrap();
         assert_eq!(guests, before);
         assert_eq!(

@@ -1,6 +1,7 @@
 //! Placement of instances on compute hosts.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kilonova_model::ServiceKind;
 use kilonova_model::numa_spec::{self, GuestCells};
@@ -20,7 +21,7 @@ use super::filters::image_properties::PROPERTIES;
 use super::filters::{extra_specs, image_properties};
 use super::group::Group;
 use super::space::{Amount, Demand, Head, Row, Space, Wishes};
-use super::vocabulary::{FactsId, Judged, TraitSetId, Vocabulary, Wish};
+use super::vocabulary::{FactsId, Judged, Symbol, TraitSetId, Vocabulary, Wish};
 use super::world::World;
 
 /// The prefix of an extra spec that asks for a trait.
@@ -79,6 +80,8 @@ pub struct ComputeRow {
     pub io_ops: u32,
     /// Builds that failed since the last that succeeded.
     pub failed_builds: u32,
+    /// The images whose bytes are there, sorted.
+    pub images: Arc<[Symbol]>,
     /// Its PCI devices.
     pub devices: HostDevices,
     /// Its NUMA cells.
@@ -112,6 +115,7 @@ impl ComputeRow {
             held_instances: 0,
             io_ops: figures.io_ops,
             failed_builds: figures.failed_builds,
+            images: vocabulary.intern_each(&figures.cached_images).into(),
             devices: HostDevices::new(&figures.pci_pools),
             numa,
         }
@@ -147,6 +151,8 @@ pub struct ComputeColumns {
     pub instances: Vec<i32>,
     /// The hypervisors' versions as numbers.
     pub hypervisor_version: Vec<i32>,
+    /// The fewer PCI devices are left, the more: what [`super::weighers::PCIWeigher`] looks at.
+    pub pci: Vec<i32>,
     /// What they are.
     pub facts: Vec<FactsId>,
 }
@@ -160,6 +166,7 @@ impl OwnColumns<ComputeRow> for ComputeColumns {
         put(&mut self.failed_builds, place, clamped(row.failed_builds.into()));
         put(&mut self.instances, place, clamped(row.instances_to_be()));
         put(&mut self.hypervisor_version, place, row.hypervisor_version);
+        put(&mut self.pci, place, clamped(row.devices.scarcity()));
         put(&mut self.facts, place, row.facts);
     }
 
@@ -171,6 +178,7 @@ impl OwnColumns<ComputeRow> for ComputeColumns {
             figures.swap_remove(place);
         }
         self.hypervisor_version.swap_remove(place);
+        self.pci.swap_remove(place);
         self.facts.swap_remove(place);
     }
 }
@@ -292,6 +300,8 @@ pub struct ComputeDemand {
     pub forbidden: Vec<Wish>,
     /// What it asks of a host's aggregates.
     pub aggregates: AggregateDemand,
+    /// The image, if any host ever had it.
+    pub image_id: Option<Symbol>,
     /// The server group it is a member of.
     pub group: Option<Group>,
 }
@@ -356,6 +366,7 @@ impl ComputeDemand {
             required: wishes(&required),
             forbidden: wishes(&forbidden),
             aggregates: AggregateDemand::new(request, required, vocabulary),
+            image_id: vocabulary.find(&image.id),
             group: request.server_group.as_ref().map(|group| Group::new(group, world)),
         }
     }

@@ -36,6 +36,12 @@ impl HostDevices {
         self.0.as_deref().map_or(&NONE, |pools| &pools.left)
     }
 
+    /// How few are left: 100 less their number, and at least 1, as Nova counts.
+    #[must_use]
+    pub fn scarcity(&self) -> i64 {
+        100 - i64::from(self.left().free_in_all().min(99))
+    }
+
     /// By how much the host's own report of what is used has grown.
     #[must_use]
     pub fn growth_since(&self, before: &Self) -> Devices {

@@ -1,9 +1,12 @@
 //! The server group that an instance is a member of, as far as placement cares.
 
+use std::collections::BTreeMap;
+
 use kilonova_proto::scheduler::v1::GroupHosts;
 use kilonova_proto::types::v1::server_group::Policy;
 
 use super::space::Row;
+use super::vocabulary::Symbol;
 use super::world::{HostId, World};
 
 /// A group: its rule, and how many other members are on which host.
@@ -15,6 +18,8 @@ pub struct Group {
     pub max_per_host: u32,
     /// By host, sorted.
     members: Vec<(HostId, u32)>,
+    /// By zone, sorted.
+    zones: BTreeMap<Symbol, u32>,
     /// The names of all hosts with members, also of those not known here.
     pub names: Vec<String>,
 }
@@ -27,12 +32,24 @@ impl Group {
         };
         let mut members: Vec<(HostId, u32)> = group.hosts.iter().filter_map(known).collect();
         members.sort_unstable();
+        let mut zones = BTreeMap::new();
+        for (host, count) in &members {
+            let zone = world.rows_of(*host).next().map(|row| row.head().zone);
+            zone.into_iter().for_each(|zone| *zones.entry(zone).or_default() += count);
+        }
         Self {
             policy: group.policy(),
             max_per_host: group.max_per_host.max(1),
             members,
+            zones,
             names: group.hosts.iter().map(|host| host.host.clone()).collect(),
         }
+    }
+
+    /// How many other members are in a zone.
+    #[must_use]
+    pub fn in_zone(&self, zone: Symbol) -> u32 {
+        self.zones.get(&zone).copied().unwrap_or_default()
     }
 
     /// How many other members are on a host.

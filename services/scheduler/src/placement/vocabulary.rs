@@ -152,11 +152,17 @@ impl Vocabulary {
         self.texts.get(symbol.0)
     }
 
-    /// The number of a set of traits.
-    pub fn intern_traits(&mut self, traits: &[String]) -> TraitSetId {
-        let mut set: Vec<Symbol> = traits.iter().map(|name| self.intern(name)).collect();
+    /// The numbers of texts, sorted, each once.
+    pub fn intern_each(&mut self, texts: &[String]) -> Vec<Symbol> {
+        let mut set: Vec<Symbol> = texts.iter().map(|text| self.intern(text)).collect();
         set.sort_unstable();
         set.dedup();
+        set
+    }
+
+    /// The number of a set of traits.
+    pub fn intern_traits(&mut self, traits: &[String]) -> TraitSetId {
+        let set = self.intern_each(traits);
         TraitSetId(self.traits.intern(set))
     }
 
