@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(CURDIR)/.tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 .PHONY: help demo up test lint matrix chaos upgrade-test bench bench-rpc bench-fanout bench-discovery bench-peers \
-  bench-accept bench-build bench-scheduler mutants proto-baseline clean
+  bench-accept bench-build bench-scheduler bench-publishers bench-refusals mutants proto-baseline clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +78,14 @@ bench-build: ## measure builds, takeover of shards, memory and listings, over bo
 bench-scheduler: ## measure placement on 1,000 to 100,000 hosts, in a release build
 	@$(BOOTSTRAP) build
 	@cargo run --release -p kilonova-tests --bin bench_scheduler -- $(ARGS)
+
+bench-publishers: ## measure schedulers of 10,000 publishers: start, 1,000 changes/s, memory, in a release build
+	@$(BOOTSTRAP) test
+	@cargo run --release -p kilonova-tests --bin bench_scale -- publishers $(ARGS)
+
+bench-refusals: ## measure how often hosts refuse what 1, 2 and 4 schedulers promised, in a release build
+	@$(BOOTSTRAP) build
+	@cargo run --release -p kilonova-tests --bin bench_scale -- refusals $(ARGS)
 
 proto-baseline: ## accept the protos as they are: later ones are checked against them
 	@$(BOOTSTRAP) lint

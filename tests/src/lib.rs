@@ -11,6 +11,7 @@ pub mod measure;
 pub mod placement;
 pub mod points;
 pub mod process;
+pub mod publishers;
 pub mod user;
 pub mod waiting;
 

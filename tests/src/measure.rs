@@ -48,7 +48,23 @@ pub fn cpu() -> Duration {
 /// Resident memory of this process, in bytes.
 #[must_use]
 pub fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+    resident_of(std::process::id())
+}
+
+/// CPU time of a process so far, to hundredths of a second.
+#[must_use]
+pub fn cpu_of(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("/proc");
+    // The name, in brackets, may hold anything; user and system time are the 12th and 13th after it.
+    let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+    let ticks: u64 = after.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100)
+}
+
+/// Resident memory of a process, in bytes.
+#[must_use]
+pub fn resident_of(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("/proc");
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("resident pages");
     pages * rustix::param::page_size() as u64
 }

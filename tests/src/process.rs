@@ -46,6 +46,12 @@ impl Process {
         &self.addr
     }
 
+    /// What the system calls it; none once it has ended.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Stops it in its tracks (SIGSTOP): connections stay open and nothing answers.
     pub fn pause(&self) -> io::Result<()> {
         self.signal(Signal::STOP)
