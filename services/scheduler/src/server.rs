@@ -59,8 +59,8 @@ impl Scheduler {
         };
         metrics::counter!("scheduler_selects_total", "for" => noun, "outcome" => outcome).increment(1);
         let mut answer = selected.map_err(|unknown| {
-            tracing::info!(%request, dry_run, %unknown, "no {noun} known, and not all are known");
-            not_ready(format!("this scheduler knows of no {noun} that fits, but not of all: {unknown}"))
+            tracing::info!(%request, dry_run, %unknown, "no {noun} fits, and not all is known");
+            not_ready(format!("this scheduler knows of no {noun} that fits, but not all is known: {unknown}"))
         })?;
         answer.explanation.scheduler = self.state.host.to_string();
         let summary = answer.explanation.summary.as_str();

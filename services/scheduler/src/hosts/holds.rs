@@ -102,6 +102,11 @@ impl<A: Clone> Holds<A> {
         }
     }
 
+    /// All that is held.
+    pub fn all(&self) -> impl Iterator<Item = &Hold<A>> {
+        self.by_request.values().flat_map(|promise| &promise.holds)
+    }
+
     /// How many requests are promised something.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -26,8 +26,8 @@ pub struct HostManager<S: Space> {
     pub(super) standing: Standing,
     /// Those that left, in the order they did. One that came back is passed over.
     leavers: VecDeque<(Instant, HostName)>,
-    chain: Chain<S>,
-    scan: Scan,
+    pub(super) chain: Chain<S>,
+    pub(super) scan: Scan,
     options: HostOptions,
     /// When to look again whether figures are stale, or a quarantine is over.
     looks: BinaryHeap<Reverse<(Instant, HostName)>>,
@@ -194,8 +194,8 @@ impl<S: Space> HostManager<S> {
         }
     }
 
-    /// Decides, and holds what it promises. `Err` when there is no place among those known, and others may have one:
-    /// then nothing has changed.
+    /// Decides, and holds what it promises. `Err` when there is no place among those known, and others may have one, or
+    /// what is promised may not be claimed: then nothing has changed.
     pub fn select(
         &mut self,
         asked: &Asked<'_>,
@@ -210,7 +210,10 @@ impl<S: Space> HostManager<S> {
         let demand = demand(&self.world);
         let mut decision =
             select(&mut self.world, &self.chain, &demand, asked.wanted, asked.seed, &mut self.scan);
-        let unknown = if decision.picks.is_empty() { self.unknown() } else { None };
+        let unknown = match decision.picks.is_empty() {
+            true => self.unknown().or_else(|| self.promised(&demand, asked)),
+            false => None,
+        };
         let promised: Vec<Hold<AmountOf<S>>> = decision
             .picks
             .iter()
@@ -342,7 +345,7 @@ impl<S: Space> HostManager<S> {
         self.release(&expired);
     }
 
-    fn hold(&mut self, holds: &[Hold<AmountOf<S>>]) {
+    pub(super) fn hold(&mut self, holds: &[Hold<AmountOf<S>>]) {
         for hold in holds {
             self.world.update_rows(hold.host, |row| {
                 if row.pool() == hold.pool {
@@ -352,7 +355,7 @@ impl<S: Space> HostManager<S> {
         }
     }
 
-    fn release(&mut self, holds: &[Hold<AmountOf<S>>]) {
+    pub(super) fn release(&mut self, holds: &[Hold<AmountOf<S>>]) {
         for hold in holds {
             self.world.update_rows(hold.host, |row| {
                 if row.pool() == hold.pool {

@@ -1,7 +1,7 @@
 //! How much is known: who is registered, who is up, and whether "there is no place" can be said.
 
-use super::manager::HostManager;
-use crate::placement::Space;
+use super::manager::{Asked, HostManager};
+use crate::placement::{Space, select};
 
 /// How many of those that did not answer are named.
 const NAMED: usize = 3;
@@ -51,6 +51,20 @@ impl<S: Space> HostManager<S> {
         let more = more(pending.count());
         (!named.is_empty())
             .then(|| Unknown(format!("no answer yet from {publisher} {}{more}", named.join(", "))))
+    }
+
+    /// The same when there would be a place if nothing were promised: a promise that its host refused, or that nobody took
+    /// up, stands until it expires, and must not be the reason that another build fails.
+    pub(super) fn promised(&mut self, demand: &S::Demand, asked: &Asked<'_>) -> Option<Unknown> {
+        if asked.dry_run || self.holds.is_empty() {
+            return None;
+        }
+        let holds: Vec<_> = self.holds.all().cloned().collect();
+        self.release(&holds);
+        let without = select(&mut self.world, &self.chain, demand, asked.wanted, asked.seed, &mut self.scan);
+        self.hold(&holds);
+        let why = "what is left is promised to others, and not claimed yet";
+        (!without.picks.is_empty()).then(|| Unknown(why.to_owned()))
     }
 }
 

@@ -198,7 +198,7 @@ fn holds_expire() {
     let (mut hosts, now) = (hosts(), Instant::now());
     up(&mut hosts, "c1", now);
     ask_for(&mut hosts, "r1", 64, false, now);
-    assert!(ask(&mut hosts, "r2", now + HOLD - Duration::from_millis(1)).picks.is_empty());
+    assert!(try_ask(&mut hosts, "r2", 1, false, now + HOLD - Duration::from_millis(1)).is_err());
     assert_eq!(ask(&mut hosts, "r2", now + HOLD).picks.len(), 1);
     assert_eq!(holds(&hosts, "c1"), 1);
 }
@@ -283,6 +283,27 @@ fn there_is_no_refusal_while_one_that_is_registered_has_not_answered() {
     leave(&mut hosts, "c1", now);
     leave(&mut hosts, "c2", now);
     assert_eq!(ask(&mut hosts, "r3", now).explanation.summary, "no valid host: no compute is registered");
+}
+
+#[test]
+fn there_is_no_refusal_for_want_of_what_is_only_promised() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    up(&mut hosts, "c1", now);
+    assert_eq!(ask_for(&mut hosts, "r1", 60, false, now).picks.len(), 60);
+    let unknown = try_ask(&mut hosts, "r2", 5, false, now).unwrap_err();
+    assert_eq!(unknown.to_string(), "what is left is promised to others, and not claimed yet");
+    assert_eq!(holds(&hosts, "c1"), 60, "nothing has changed");
+    assert!(ask_for(&mut hosts, "r2", 5, true, now).picks.is_empty(), "a dry run counts promises");
+    assert!(
+        ask_for(&mut hosts, "r2", 65, false, now).picks.is_empty(),
+        "without them there is no place either"
+    );
+    hosts.apply(&host("c1"), capabilities(1, 2, claimed(60)), now);
+    assert!(ask_for(&mut hosts, "r2", 5, false, now).picks.is_empty(), "they are claimed");
+    hosts.apply(&host("c1"), capabilities(1, 3, claimed(0)), now);
+    assert_eq!(ask_for(&mut hosts, "r3", 60, false, now).picks.len(), 60);
+    let expired = now + HOLD;
+    assert_eq!(ask_for(&mut hosts, "r4", 5, false, expired).picks.len(), 5, "they were not taken up");
 }
 
 #[test]
