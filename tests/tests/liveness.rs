@@ -26,7 +26,7 @@ const HUNG: &str = "its driver, asked every 500ms, gave no figures 3 times in a 
 
 /// What users see of a host or backend.
 async fn host(api: &Api, service: pb::ServiceKind, name: &str) -> pb::Host {
-    let request = api::GetHostRequest { host: name.into(), service: service.into(), ..Default::default() };
+    let request = api::GetHostRequest { host: name.into(), service: service.into() };
     api.hosts().get_host(request).await.unwrap().into_inner().host.unwrap()
 }
 

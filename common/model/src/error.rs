@@ -126,7 +126,7 @@ reasons! {
     OperationTimeout = "OPERATION_TIMEOUT" => DeadlineExceeded;
     /// The host no longer has what was made there.
     BuildLost = "BUILD_LOST" => Internal;
-    /// As many hosts were tried as the configuration allows.
+    /// As many hosts failed or refused it as the configuration allows (`max_attempts`, `max_refusals`).
     MaxAttemptsExceeded = "MAX_ATTEMPTS_EXCEEDED" => FailedPrecondition;
     /// The command was addressed to another host.
     WrongHost = "WRONG_HOST" => FailedPrecondition;

@@ -33,7 +33,7 @@ async fn an_instance_is_built_once_and_deleted_without_a_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_build_lands_elsewhere_and_ends_in_error_when_no_host_takes_it() {
     let cell = Cell::new(&["h1", "h2", "h3", "h4"]).await;
-    let conductor = cell.conductor("c1").await;
+    let conductor = cell.conductor_with("c1", Config { max_refusals: 3, ..Default::default() }).await;
     cell.hosts.world.lock().refusing = ["h1"].map(str::to_owned).into();
     let id = conductor.create("", 1).await.unwrap()[0];
     let record = conductor.until(id, |i| i.state() == State::Active).await;
