@@ -77,7 +77,8 @@ impl Publisher {
             epoch: registration.epochs(),
         };
         let service = capability_service(publisher.clone(), Arc::new(Still));
-        let server = ServerBuilder::new(identity).add(service, Served::all(CAPABILITY_SERVICE));
+        let server =
+            ServerBuilder::new(identity).reflection(false).add(service, Served::all(CAPABILITY_SERVICE));
         server.health().set_serving(true);
         let server = server.serve(listener).expect("a server");
         Ok(Self { host: host.to_string(), publisher, _registration: registration, _server: server })

@@ -31,9 +31,9 @@ fn program() -> PathBuf {
 pub async fn publish(etcd: &str, first: &str, count: &str) {
     let number = |text: &str| text.parse::<usize>().expect("a number");
     let store = connected(etcd.to_owned()).await;
+    println!("{first}");
     let numbers = number(first)..number(first) + number(count);
     let publishers = publishers::start(&store, &cell(), numbers).await.expect("all are registered");
-    println!("published");
     let mut rate = 0;
     loop {
         let read = tokio::select! {
@@ -107,7 +107,7 @@ impl Scheduler {
     }
 }
 
-/// Starts the processes that publish, each with so many hosts, and waits until all are registered.
+/// Starts the processes that publish, each with so many hosts. They register one after the other.
 pub async fn start_publishing(etcd: &str, processes: usize, each: usize) -> Vec<Process> {
     let starts = (0..processes).map(|number| async move {
         let (first, count) = ((number * each).to_string(), each.to_string());

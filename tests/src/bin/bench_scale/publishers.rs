@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use kilonova_model::ServiceKind;
 use kilonova_store::SharedStore;
+use kilonova_store::keys::Keys;
 use kilonova_tests::Backing;
 use kilonova_tests::measure::{cpu_of, line, millis, quantile, resident_of, rounded};
 use kilonova_tests::publishers::{self, Known, Publisher};
@@ -21,7 +23,7 @@ const TIMED: usize = 10;
 /// How often it is looked whether one is known.
 const LOOK: Duration = Duration::from_micros(500);
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 struct Size {
     each: usize,
@@ -48,6 +50,7 @@ pub async fn measure(quick: bool) {
     let children = start_publishing(&etcd, PROCESSES, size.each).await;
     let timed = publishers::start(&store, &cell(), 90_000..90_000 + TIMED).await.expect("registered");
     let all = PROCESSES * size.each + TIMED;
+    until("all are registered", async || registered(&store).await == all).await;
     line(
         "publishers register in etcd",
         json!({ "publishers": all, "seconds": rounded(start.elapsed().as_secs_f64()) }),
@@ -176,6 +179,20 @@ async fn missing(etcd: &str, all: usize, frozen: usize) {
             "up": known(&scheduler.channel).await.up,
         }),
     );
+}
+
+/// How many hosts the registry shows.
+async fn registered(store: &SharedStore) -> usize {
+    let prefix = Keys::new(&cell()).endpoints(ServiceKind::Compute);
+    let (mut count, mut after) = (0, None);
+    loop {
+        let page = store.list(&prefix, after.as_deref(), 1_000).await.expect("the store answers");
+        count += page.items.len();
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return count,
+        }
+    }
 }
 
 async fn known(scheduler: &Channel) -> Known {
