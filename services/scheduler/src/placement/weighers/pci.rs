@@ -37,7 +37,7 @@ mod tests {
     fn the_fewest_devices_come_first() {
         let mut world = World::new();
         for (name, total, used) in [("c1", 0, 0), ("c2", 4, 1), ("c3", 500, 0)] {
-            let pool = PciPool { alias: "gpu".into(), total, used, ..PciPool::default() };
+            let pool = PciPool { alias: "gpu".into(), total, used };
             let pci_pools = if total > 0 { vec![pool] } else { Vec::new() };
             host(&mut world, name, ComputeResources { pci_pools, ..resources() });
         }
