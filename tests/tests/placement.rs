@@ -116,7 +116,8 @@ fn any_host() -> impl Strategy<Value = Host> {
                     enabled: enabled > 0,
                     figures: ComputeResources {
                         vcpus,
-                        vcpus_used,
+                        // A host counts those that have threads of their own too.
+                        vcpus_used: vcpus_used.max(numa_cells.iter().map(|cell| cell.cpus_pinned).sum()),
                         cpu_allocation_ratio: [0.0, 1.0, 2.5][ratios.0],
                         ram_mib: ram * 512,
                         ram_used_mib: ram_used * 512,
