@@ -13,7 +13,7 @@ use crate::placement::weighers::{
     ServerGroupSoftAffinityWeigher, ServerGroupSoftAntiAffinityWeigher, VolumeNumberWeigher, Weigher,
     ZoneSpreadWeigher,
 };
-use crate::placement::{Chain, Compute, Space, Storage};
+use crate::placement::{Apart, Chain, Compute, Space, Storage};
 
 /// The configuration of a scheduler.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -292,7 +292,7 @@ fn chain<S: Space>(
     if subset == 0 {
         return Err(BadConfig::NoSubset { section });
     }
-    Ok(Chain { filters, weighers, subset })
+    Ok(Chain { filters, weighers, subset, apart: Apart::default() })
 }
 
 fn default_names<S: Space>(filters: &[Box<dyn Filter<S>>]) -> Vec<String> {

@@ -4,6 +4,7 @@
 //! it: there is no need to wait until the old stream is found dead. The task of one that the registry no longer shows
 //! goes on while its stream lives, for a registry that lost its leases must not take anybody down.
 
+mod colleagues;
 mod first;
 mod publisher;
 
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kilonova_model::{Epoch, HostName};
+use kilonova_model::{Epoch, HostName, ServiceKind};
 use kilonova_rpc::peers::Peers;
 use kilonova_rpc::registry::{Member, MemberSet, Members};
 use kilonova_runtime::Context;
@@ -35,6 +36,8 @@ pub(crate) fn start(context: &Context, config: &Config, state: &Arc<State>) {
     let first = Arc::new(FirstAnswers::new([kind::<Compute>(), kind::<Storage>()]));
     follow::<Compute>(context, config, state, &first);
     follow::<Storage>(context, config, state, &first);
+    let schedulers = context.registry.members(ServiceKind::Scheduler);
+    context.tasks.spawn("follow schedulers", colleagues::follow(state.clone(), schedulers));
     let readiness = context.readiness.clone();
     readiness.not(first::CONDITION, "the registry has not been read yet");
     let watched = first::keep(first, state.standings.subscribe(), readiness, config.first_answers.get());

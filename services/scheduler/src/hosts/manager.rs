@@ -14,7 +14,9 @@ use super::entry::{Entry, order};
 use super::holds::{Hold, Holds};
 use super::quarantine::QuarantineConfig;
 use super::standing::{Standing, Unknown};
-use crate::placement::{Amount, Chain, Demand, Head, HostId, Pick, Row, Scan, Space, Wanted, World, select};
+use crate::placement::{
+    Amount, Apart, Chain, Demand, Head, HostId, Pick, Row, Scan, Space, Wanted, World, select,
+};
 
 type AmountOf<S> = <<S as Space>::Demand as Demand>::Amount;
 
@@ -98,6 +100,11 @@ impl<S: Space> HostManager<S> {
             looks: BinaryHeap::new(),
             quarantined: 0,
         }
+    }
+
+    /// Who else decides.
+    pub fn keep_apart(&mut self, apart: Apart) {
+        self.chain.apart = apart;
     }
 
     /// The registry shows a publisher.

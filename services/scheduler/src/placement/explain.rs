@@ -86,8 +86,11 @@ impl<S: Space> Story<'_, S> {
     fn success(&self, remaining: usize) -> String {
         let considered = self.world.rows().len();
         let last = self.picked.last().map(|ranked| self.place(ranked.row)).unwrap_or_default();
+        let is_first =
+            self.picked.last().map(|last| last.row) == self.round.best.first().map(|best| best.row);
         let best = match self.chain.subset.min(remaining) {
-            0 | 1 => "the best".to_owned(),
+            0 | 1 if is_first => "the best".to_owned(),
+            0 | 1 => "this scheduler's own, nearly the best".to_owned(),
             several => format!("one of the best {several}"),
         };
         match self.wanted.count {

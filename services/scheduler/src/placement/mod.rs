@@ -21,6 +21,7 @@
 //! is looked at again. If one finds no place, none is given.
 
 pub mod aggregates;
+mod apart;
 mod bitmap;
 mod cells;
 mod columns;
@@ -40,6 +41,7 @@ mod vocabulary;
 pub mod weighers;
 mod world;
 
+pub use apart::Apart;
 pub use bitmap::{Bitmap, Block};
 pub use cells::HostNuma;
 pub use columns::{Columns, FigureColumns, OwnColumns, clamped};

@@ -30,7 +30,7 @@ pub(super) fn chance(seed: u64, place: usize) -> u64 {
 }
 
 /// The finaliser of SplitMix64: every bit of the result depends on every bit given.
-fn scramble(mut x: u64) -> u64 {
+pub(super) fn scramble(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -2,6 +2,7 @@
 
 use kilonova_proto::types::v1::PlacementExplanation;
 
+use super::apart::Apart;
 use super::explain;
 use super::filters::Filter;
 use super::rank::{Ranked, chance};
@@ -16,8 +17,29 @@ pub struct Chain<S: Space> {
     pub filters: Vec<Box<dyn Filter<S>>>,
     /// Each with its multiplier.
     pub weighers: Vec<(Box<dyn Weigher<S>>, f64)>,
-    /// Each place is drawn from so many of the best: 1 for the best itself. More keeps several schedulers apart.
+    /// Each place is drawn from so many of the best: 1 for the best itself.
     pub subset: usize,
+    /// Which hosts are preferred among those that are nearly as good, so that several schedulers do not choose the same.
+    pub apart: Apart,
+}
+
+impl<S: Space> Chain<S> {
+    /// Draws a place from the best, best first.
+    fn draw(&self, world: &World<S::Row>, best: &[Ranked], chance: u64) -> Option<Ranked> {
+        let any = || best.get(chance as usize % self.subset.clamp(1, best.len())).copied();
+        let greatest = best.first()?.weight;
+        if self.apart.is_alone() {
+            return any();
+        }
+        let near =
+            best.iter().take(self.apart.window()).take_while(|one| Apart::is_near(one.weight, greatest));
+        let own: Vec<&Ranked> =
+            near.filter(|one| self.apart.owns(world.name(one.host))).take(self.subset).collect();
+        match own.as_slice() {
+            [] => any(),
+            own => Some(*own[chance as usize % own.len()]),
+        }
+    }
 }
 
 /// How many are wanted.
@@ -63,9 +85,9 @@ pub fn select<S: Space>(
     let mut picked: Vec<Ranked> = Vec::with_capacity(wanted.count);
     let mut round = Round::default();
     while picked.len() < wanted.count {
-        round = scan.rank(world, chain, (wanted.alternates + wanted.count).max(chain.subset), seed);
-        let drawn = chance(seed, picked.len()) as usize % chain.subset.clamp(1, round.best.len().max(1));
-        let Some(best) = round.best.get(drawn).copied() else { break };
+        let most = (wanted.alternates + wanted.count).max(chain.subset).max(chain.apart.window());
+        round = scan.rank(world, chain, most, seed);
+        let Some(best) = chain.draw(world, &round.best, chance(seed, picked.len())) else { break };
         picked.push(best);
         if picked.len() == wanted.count {
             break;
@@ -212,6 +234,31 @@ mod tests {
         }
         assert_eq!(drawn.keys().collect::<Vec<_>>(), ["c1", "c2", "c3"]);
         assert!(drawn.values().all(|count| *count > 60), "{drawn:?}");
+    }
+
+    #[test]
+    fn schedulers_take_different_hosts_where_these_are_nearly_alike() {
+        let mut world = world_of(&[9000, 8990, 8980, 8970, 8960, 8950, 1024]);
+        let demand = ComputeDemand::new(&instance(1, 1024, 0), &world);
+        let mut taken = Vec::new();
+        for (own, other) in [("s1", "s2"), ("s2", "s1")] {
+            let chain = Chain { apart: Apart::new(own, [other]), ..chain() };
+            let wanted = Wanted { count: 1, alternates: 1 };
+            let decision = select(&mut world, &chain, &demand, wanted, 7, &mut Scan::default());
+            let picked = names(&world, &decision.picks).remove(0);
+            assert!(chain.apart.owns(&picked), "{picked}");
+            assert_ne!(names(&world, &decision.alternates)[0], picked);
+            taken.push(picked);
+        }
+        assert_ne!(taken[0], taken[1]);
+
+        let mut world = world_of(&[16_384, 1024]);
+        for own in ["s1", "s2", "s3", "s4"] {
+            let chain = Chain { apart: Apart::new(own, ["s5", "s6"]), ..chain() };
+            let wanted = Wanted { count: 1, alternates: 0 };
+            let decision = select(&mut world, &chain, &demand, wanted, 7, &mut Scan::default());
+            assert_eq!(names(&world, &decision.picks), ["c0"], "one is clearly better");
+        }
     }
 
     #[test]
