@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kilonova_proto::types::v1::HostAggregate;
 
 use crate::check::{self, Checker};
-use crate::{AggregateId, ProjectId};
+use crate::{AggregateId, HostName, ProjectId};
 
 /// Virtual CPUs per physical thread.
 pub const CPU_ALLOCATION_RATIO: &str = "cpu_allocation_ratio";
@@ -26,6 +26,8 @@ pub const MULTIPLIER: &str = "_weight_multiplier";
 
 /// Most hosts in one.
 const MAX_HOSTS: usize = 10_000;
+/// Most hosts in one request.
+const MAX_MEMBERS: usize = 1_000;
 
 /// An aggregate that an operator describes.
 pub fn check(check: &mut Checker, path: &str, id: &str, metadata: &BTreeMap<String, String>) {
@@ -54,6 +56,14 @@ pub fn check_metadata(check: &mut Checker, path: &str, metadata: &BTreeMap<Strin
         if let Some(expected) = expected {
             check.ensure(false, &format!("{path}[{key:?}]"), expected);
         }
+    }
+}
+
+/// Hosts that are to be put into one, or taken out.
+pub fn check_members(check: &mut Checker, path: &str, hosts: &[String]) {
+    check.ensure((1..=MAX_MEMBERS).contains(&hosts.len()), path, format!("1 to {MAX_MEMBERS}"));
+    for (n, host) in hosts.iter().enumerate() {
+        check.id::<HostName>(&format!("{path}[{n}]"), host);
     }
 }
 

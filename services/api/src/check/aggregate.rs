@@ -1,16 +1,13 @@
 //! Requests about aggregates.
 
 use kilonova_model::check::{Checker, request};
-use kilonova_model::{AggregateId, Error, HostName, aggregate};
+use kilonova_model::{AggregateId, Error, aggregate};
 use kilonova_proto::api::v1::{
     AddAggregateHostsRequest, CreateAggregateRequest, DeleteAggregateRequest, GetAggregateRequest,
     ListAggregatesRequest, RemoveAggregateHostsRequest, UpdateAggregateRequest,
 };
 
 use super::{Checked, fill_request_id, mask, page_size};
-
-/// Most hosts in one request.
-const MAX_HOSTS: usize = 1_000;
 
 impl Checked for CreateAggregateRequest {
     fn check(&mut self) -> Result<(), Error> {
@@ -88,10 +85,7 @@ fn members(request_id: &mut String, aggregate_id: &str, hosts: &[String]) -> Res
     let mut check = Checker::new();
     request(&mut check, request_id, "");
     check.id::<AggregateId>("aggregate_id", aggregate_id);
-    check.ensure((1..=MAX_HOSTS).contains(&hosts.len()), "hosts", format!("1 to {MAX_HOSTS}"));
-    for (n, host) in hosts.iter().enumerate() {
-        check.id::<HostName>(&format!("hosts[{n}]"), host);
-    }
+    aggregate::check_members(&mut check, "hosts", hosts);
     check.finish()?;
     fill_request_id(request_id);
     Ok(())

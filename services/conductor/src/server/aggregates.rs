@@ -13,9 +13,6 @@ use crate::accept::Request as Accepted;
 use crate::aggregates::{Changed, shown};
 use crate::requests::read_id;
 
-/// Most hosts in one request.
-const MAX_HOSTS: usize = 1_000;
-
 impl Conductor {
     async fn create_aggregate(
         &self,
@@ -110,12 +107,7 @@ impl Conductor {
 
 /// Reads which aggregate is meant, and checks the hosts that are named.
 fn named(request_id: &str, aggregate_id: &str, hosts: &[String]) -> Result<AggregateId, Error> {
-    checked(request_id, "", |check| {
-        check.ensure((1..=MAX_HOSTS).contains(&hosts.len()), "hosts", format!("1 to {MAX_HOSTS}"));
-        for (n, host) in hosts.iter().enumerate() {
-            check.id::<HostName>(&format!("hosts[{n}]"), host);
-        }
-    })?;
+    checked(request_id, "", |check| aggregate::check_members(check, "hosts", hosts))?;
     read_id::<AggregateId>("aggregate_id", aggregate_id)
 }
 

@@ -85,7 +85,7 @@ impl AggregateDemand {
             specs.filter_map(|(key, wanted)| Some((key.strip_prefix(SPECS)?.to_owned(), wanted.clone())));
         let specs: Vec<_> = specs.collect();
         let image = request.image.iter().flat_map(|image| &image.properties);
-        let image = image.filter(|(name, _)| vocabulary.any_key(|key| key == name.as_str()));
+        let image = image.filter(|(name, _)| vocabulary.has_key(name));
         let image: Vec<_> = image.map(|(name, value)| (name.clone(), value.clone())).collect();
         let any = |prefix: &str| vocabulary.any_key(|key| key.starts_with(prefix));
         let admits = |meaning: &Meaning| {

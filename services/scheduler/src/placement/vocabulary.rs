@@ -213,6 +213,12 @@ impl Vocabulary {
         self.multipliers.contains(key).then(|| self.meanings.iter().map(said))
     }
 
+    /// Whether the metadata of any aggregate has that key.
+    #[must_use]
+    pub fn has_key(&self, key: &str) -> bool {
+        self.keys.contains(key)
+    }
+
     /// Whether the metadata of any aggregate has such a key.
     pub fn any_key(&self, is_such: impl Fn(&str) -> bool) -> bool {
         self.keys.iter().any(|key| is_such(key))

@@ -33,7 +33,7 @@ impl Filter<Compute> for IoOpsFilter {
     }
 
     fn retain(&self, world: &World<ComputeRow>, demand: &ComputeDemand, block: &mut Block<'_>) {
-        if world.vocabulary().any_key(|key| key == MAX_IO_OPS) {
+        if world.vocabulary().has_key(MAX_IO_OPS) {
             return block.keep(|row| self.passes(world, demand, &world.rows()[row]));
         }
         block.keep_figures(&world.columns().own.io_ops, |io_ops| i64::from(io_ops) < i64::from(self.most));

@@ -33,7 +33,7 @@ impl Filter<Compute> for NumInstancesFilter {
     }
 
     fn retain(&self, world: &World<ComputeRow>, demand: &ComputeDemand, block: &mut Block<'_>) {
-        if world.vocabulary().any_key(|key| key == MAX_INSTANCES) {
+        if world.vocabulary().has_key(MAX_INSTANCES) {
             return block.keep(|row| self.passes(world, demand, &world.rows()[row]));
         }
         block.keep_figures(&world.columns().own.instances, |instances| {
