@@ -109,8 +109,16 @@ async fn only_what_certainly_was_not_done_is_repeated(backing: Backing) {
     let (answer, _) = stage.create(&[Act::Refuse, Act::Refuse, Act::Refuse]).await;
     assert_eq!(verdict(answer), ("not executed", Some(Reason::ConnectFailed)));
 
+    // Perhaps committed: it is asked again, and what is known at last is the answer.
+    let unsure = Act::Error(Reason::StoreOutcomeUnknown);
+    let (answer, sent) = stage.work(&[unsure]).await;
+    assert_eq!((answer.is_ok(), sent), (true, 2), "{answer:?}");
+    let (answer, sent) =
+        stage.work(&[unsure, Act::Error(Reason::Draining), Act::Error(Reason::Draining)]).await;
+    assert_eq!((verdict(answer), sent), (("perhaps executed", Some(Reason::StoreOutcomeUnknown)), 3));
+
     // Not idempotent, and perhaps done: never sent again.
-    for act in [Act::Cut, UNAVAILABLE, Act::Code(2), Act::Code(13)] {
+    for act in [Act::Cut, UNAVAILABLE, unsure, Act::Code(2), Act::Code(13)] {
         ready(&stage.peers, SERVICE, 3).await;
         let (answer, sent) = stage.create(&[act]).await;
         assert_eq!((verdict(answer).0, sent), ("perhaps executed", 1), "{act:?}");

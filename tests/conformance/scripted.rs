@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
-use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
+use kilonova_model::{Error, Reason};
+use kilonova_rpc::status::to_status;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -19,6 +21,8 @@ pub enum Act {
     Answer,
     /// With a status that nobody of Kilonova made.
     Code(u16),
+    /// With an error of Kilonova's.
+    Error(Reason),
     /// The stream is refused: it was not processed.
     Refuse,
     /// The connection is cut.
@@ -115,7 +119,11 @@ async fn answer(
     // Nobody listens to what cannot be sent.
     match script.next(Seen { path, headers: head.headers, body: whole.into() }) {
         Act::Code(code) => drop(respond.send_response(bare(code), true)),
-        Act::Refuse => respond.send_reset(Reason::REFUSED_STREAM),
+        Act::Error(reason) => {
+            let answer = to_status(&Error::new(reason, "as told")).into_http::<()>();
+            drop(respond.send_response(answer, true));
+        }
+        Act::Refuse => respond.send_reset(h2::Reason::REFUSED_STREAM),
         Act::Cut => cut.cancel(),
         Act::Hang => std::future::pending().await,
         Act::Answer => {

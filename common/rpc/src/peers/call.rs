@@ -164,7 +164,7 @@ impl Call<'_> {
                 Ok(reply) => {
                     let ending = reply.ending();
                     match code_in(ending) {
-                        Some(Code::Unavailable | Code::ResourceExhausted) => {
+                        Some(Code::Unavailable | Code::ResourceExhausted | Code::Unknown) => {
                             let status = Status::from_header_map(ending).expect("it has a code");
                             (status, Pushback::of(ending), Ok(reply))
                         }

@@ -1,7 +1,7 @@
 //! Whether a failed call is made again: the one layer that decides it.
 //!
 //! Again only what cannot do harm: a call that was provably not executed, or an idempotent one that came back
-//! `UNAVAILABLE` or whose connection broke. At most as often as the service config says, with full jitter, not
+//! `UNAVAILABLE`, whose connection broke, or whose callee does not know whether its store committed. At most as often as the service config says, with full jitter, not
 //! past the deadline, as the callee asks (`RetryInfo`, `grpc-retry-pushback-ms`), and only while few calls fail:
 //! the budget is gRFC A6's token bucket.
 
@@ -117,8 +117,9 @@ impl Failed<'_> {
         match classify(self.status.clone()) {
             CallError::NotExecuted(_) => true,
             CallError::MaybeExecuted(status) => {
-                let lost = self.reason() == Some(Reason::ConnectionLost);
-                self.method.idempotency.may_repeat() && (status.code() == Code::Unavailable || lost)
+                let is_unknown =
+                    matches!(self.reason(), Some(Reason::ConnectionLost | Reason::StoreOutcomeUnknown));
+                self.method.idempotency.may_repeat() && (status.code() == Code::Unavailable || is_unknown)
             }
             CallError::Refused(_) => false,
         }
@@ -168,6 +169,7 @@ mod tests {
             (ours(Reason::Overloaded), true, true),
             (ours(Reason::QuotaExceeded), false, false),
             (ours(Reason::ConnectionLost), true, false),
+            (ours(Reason::StoreOutcomeUnknown), true, false),
             (Status::unavailable("a proxy's"), true, false),
             (Status::unknown("x"), false, false),
             (Status::cancelled("x"), false, false),
