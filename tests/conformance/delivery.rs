@@ -121,7 +121,8 @@ async fn only_what_certainly_was_not_done_is_repeated(backing: Backing) {
     for act in [Act::Cut, UNAVAILABLE, unsure, Act::Code(2), Act::Code(13)] {
         ready(&stage.peers, SERVICE, 3).await;
         let (answer, sent) = stage.create(&[act]).await;
-        assert_eq!((verdict(answer).0, sent), ("perhaps executed", 1), "{act:?}");
+        let said = format!("{act:?}: {answer:?}");
+        assert_eq!((verdict(answer).0, sent), ("perhaps executed", 1), "{said}");
     }
     ready(&stage.peers, SERVICE, 3).await;
     // Decided: INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION, ABORTED.

@@ -148,7 +148,9 @@ async fn one_stream<S: Subscription>(
 ) -> (Lost, bool) {
     let silence = options.silence();
     let mut heard = false;
-    let mut stream = match timeout_at(Instant::now() + silence, subscription.open(token)).await {
+    // Boxed: what opening needs is many times what the stream needs, which lives on.
+    let opening = Box::pin(subscription.open(token));
+    let mut stream = match timeout_at(Instant::now() + silence, opening).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(status)) => return (failed(status, token), heard),
         Err(_) => return (Lost::Silent(silence), heard),

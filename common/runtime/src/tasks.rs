@@ -160,6 +160,8 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         let token = self.token.clone();
+        // Boxed before it is wrapped: each wrapper would hold room for it twice, for as long as the task lives.
+        let future = Box::pin(future);
         self.start(name.into(), async move { token.run_until_cancelled_owned(future).await })
     }
 
@@ -175,7 +177,7 @@ impl Tasks {
         Fut::Output: Send + 'static,
     {
         let future = make(self.token.clone());
-        self.start(name.into(), future.map(Some))
+        self.start(name.into(), Box::pin(future).map(Some))
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place where tasks are made")]

@@ -132,7 +132,8 @@ impl Endpoint {
         let lost = |why, was_up| End::Lost { why, was_up };
         let mut record = self.member.clone();
         let connected = tokio::select! {
-            connected = self.connect(member) => connected,
+            // Boxed: it needs much more than what watches the connection for as long as it lives.
+            connected = Box::pin(self.connect(member)) => connected,
             Ok(_) = record.wait_for(|now| moved(now, member)) => return End::Moved,
         };
         let (connection, mut health, mut serving) = match connected {
