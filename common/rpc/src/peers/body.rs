@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Body, Frame};
 use kilonova_model::{Error, Reason};
 use tokio::time::Sleep;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::connection::{Connection, InFlight};
+use super::http2;
 use super::method::CallMetrics;
 use crate::status::to_status;
 use crate::wire::{FrameCounter, code_in};
@@ -42,12 +42,14 @@ pub(super) struct Whole {
 
 impl Whole {
     /// Reads a reply to its end.
-    pub(super) async fn read(response: Response<Incoming>, connection: &Connection) -> Result<Self, Status> {
+    pub(super) async fn read(
+        response: Response<http2::Body>,
+        connection: &Connection,
+    ) -> Result<Self, Status> {
         let (head, mut body) = response.into_parts();
         let (mut data, mut length, mut trailers) = (VecDeque::new(), 0, None);
-        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            let frame =
-                frame.map_err(|error| connection_lost(connection, &connection.body_failed(&error)))?;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| broke_off(connection, &error))?;
             match frame.into_data() {
                 Ok(chunk) => {
                     length += chunk.len();
@@ -84,7 +86,7 @@ impl Whole {
 
 /// A stream of messages.
 struct Stream {
-    inner: Incoming,
+    inner: http2::Body,
     metrics: Option<CallMetrics>,
     deadline: Option<Pin<Box<Sleep>>>,
     frames: FrameCounter,
@@ -109,13 +111,13 @@ impl Holder {
 
 impl ReplyBody {
     /// For a call nobody counts.
-    pub(super) fn bare(response: Response<Incoming>, connection: Arc<Connection>) -> Response<Self> {
+    pub(super) fn bare(response: Response<http2::Body>, connection: Arc<Connection>) -> Response<Self> {
         stream(response, Holder::Bare(connection), None, None)
     }
 
     /// For a stream. A `deadline` covers all of it.
     pub(super) fn stream(
-        response: Response<Incoming>,
+        response: Response<http2::Body>,
         in_flight: InFlight,
         metrics: CallMetrics,
         deadline: Option<Pin<Box<Sleep>>>,
@@ -125,7 +127,7 @@ impl ReplyBody {
 }
 
 fn stream(
-    response: Response<Incoming>,
+    response: Response<http2::Body>,
     holder: Holder,
     metrics: Option<CallMetrics>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -148,7 +150,7 @@ impl Stream {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+        let Poll::Ready(frame) = self.inner.poll_frame(cx) else {
             return self.poll_deadline(cx);
         };
         match frame {
@@ -165,9 +167,8 @@ impl Stream {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                let text = self.holder.connection().body_failed(&error);
                 self.finish(Code::Unknown);
-                Poll::Ready(Some(Err(connection_lost(self.holder.connection(), &text))))
+                Poll::Ready(Some(Err(broke_off(self.holder.connection(), &error))))
             }
             None => {
                 self.finish(Code::Unknown);
@@ -205,17 +206,16 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Inner::Stream(stream) => stream.inner.is_end_stream(),
+            Inner::Stream(stream) => stream.inner.is_end(),
             Inner::Whole { data, trailers } => data.is_empty() && trailers.is_none(),
         }
     }
+}
 
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Inner::Stream(stream) => stream.inner.size_hint(),
-            Inner::Whole { .. } => SizeHint::default(),
-        }
-    }
+/// For a reply that broke off.
+fn broke_off(connection: &Connection, error: &h2::Error) -> Status {
+    connection.fate(error);
+    connection_lost(connection, &error.to_string())
 }
 
 /// For a call whose answer was lost after it was sent.

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
 use kilonova_model::{Error, Reason, Version};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::body::Body;
@@ -24,8 +24,9 @@ use tonic::{Code, Status};
 use super::body::{ReplyBody, Whole, connection_lost};
 use super::channel::Channel;
 use super::connection::{Connection, InFlight, SendError};
+use super::http2;
 use super::method::{self, CallMetrics, Method};
-use super::outgoing::{Outgoing, RequestBody};
+use super::outgoing::Outgoing;
 use super::retry::{Failed, Pushback};
 use crate::deadline::{self, Deadline};
 use crate::outcome::{CallError, classify};
@@ -79,7 +80,7 @@ pub(super) async fn dispatch(
 /// What came of an attempt that got an answer.
 enum Reply {
     Whole(Whole),
-    Stream(Response<Incoming>, InFlight),
+    Stream(Response<http2::Body>, InFlight),
 }
 
 impl Reply {
@@ -119,23 +120,10 @@ impl Call<'_> {
         }
         self.check()?;
         self.channel.addressed.mark(request.headers_mut(), &self.channel.peers.identity);
-        if !self.method.sends_one() {
-            return self.once(request).await;
-        }
         let Some(outgoing) = self.in_time(Outgoing::read(request)).await else {
             return Err(self.out_of_time(false));
         };
         self.until_answered(&outgoing?).await
-    }
-
-    /// Sends a request that cannot be kept, as it streams.
-    async fn once(&mut self, request: Request<Body>) -> Result<Reply, Status> {
-        let connection = self.acquire(None).await?;
-        let result = self.attempt(&connection, request.map(RequestBody::Stream)).await;
-        result.map_err(|broken| match broken {
-            Broken::OutOfTime => self.out_of_time(true),
-            Broken::NeverWritten(status) | Broken::NotProcessed(status) | Broken::Failed(status) => status,
-        })
     }
 
     /// Sends it as often as is harmless. If one attempt may have been executed and no later one says more, that
@@ -220,7 +208,7 @@ impl Call<'_> {
     async fn attempt(
         &mut self,
         connection: &Arc<Connection>,
-        request: Request<RequestBody>,
+        request: Request<Bytes>,
     ) -> Result<Reply, Broken> {
         let in_flight = connection.begin();
         let whole = self.method.is_unary();

@@ -1,24 +1,21 @@
 //! One HTTP/2 connection to one member, and sending a request on it.
 //!
-//! Connections are hyper's, not tonic's: hyper says of a failed request whether it was ever written, which is
-//! what decides between `NotExecuted` and `MaybeExecuted`, and tells at once when a connection has ended.
+//! Connections are h2's, not tonic's: of a failed request it is known whether any of it was written, which is
+//! what decides between `NotExecuted` and `MaybeExecuted`, and a connection that has ended says so at once.
 
-use std::error::Error as StdError;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
 use kilonova_model::{HostName, ServiceKind};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::body::drop_broken_details;
+use super::http2::{Body, Sender, Unsent};
 use super::lanes::Lanes;
-use super::outgoing::RequestBody;
 use crate::registry::Member;
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kilonova/", env!("CARGO_PKG_VERSION")));
@@ -29,7 +26,7 @@ pub(crate) struct Connection {
     pub(crate) host: HostName,
     pub(crate) addr: String,
     authority: Authority,
-    sender: SendRequest<RequestBody>,
+    sender: Sender,
     in_flight: AtomicUsize,
     closed: CancellationToken,
     /// What all connections to the member share.
@@ -61,7 +58,7 @@ impl Connection {
         service: ServiceKind,
         member: &Member,
         authority: Authority,
-        sender: SendRequest<RequestBody>,
+        sender: Sender,
         closed: CancellationToken,
         shared: Arc<Shared>,
         lanes: Lanes,
@@ -98,7 +95,7 @@ impl Connection {
 
     /// Whether new calls may use it.
     pub(crate) fn is_open(&self) -> bool {
-        !self.closed.is_cancelled() && !self.sender.is_closed()
+        !self.closed.is_cancelled()
     }
 
     /// Waits until it is closed or found broken.
@@ -141,44 +138,35 @@ impl Connection {
     }
 
     /// Sends a request whose URI is a path.
-    pub(crate) async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        let request = self.address(request);
-        let mut sender = self.sender.clone();
-        let mut failure = match sender.try_send_request(request).await {
+    pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+        match self.sender.send(self.address(request)).await {
             Ok(mut response) => {
                 drop_broken_details(response.headers_mut());
-                return Ok(response);
+                Ok(response)
             }
-            Err(failure) => failure,
-        };
-        if failure.take_message().is_some() {
-            self.closed.cancel();
-            return Err(SendError::NotSent(describe(failure.error())));
+            Err(Unsent::NotWritten(error)) => {
+                self.closed.cancel();
+                Err(SendError::NotSent(error.to_string()))
+            }
+            Err(Unsent::Failed(error)) => Err(match self.fate(&error) {
+                Fate::NotProcessed => SendError::NotProcessed(error.to_string()),
+                Fate::Lost => SendError::Lost(error.to_string()),
+            }),
         }
-        let text = describe(failure.error());
-        Err(match self.fate(failure.error()) {
-            Fate::NotProcessed => SendError::NotProcessed(text),
-            Fate::Lost => SendError::Lost(text),
-        })
     }
 
     /// Reads an error of a stream on this connection; one that is not of the stream alone closes the
     /// connection for new calls.
-    fn fate(&self, error: &hyper::Error) -> Fate {
-        let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-        if !h2.is_some_and(h2::Error::is_reset) {
+    pub(super) fn fate(&self, error: &h2::Error) -> Fate {
+        if !error.is_reset() {
             self.closed.cancel();
         }
-        fate_of(h2)
+        let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        // A refused stream, and one above the last that the peer named when it went away, were not processed.
+        if error.is_remote() && (is_refused || error.is_go_away()) { Fate::NotProcessed } else { Fate::Lost }
     }
 
-    /// What to say of a response body that broke.
-    pub(crate) fn body_failed(&self, error: &hyper::Error) -> String {
-        self.fate(error);
-        describe(error)
-    }
-
-    fn address(&self, request: Request<RequestBody>) -> Request<RequestBody> {
+    fn address(&self, request: Request<Bytes>) -> Request<Bytes> {
         let (mut head, body) = request.into_parts();
         let mut uri = head.uri.into_parts();
         uri.scheme = Some(Scheme::HTTP);
@@ -189,21 +177,11 @@ impl Connection {
     }
 }
 
+/// What became of a request whose stream failed.
 #[derive(Debug, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     NotProcessed,
     Lost,
-}
-
-/// A refused stream, and one above the last the peer named when it went away, were not processed.
-fn fate_of(error: Option<&h2::Error>) -> Fate {
-    match error {
-        Some(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) && error.is_remote() => {
-            Fate::NotProcessed
-        }
-        Some(error) if error.is_go_away() && error.is_remote() => Fate::NotProcessed,
-        _ => Fate::Lost,
-    }
 }
 
 /// Counts one call on its connection until dropped.
@@ -216,16 +194,4 @@ impl Drop for InFlight {
         self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.connection.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn describe(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a string does not fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -4,22 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Authority;
-use hyper::client::conn::http2::Builder;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kilonova_model::ServiceKind;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Shared, describe};
+use super::connection::{Connection, Shared};
+use super::http2::{self, KeepAlive};
 use super::lanes::Lanes;
 use crate::registry::Member;
 use crate::transport::Connect;
-
-const STREAM_WINDOW: u32 = 1 << 20;
-/// The largest there is: every stream is bounded by its own window, and streams whose consumer is slow must not
-/// use up what all calls of the connection share.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// How connections are made and watched.
 #[derive(Debug, Clone, Copy)]
@@ -69,16 +63,9 @@ impl Dialer {
         let connecting = async {
             let failed = |error: std::io::Error| format!("cannot connect: {error}");
             let stream = self.transport.connect(&member.addr).await.map_err(failed)?;
-            Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .keep_alive_interval(self.options.keep_alive_interval)
-                .keep_alive_timeout(self.options.keep_alive_timeout)
-                .keep_alive_while_idle(true)
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| describe(&error))
+            let interval = self.options.keep_alive_interval;
+            let keep_alive = KeepAlive { interval, timeout: self.options.keep_alive_timeout };
+            http2::handshake(stream, keep_alive).await.map_err(|error| error.to_string())
         };
         let (sender, driver) = match tokio::time::timeout(self.options.connect_timeout, connecting).await {
             Ok(connected) => connected?,
@@ -88,9 +75,8 @@ impl Dialer {
         let ended = closed.clone().drop_guard();
         self.beside(async move {
             let _ended = ended;
-            if let Err(error) = driver.await {
-                tracing::debug!(error = describe(&error), "connection ended");
-            }
+            let why = driver.await;
+            tracing::debug!(why, "connection ended");
         });
         let lanes = Lanes::new(Arc::downgrade(self), member.clone());
         Ok(Arc::new(Connection::new(service, member, authority, sender, closed, shared, lanes)))

@@ -17,7 +17,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::body::ReplyBody;
 use super::connection::{Connection, SendError};
-use super::outgoing::RequestBody;
+use super::outgoing::Outgoing;
 
 /// What a member says of itself, followed.
 pub(crate) enum HealthWatch {
@@ -97,7 +97,8 @@ impl tower::Service<Request<Body>> for Bare {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let connection = self.0.clone();
         Box::pin(async move {
-            match connection.send(request.map(RequestBody::Stream)).await {
+            let request = Outgoing::read(request).await?.attempt(1, None);
+            match connection.send(request).await {
                 Ok(response) => Ok(ReplyBody::bare(response, connection)),
                 Err(SendError::NotSent(text) | SendError::NotProcessed(text) | SendError::Lost(text)) => {
                     Err(Status::unavailable(text))

@@ -35,11 +35,6 @@ impl Method {
     pub(crate) fn is_unary(&self) -> bool {
         self.shape == Some(MethodType::Unary)
     }
-
-    /// Whether the request is one message, which can be kept and sent again.
-    pub(crate) fn sends_one(&self) -> bool {
-        self.shape.is_some_and(|shape| !shape.client_streams())
-    }
 }
 
 struct Methods {
@@ -88,9 +83,7 @@ pub(crate) struct CallMetrics {
 impl CallMetrics {
     pub(crate) fn start(method: Arc<Method>) -> Self {
         method.metrics.started();
-        if method.sends_one() {
-            method.metrics.sent(1);
-        }
+        method.metrics.sent(1);
         Self { method, started: Instant::now(), finished: false }
     }
 
@@ -139,5 +132,13 @@ mod tests {
         assert_eq!(build, (Some(MethodType::Unary), Idempotency::Idempotent));
         assert_eq!(facts("/a.B/C"), (None, Idempotency::Unknown));
         assert_eq!(lookup("/a.B/C").name, "a.B/C");
+    }
+
+    #[test]
+    fn every_request_is_one_message() {
+        for method in METHODS.by_path.values() {
+            let one = [MethodType::Unary, MethodType::ServerStream].map(Some);
+            assert!(one.contains(&method.shape), "{}", method.name);
+        }
     }
 }

@@ -23,6 +23,7 @@ mod directed;
 mod endpoint;
 mod fan_out;
 mod health;
+mod http2;
 mod lanes;
 mod method;
 mod outgoing;

@@ -1,12 +1,11 @@
 //! A request on its way out: kept whole so that it can be sent again, with the metadata every call carries.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use kilonova_model::{CellName, Epoch, HostName, Version};
 use tonic::Status;
 use tonic::body::Body;
@@ -77,7 +76,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Takes the one message of a request out of its body.
+    /// Takes the one message of a request out of its body; no method of Kilonova streams its requests.
     pub(super) async fn read(request: Request<Body>) -> Result<Self, Status> {
         let (head, mut body) = request.into_parts();
         let mut chunks = Chunks::default();
@@ -90,7 +89,7 @@ impl Outgoing {
     }
 
     /// The request of one attempt. `limit` is what the callee is told it may take.
-    pub(super) fn attempt(&self, made: u32, limit: Option<Duration>) -> Request<RequestBody> {
+    pub(super) fn attempt(&self, made: u32, limit: Option<Duration>) -> Request<Bytes> {
         let mut head = self.head.clone();
         if let Some(limit) = limit {
             head.headers.insert(GRPC_TIMEOUT, timeout::format(limit));
@@ -98,7 +97,7 @@ impl Outgoing {
         if made > 1 {
             head.headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(made - 1));
         }
-        Request::from_parts(head, RequestBody::Whole(Some(self.message.clone())))
+        Request::from_parts(head, self.message.clone())
     }
 }
 
@@ -128,45 +127,11 @@ impl Chunks {
     }
 }
 
-/// The body of a request.
-pub(crate) enum RequestBody {
-    /// One message; none once it is sent.
-    Whole(Option<Bytes>),
-    /// Messages as the caller makes them.
-    Stream(Body),
-}
-
-impl http_body::Body for RequestBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match &mut *self {
-            Self::Whole(message) => Poll::Ready(message.take().map(|message| Ok(Frame::data(message)))),
-            Self::Stream(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(message) => message.is_none(),
-            Self::Stream(body) => body.is_end_stream(),
-        }
-    }
-
-    /// Open-ended: a known size would put a `content-length` on a request, which gRPC peers do not expect.
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use http_body::Frame;
     use http_body_util::StreamBody;
 
     #[tokio::test]
@@ -176,13 +141,12 @@ mod tests {
         request.headers_mut().insert("x-own", HeaderValue::from_static("kept"));
         let outgoing = Outgoing::read(request).await.unwrap();
         for (made, previous) in [(1, None), (2, Some("1")), (3, Some("2"))] {
-            let mut attempt = outgoing.attempt(made, Some(Duration::from_millis(1500)));
+            let attempt = outgoing.attempt(made, Some(Duration::from_millis(1500)));
             let header = |name| attempt.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             assert_eq!(header(PREVIOUS_ATTEMPTS).as_deref(), previous);
             assert_eq!(header(GRPC_TIMEOUT).as_deref(), Some("1500m"));
             assert_eq!(header("x-own").as_deref(), Some("kept"));
-            let body = attempt.body_mut();
-            assert!(matches!(body, RequestBody::Whole(Some(message)) if message == "message"));
+            assert_eq!(attempt.body(), "message");
         }
     }
 }

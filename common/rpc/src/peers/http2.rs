@@ -1,0 +1,170 @@
+//! HTTP/2 to one peer: the handshake, one request after the other, and whether anybody is still there.
+//!
+//! h2 itself, without hyper's client around it: that keeps room for 32 requests and a task of each stream for as long as a
+//! connection lives, which of an idle one is a third of its memory (docs/decisions/0030).
+//!
+//! ```text
+//!   send ──► lock ──► room for one more stream? ──yes──► HEADERS, DATA with END_STREAM ──► response, body, trailers
+//!                          └── the peer allows no more yet: wait; if the connection ends now, nothing was written
+//! ```
+//!
+//! Only one request at a time waits for room inside h2, so that of the others it is certain that nothing of them was written.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::{Request, Response};
+use http_body::Frame;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::transport::BoxIo;
+
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The largest there is: every stream is bounded by its own window, and streams whose consumer is slow must not
+/// use up what all calls of the connection share.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// The longest list of headers or trailers that is taken, in bytes: hyper's own figure.
+const MAX_HEADER_LIST: u32 = 16 << 10;
+
+/// When a peer is asked whether it is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeepAlive {
+    /// Nothing came for so long.
+    pub(super) interval: Duration,
+    /// How long the answer may take.
+    pub(super) timeout: Duration,
+}
+
+/// When something came from the peer for the last time.
+type Heard = Arc<Mutex<Instant>>;
+
+/// The sending end of a connection, which closes when this and all its streams are gone.
+pub(super) struct Sender {
+    requests: tokio::sync::Mutex<SendRequest<Bytes>>,
+    heard: Heard,
+}
+
+/// Why there is no response.
+pub(super) enum Unsent {
+    /// Nothing of the request was written.
+    NotWritten(h2::Error),
+    /// It was handed over.
+    Failed(h2::Error),
+}
+
+/// Makes a connection of a stream of bytes. What comes with it drives it until it ends, and says why it did.
+pub(super) async fn handshake(
+    io: BoxIo,
+    keep_alive: KeepAlive,
+) -> Result<(Sender, impl Future<Output = String> + Send + 'static), h2::Error> {
+    let (requests, mut connection) = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .enable_push(false)
+        .handshake(io)
+        .await?;
+    let heard = Arc::new(Mutex::new(Instant::now()));
+    let sender = Sender { requests: tokio::sync::Mutex::new(requests), heard: heard.clone() };
+    let pings = connection.ping_pong().expect("nobody took it before");
+    let driver = async move {
+        tokio::select! {
+            ended = connection => match ended {
+                Ok(()) => "closed".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            () = silence(pings, heard, keep_alive) => {
+                format!("no answer to a keep-alive ping within {:?}", keep_alive.timeout)
+            }
+        }
+    };
+    Ok((sender, driver))
+}
+
+/// Ends when the peer does not answer.
+async fn silence(mut pings: PingPong, heard: Heard, keep_alive: KeepAlive) {
+    loop {
+        let last = *heard.lock();
+        sleep_until(last + keep_alive.interval).await;
+        if *heard.lock() > last {
+            continue;
+        }
+        match timeout(keep_alive.timeout, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => *heard.lock() = Instant::now(),
+            // The connection says itself that it has ended.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+impl Sender {
+    /// Sends a request of one message, and waits for the head of the response.
+    pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, Unsent> {
+        let response = self.write(request).await?.await.map_err(Unsent::Failed)?;
+        self.heard_now();
+        Ok(response.map(|stream| Body { stream, heard: self.heard.clone() }))
+    }
+
+    async fn write(&self, request: Request<Bytes>) -> Result<ResponseFuture, Unsent> {
+        let (head, message) = request.into_parts();
+        let mut requests = self.requests.lock().await;
+        std::future::poll_fn(|cx| requests.poll_ready(cx)).await.map_err(Unsent::NotWritten)?;
+        let sent = requests.send_request(Request::from_parts(head, ()), false);
+        let (response, mut body) = sent.map_err(Unsent::NotWritten)?;
+        // What the peer's window does not take yet is kept by h2; its length is bounded by what a request may be. A stream that
+        // ended in between says more in its response: a peer that refuses need not read the request.
+        let _ = body.send_data(message, true);
+        Ok(response)
+    }
+
+    fn heard_now(&self) {
+        *self.heard.lock() = Instant::now();
+    }
+}
+
+/// The body of a response. Dropping it before its end resets the stream.
+pub(super) struct Body {
+    stream: RecvStream,
+    heard: Heard,
+}
+
+impl Body {
+    /// The next of it: data, then trailers.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let data = match ready!(self.stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                let released = self.stream.flow_control().release_capacity(data.len());
+                released.map(|()| Frame::data(data))
+            }
+            // The response is whole, and the peer does not want the rest of the request (RFC 9113, 8.1).
+            Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => return Poll::Ready(None),
+            Some(Err(error)) => Err(error),
+            None => match ready!(self.stream.poll_trailers(cx)) {
+                Ok(None) => return Poll::Ready(None),
+                Ok(Some(trailers)) => Ok(Frame::trailers(trailers)),
+                Err(error) => Err(error),
+            },
+        };
+        *self.heard.lock() = Instant::now();
+        Poll::Ready(Some(data))
+    }
+
+    /// Whether nothing of it is left.
+    pub(super) fn is_end(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    /// Waits for the next of it.
+    pub(super) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, h2::Error>> {
+        std::future::poll_fn(|cx| self.poll_frame(cx)).await
+    }
+}
