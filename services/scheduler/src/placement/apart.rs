@@ -1,6 +1,6 @@
 //! Keeping several schedulers apart. All of them weigh alike and none knows what the others promise: in a burst they would
 //! promise the same host again and again, and it would refuse. So each prefers, among hosts that are nearly as good as the
-//! best, those that are its own.
+//! best, those that are its own; if none of these is, any of them.
 //!
 //! A host is the own one of the scheduler whose name together with the host's gives the greatest hash (rendezvous hashing): all
 //! agree without talking, and when one comes or goes only its part moves. While they see different sets of schedulers, two may

@@ -26,19 +26,17 @@ pub struct Chain<S: Space> {
 impl<S: Space> Chain<S> {
     /// Draws a place from the best, best first.
     fn draw(&self, world: &World<S::Row>, best: &[Ranked], chance: u64) -> Option<Ranked> {
-        let any = || best.get(chance as usize % self.subset.clamp(1, best.len())).copied();
         let greatest = best.first()?.weight;
+        let any_of = |some: &[Ranked]| some[chance as usize % some.len()];
         if self.apart.is_alone() {
-            return any();
+            return Some(any_of(&best[..self.subset.clamp(1, best.len())]));
         }
-        let near =
-            best.iter().take(self.apart.window()).take_while(|one| Apart::is_near(one.weight, greatest));
-        let own: Vec<&Ranked> =
-            near.filter(|one| self.apart.owns(world.name(one.host))).take(self.subset).collect();
-        match own.as_slice() {
-            [] => any(),
-            own => Some(*own[chance as usize % own.len()]),
-        }
+        let window = best.iter().take(self.apart.window());
+        let near = &best[..window.take_while(|one| Apart::is_near(one.weight, greatest)).count()];
+        let own = near.iter().filter(|one| self.apart.owns(world.name(one.host)));
+        let own: Vec<Ranked> = own.take(self.subset).copied().collect();
+        // Where none is its own, the best is no better: others take it too.
+        Some(any_of(if own.is_empty() { near } else { &own }))
     }
 }
 
@@ -252,9 +250,22 @@ mod tests {
         }
         assert_ne!(taken[0], taken[1]);
 
+        let mut taken = std::collections::BTreeSet::new();
+        let chain = Chain { apart: Apart::new("s1", ["s2"]), ..chain() };
+        let all: Vec<String> = (0..6).map(|n| format!("c{n}")).collect();
+        let mut of_others = instance(1, 1024, 0);
+        of_others.excluded_hosts = all.into_iter().filter(|name| chain.apart.owns(name)).collect();
+        let of_others = ComputeDemand::new(&of_others, &world);
+        for seed in 0..100 {
+            let wanted = Wanted { count: 1, alternates: 0 };
+            let decision = select(&mut world, &chain, &of_others, wanted, seed, &mut Scan::default());
+            taken.extend(names(&world, &decision.picks));
+        }
+        assert!(taken.len() > 1 && !taken.contains("c6"), "none is its own: {taken:?}");
+
         let mut world = world_of(&[16_384, 1024]);
         for own in ["s1", "s2", "s3", "s4"] {
-            let chain = Chain { apart: Apart::new(own, ["s5", "s6"]), ..chain() };
+            let chain = Chain { apart: Apart::new(own, ["s5", "s6"]), ..self::chain() };
             let wanted = Wanted { count: 1, alternates: 0 };
             let decision = select(&mut world, &chain, &demand, wanted, 7, &mut Scan::default());
             assert_eq!(names(&world, &decision.picks), ["c0"], "one is clearly better");
