@@ -18,6 +18,7 @@ use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
 over_both_stores!(
     devices_are_given_to_the_last_and_no_further,
     threads_are_pinned_to_the_last_and_no_further,
+    devices_and_threads_move_with_the_guest_and_are_given_back,
 );
 
 fn flavor(id: &str, specs: &[(&str, &str)]) -> pb::Flavor {
@@ -169,4 +170,102 @@ async fn threads_are_pinned_to_the_last_and_no_further(backing: Backing) {
     until("both cells are pinned", || async { (pinned(&api, "compute-1").await == [4, 4]).then_some(()) })
         .await;
     cluster.shutdown().await;
+}
+
+/// How many devices and threads each of the two hosts has given away.
+async fn given(api: &Api) -> [(u32, u32); 2] {
+    let of = async |host: &str| {
+        let figures = figures(api, host).await;
+        (figures.pci_pools[0].used, figures.numa_cells.iter().map(|cell| cell.cpus_pinned).sum())
+    };
+    [of("compute-1").await, of("compute-2").await]
+}
+
+async fn until_given(api: &Api, expected: [(u32, u32); 2]) {
+    until(&format!("{expected:?} are given away"), || async { (given(api).await == expected).then_some(()) })
+        .await;
+}
+
+/// On the one host this, on the other that.
+fn on(host: &str, there: (u32, u32), elsewhere: (u32, u32)) -> [(u32, u32); 2] {
+    if host == "compute-1" { [there, elsewhere] } else { [elsewhere, there] }
+}
+
+async fn devices_and_threads_move_with_the_guest_and_are_given_back(backing: Backing) {
+    let mut plan = Plan { computes: 2, ..Plan::new(backing) };
+    let driver = &mut plan.compute.driver;
+    let cell = NumaCellConfig { cpus: 4, memory_mib: 8192, ..NumaCellConfig::default() };
+    (driver.vcpus, driver.ram_mib, driver.numa_cells) = (8, 16_384, vec![cell.clone(), cell]);
+    driver.pci = [("gpu".to_owned(), 4)].into();
+    let Some(mut cluster) = Cluster::start(plan).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    let both = |gpus| [("pci_passthrough:alias", gpus), ("hw:cpu_policy", "dedicated")];
+    create_flavor(&api, flavor("both", &both("gpu:1"))).await.unwrap();
+    create_flavor(&api, pb::Flavor { vcpus: 4, ..flavor("more", &both("gpu:3")) }).await.unwrap();
+    create_flavor(&api, flavor("plain", &[])).await.unwrap();
+
+    let instance = at_once(&api, "both", 1).await.remove(0);
+    let (id, first) = (instance.id.as_str(), instance.host.as_str());
+    until_given(&api, on(first, (1, 2), (0, 0))).await;
+
+    let request = api::MigrateInstanceRequest { instance_id: id.into(), ..Default::default() };
+    api.instances().migrate_instance(request).await.unwrap();
+    let second = api.until(id, State::Resized).await.host;
+    until_given(&api, [(1, 2), (1, 2)]).await;
+    confirm(&api, id).await;
+    until_given(&api, on(&second, (1, 2), (0, 0))).await;
+
+    resize(&api, id, "more").await;
+    until_given(&api, on(&second, (1, 2), (3, 4))).await;
+    let request = api::RevertResizeRequest { instance_id: id.into(), ..Default::default() };
+    api.instances().revert_resize(request).await.unwrap();
+    api.settled(id).await;
+    until_given(&api, on(&second, (1, 2), (0, 0))).await;
+
+    let request = api::RebuildInstanceRequest {
+        instance_id: id.into(),
+        image_id: "cirros".into(),
+        ..Default::default()
+    };
+    api.instances().rebuild_instance(request).await.unwrap();
+    api.settled(id).await;
+    until_given(&api, on(&second, (1, 2), (0, 0))).await;
+
+    let request = api::MigrateInstanceRequest { instance_id: id.into(), live: true, ..Default::default() };
+    api.instances().migrate_instance(request).await.unwrap();
+    assert_eq!(api.settled(id).await.host, first);
+    until_given(&api, on(first, (1, 2), (0, 0))).await;
+
+    // Agents that start again while both hosts hold a claim know both of them.
+    resize(&api, id, "more").await;
+    for host in ["compute-1", "compute-2"] {
+        cluster.kill(ServiceKind::Compute, host);
+        cluster.launch(ServiceKind::Compute, host).await;
+    }
+    cluster.ready().await;
+    until_given(&api, on(first, (1, 2), (3, 4))).await;
+    confirm(&api, id).await;
+    until_given(&api, on(first, (0, 0), (3, 4))).await;
+
+    resize(&api, id, "plain").await;
+    until_given(&api, on(&second, (3, 4), (0, 0))).await;
+    confirm(&api, id).await;
+    until_given(&api, [(0, 0), (0, 0)]).await;
+    cluster.shutdown().await;
+}
+
+/// Asks for another flavor, and waits until the instance runs with it elsewhere.
+async fn resize(api: &Api, id: &str, flavor: &str) {
+    let request =
+        api::ResizeInstanceRequest { instance_id: id.into(), flavor_id: flavor.into(), ..Default::default() };
+    api.instances().resize_instance(request).await.unwrap();
+    api.until(id, State::Resized).await;
+}
+
+async fn confirm(api: &Api, id: &str) {
+    let request = api::ConfirmResizeRequest { instance_id: id.into(), ..Default::default() };
+    api.instances().confirm_resize(request).await.unwrap();
+    let state = api.settled(id).await.state();
+    assert_eq!(state, State::Active);
 }

@@ -7,7 +7,7 @@ use kilonova_model::Reason;
 use kilonova_model::time::to_duration;
 use kilonova_proto::api::v1::{DisableHostRequest, EnableHostRequest, ListHostsRequest, UpdateHostRequest};
 use kilonova_proto::types::v1::capabilities::Resources;
-use kilonova_proto::types::v1::{Capabilities, Host, ServiceKind};
+use kilonova_proto::types::v1::{Capabilities, Host, HugePages, NumaCell, ServiceKind};
 
 use super::client::{Client, PAGE, every_page};
 use super::failure::{Failure, not_found};
@@ -133,6 +133,36 @@ fn devices(capabilities: Option<&Capabilities>) -> String {
     pools.collect::<Vec<_>>().join(", ")
 }
 
+/// NUMA cells, a row each: as used/total, what its guests have there.
+fn cells(capabilities: Option<&Capabilities>) -> Vec<(String, String)> {
+    let Some(Resources::Compute(compute)) =
+        capabilities.and_then(|capabilities| capabilities.resources.as_ref())
+    else {
+        return Vec::new();
+    };
+    let row = |cell: &NumaCell| {
+        let pages = cell
+            .huge_pages
+            .iter()
+            .map(|pages| format!(", {} pages of {} KiB", usage(pages.used, pages.total), pages.size_kib));
+        let figures = format!(
+            "{} threads pinned, {} vcpus share the others, {} MiB in ordinary pages",
+            usage(cell.cpus_pinned, cell.cpus),
+            cell.vcpus_shared,
+            usage(cell.memory_used_mib, ordinary_mib(cell)),
+        );
+        (format!("cell {}", cell.id), figures + &pages.collect::<String>())
+    };
+    compute.numa_cells.iter().map(row).collect()
+}
+
+/// The memory of a cell that is not in huge pages.
+fn ordinary_mib(cell: &NumaCell) -> u32 {
+    let huge = |pages: &HugePages| u64::from(pages.total) * u64::from(pages.size_kib) / 1024;
+    let huge: u64 = cell.huge_pages.iter().map(huge).sum();
+    cell.memory_mib.saturating_sub(u32::try_from(huge).unwrap_or(u32::MAX))
+}
+
 fn count(count: u32, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
@@ -248,7 +278,8 @@ fn describe(host: &Host, now: SystemTime, style: Style) -> String {
     let state = because(label(host.state().as_str_name(), "STATE_"), &host.state_detail);
     let traits = host.capabilities.as_ref().map(|capabilities| capabilities.traits.join(", "));
     let age = host.capabilities_age.as_ref();
-    let rows = vec![
+    let cells = cells(host.capabilities.as_ref());
+    let mut rows = vec![
         ("name", host.name.clone()),
         ("service", kind_label(host.service())),
         ("zone", or_dash(&host.availability_zone)),
@@ -267,6 +298,8 @@ fn describe(host: &Host, now: SystemTime, style: Style) -> String {
         ("figures", age.map_or_else(|| NONE.to_owned(), |age| format!("{} ago", ago(to_duration(age))))),
         ("registered", moment(host.create_time.as_ref(), now)),
     ];
+    let place = rows.iter().position(|(name, _)| *name == "traits").unwrap_or(rows.len());
+    rows.splice(place..place, cells.iter().map(|(name, figures)| (name.as_str(), figures.clone())));
     details(rows, style)
 }
 
@@ -318,6 +351,28 @@ node1       compute   nova   UP      ENABLED   2/8     1024/16384   10/100     2
 node1@lvm   volume    nova   UP      ENABLED   -       -            60/1000    6 volumes     2s
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn cells_are_rows_of_their_own() {
+        let huge_pages = vec![HugePages { size_kib: 2048, total: 512, used: 4 }];
+        let cell = |id| NumaCell {
+            id,
+            cpus: 8,
+            cpus_pinned: 2,
+            vcpus_shared: 3,
+            memory_mib: 4096,
+            memory_used_mib: 512,
+            huge_pages: huge_pages.clone(),
+        };
+        let compute = ComputeResources { numa_cells: vec![cell(0), cell(1)], ..Default::default() };
+        let host = host("node1", ServiceKind::Compute, Resources::Compute(compute));
+        let text = describe(&host, SystemTime::UNIX_EPOCH, Style::PLAIN);
+        let expected = "2/8 threads pinned, 3 vcpus share the others, 512/3072 MiB in ordinary pages, 4/512 pages of 2048 KiB";
+        for id in 0..2 {
+            let line = text.lines().find(|line| line.starts_with(&format!("cell {id}"))).unwrap();
+            assert!(line.ends_with(expected), "{text}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::entry::{Entry, order};
 use super::holds::{Hold, Holds};
 use super::quarantine::QuarantineConfig;
 use super::standing::{Standing, Unknown};
+use super::tidy::Tidy;
 use crate::placement::{
     Amount, Apart, Chain, Demand, Head, HostId, Pick, Row, Scan, Space, Wanted, World, select,
 };
@@ -34,6 +35,7 @@ pub struct HostManager<S: Space> {
     /// When to look again whether figures are stale, or a quarantine is over.
     looks: BinaryHeap<Reverse<(Instant, HostName)>>,
     pub(super) quarantined: usize,
+    pub(super) tidy: Tidy,
 }
 
 /// What is done for how long.
@@ -99,6 +101,7 @@ impl<S: Space> HostManager<S> {
             options,
             looks: BinaryHeap::new(),
             quarantined: 0,
+            tidy: Tidy::default(),
         }
     }
 
@@ -174,6 +177,7 @@ impl<S: Space> HostManager<S> {
         self.count(host);
         self.rebuild(host);
         self.settle(id, &before);
+        self.tidy();
         Outcome::Applied
     }
 
@@ -309,7 +313,7 @@ impl<S: Space> HostManager<S> {
     }
 
     /// Makes the rows anew from the capabilities, with nothing held.
-    fn rebuild(&mut self, host: &HostName) {
+    pub(super) fn rebuild(&mut self, host: &HostName) {
         let Some(entry) = self.entries.get(host) else { return };
         let (id, reason, builds) = (entry.id, entry.down_reason(), entry.builds);
         let unknown = Capabilities { enabled: true, ..Capabilities::default() };
@@ -331,7 +335,7 @@ impl<S: Space> HostManager<S> {
     }
 
     /// Pays holds from the growth since `before`, and takes the others on the new rows.
-    fn settle(&mut self, id: HostId, before: &[S::Row]) {
+    pub(super) fn settle(&mut self, id: HostId, before: &[S::Row]) {
         let mut growth: Vec<(String, AmountOf<S>)> = self
             .world
             .rows_of(id)

@@ -41,6 +41,7 @@ mod listing;
 mod manager;
 mod quarantine;
 mod standing;
+mod tidy;
 
 pub use holds::Holds;
 pub use listing::Counts;

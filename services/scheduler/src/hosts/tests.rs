@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use kilonova_model::{Epoch, HostName, RequestId};
-use kilonova_proto::scheduler::v1::HostState;
+use kilonova_proto::scheduler::v1::{HostState, SelectHostsRequest};
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::host::State;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources, VolumeResources};
@@ -402,4 +402,33 @@ fn a_host_on_which_builds_fail_is_kept_away_for_a_while_and_says_why() {
     assert_eq!(hosts.counts().quarantined, 1);
     hosts.apply(&host("c1"), failing(4, 0), now + Duration::from_secs(32));
     assert_eq!(hosts.counts().quarantined, 0, "a build succeeded");
+}
+
+#[test]
+fn words_that_no_host_uses_any_longer_are_forgotten() {
+    let (mut hosts, now) = (hosts(), Instant::now());
+    up(&mut hosts, "c1", now);
+    ask_for(&mut hosts, "r1", 2, false, now);
+    hosts.joined(&host("c2"), Epoch(1), false);
+    for generation in 1..=9_000 {
+        let mut figures = claimed(60);
+        figures.capabilities.insert("load".into(), generation.to_string());
+        hosts.apply(&host("c2"), capabilities(1, generation, figures), now);
+    }
+    let vocabulary = hosts.world.vocabulary();
+    assert!(vocabulary.size() < 4_096, "{}", vocabulary.size());
+    let rows: Vec<_> = hosts.world.rows().iter().map(|row| (row.head.host, row)).collect();
+    for (id, row) in rows {
+        let name = hosts.world.name(id);
+        assert_eq!(vocabulary.text(row.head.zone), "az1", "{name}");
+        let load = vocabulary.facts(row.facts).get("load").map(String::as_str);
+        let (expected, held) = if name == "c1" { (None, 2) } else { (Some("9000"), 0) };
+        assert_eq!((load, row.held_instances), (expected, held), "{name}");
+    }
+    let zoned = SelectHostsRequest { availability_zone: "az1".into(), ..instance(1, 1024, 0) };
+    let request = RequestId::parse("r2").unwrap();
+    let wanted = Wanted { count: 1, alternates: 0 };
+    let asked = Asked { request: &request, wanted, dry_run: false, seed: 1 };
+    let answer = hosts.select(&asked, |world| ComputeDemand::new(&zoned, world), now).unwrap();
+    assert_eq!(answer.picks[0].host, "c1");
 }

@@ -67,7 +67,8 @@ impl<N: Number> Judged<N> {
     }
 }
 
-/// Things that are equal, kept once and known by their number. Grows only, and only with what is distinct.
+/// Things that are equal, kept once and known by their number. Grows only, and only with what is distinct; whoever has it begins a
+/// new one when most of it is used no longer.
 #[derive(Debug)]
 struct Interner<T: ?Sized> {
     numbers: HashMap<Arc<T>, u32>,
@@ -135,6 +136,15 @@ impl Default for Vocabulary {
 }
 
 impl Vocabulary {
+    /// How many texts and sets there are.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.texts.things.len()
+            + self.traits.things.len()
+            + self.facts.things.len()
+            + self.aggregates.things.len()
+    }
+
     /// The number of a text, a new one if it was never seen.
     pub fn intern(&mut self, text: &str) -> Symbol {
         Symbol(self.texts.intern(text))
