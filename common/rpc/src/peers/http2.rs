@@ -168,3 +168,71 @@ impl Body {
         std::future::poll_fn(|cx| self.poll_frame(cx)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use futures::future::{join_all, pending};
+    use tokio::io::duplex;
+    use tokio::sync::Notify;
+    use tokio::task::JoinSet;
+
+    const KEEP_ALIVE: KeepAlive =
+        KeepAlive { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) };
+
+    fn request() -> Request<Bytes> {
+        Request::post("http://peer/a.B/C").body(Bytes::from_static(b"message")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn of_requests_that_wait_for_room_one_at_most_was_handed_over() {
+        let (ours, theirs) = duplex(1 << 16);
+        let taken = Arc::new(Notify::new());
+        let told = taken.clone();
+        let mut tasks = JoinSet::new();
+        let peer = tasks.spawn(async move {
+            let mut connection = h2::server::Builder::new()
+                .max_concurrent_streams(1)
+                .handshake::<_, Bytes>(theirs)
+                .await
+                .unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_response(Response::new(()), true).unwrap();
+            drop(respond);
+            let _held = connection.accept().await.unwrap().unwrap();
+            told.notify_one();
+            drop(connection.accept().await);
+        });
+        let (sender, driver) = handshake(Box::new(ours), KEEP_ALIVE).await.unwrap();
+        tasks.spawn(async move { drop(driver.await) });
+        assert!(sender.send(request()).await.is_ok(), "the peer has said how much it takes");
+        let cut = async {
+            taken.notified().await;
+            peer.abort();
+        };
+        let (answers, ()) = tokio::join!(join_all((0..5).map(|_| sender.send(request()))), cut);
+        let unwritten = answers.iter().filter(|answer| matches!(answer, Err(Unsent::NotWritten(_)))).count();
+        let failed = answers.iter().filter(|answer| matches!(answer, Err(Unsent::Failed(_)))).count();
+        assert_eq!((failed, unwritten), (2, 3), "one was sent, one was in h2's hands");
+        while tasks.join_next().await.is_some() {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_answer_a_ping_is_given_up_and_one_that_does_is_kept() {
+        for answers in [true, false] {
+            let (ours, theirs) = duplex(1 << 16);
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async move {
+                let mut connection = h2::server::handshake(theirs).await.unwrap();
+                match answers {
+                    true => drop(connection.accept().await),
+                    false => pending().await,
+                }
+            });
+            let (_sender, driver) = handshake(Box::new(ours), KEEP_ALIVE).await.unwrap();
+            let ended = timeout(Duration::from_secs(100), driver).await;
+            assert_eq!(ended.is_err(), answers, "{ended:?}");
+        }
+    }
+}
