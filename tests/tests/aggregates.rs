@@ -2,16 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use kilonova_model::{Reason, ServiceKind};
+use kilonova_model::{AggregateId, Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::instance::State;
 use kilonova_rpc::status::from_status;
 use kilonova_runtime::config::Period;
+use kilonova_store::Txn;
+use kilonova_store::keys::Keys;
 use kilonova_tests::asking::started;
 use kilonova_tests::waiting::until;
-use kilonova_tests::{Api, Backing, Plan, over_both_stores};
+use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
+use prost::Message;
 
 over_both_stores!(
     flavors_find_the_hosts_of_an_aggregate_until_they_leave_it,
@@ -19,6 +22,8 @@ over_both_stores!(
     an_aggregate_says_how_much_may_be_promised,
     a_host_is_put_into_another_zone_unless_somebody_asked_for_its_own,
     aggregates_are_created_changed_listed_and_deleted,
+    what_was_stored_and_not_told_is_told_when_it_is_asked_for_again,
+    a_delete_is_done_once_for_each_request_id,
 );
 
 fn reason<T>(answer: Result<T, tonic::Status>) -> Result<T, Reason> {
@@ -271,5 +276,63 @@ async fn aggregates_are_created_changed_listed_and_deleted(backing: Backing) {
         Reason::AggregateNotFound
     );
     client.delete_aggregate(gone("b", true)).await.unwrap();
+    cluster.shutdown().await;
+}
+
+/// What a conductor leaves behind that stored a change and stopped.
+async fn stored_only(cluster: &Cluster, id: &str, hosts: &[&str]) {
+    let key = Keys::new(cluster.cell()).aggregate(&AggregateId::parse(id).unwrap());
+    let store = cluster.shared_store();
+    let (read, _) = store.get(&key).await.unwrap();
+    let mut record = pb::Aggregate::decode(read.unwrap().value).unwrap();
+    record.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+    store.txn(Txn::new().put(key, record.encode_to_vec())).await.unwrap();
+}
+
+async fn what_was_stored_and_not_told_is_told_when_it_is_asked_for_again(backing: Backing) {
+    let Some((cluster, api)) = started(plan(backing)).await else { return };
+    aggregate(&api, "ssd", &[("disk", "ssd")], &[]).await;
+    stored_only(&cluster, "ssd", &["compute-2"]).await;
+    add(&api, "ssd", &["compute-2"]).await.unwrap();
+    until_in(&api, "compute-2", &["ssd"]).await;
+    stored_only(&cluster, "ssd", &[]).await;
+    remove(&api, "ssd", "compute-2").await;
+    until_in(&api, "compute-2", &[]).await;
+    cluster.shutdown().await;
+}
+
+async fn a_delete_is_done_once_for_each_request_id(backing: Backing) {
+    let Some((cluster, api)) = started(plan(backing)).await else { return };
+    aggregate(&api, "a", &[], &[]).await;
+    let flavor = pb::Flavor { id: "a".into(), vcpus: 1, ram_mib: 512, ..Default::default() };
+    let request = api::CreateFlavorRequest { flavor: Some(flavor), ..Default::default() };
+    api.flavors().create_flavor(request).await.unwrap();
+    let image = pb::Image { id: "a".into(), ..Default::default() };
+    let request = api::CreateImageRequest { image: Some(image), ..Default::default() };
+    api.images().create_image(request).await.unwrap();
+
+    let aggregate = async |request_id: &str| {
+        let (request_id, aggregate_id) = (request_id.into(), "a".into());
+        let request = api::DeleteAggregateRequest { request_id, aggregate_id, ..Default::default() };
+        reason(api.aggregates().delete_aggregate(request).await).map(drop)
+    };
+    let flavor = async |request_id: &str| {
+        let (request_id, flavor_id) = (request_id.into(), "a".into());
+        let request = api::DeleteFlavorRequest { request_id, flavor_id, ..Default::default() };
+        reason(api.flavors().delete_flavor(request).await).map(drop)
+    };
+    let image = async |request_id: &str| {
+        let (request_id, image_id) = (request_id.into(), "a".into());
+        let request = api::DeleteImageRequest { request_id, image_id, ..Default::default() };
+        reason(api.images().delete_image(request).await).map(drop)
+    };
+    for _ in 0..2 {
+        let answers = [aggregate("gone-1").await, flavor("gone-2").await, image("gone-3").await];
+        assert_eq!(answers, [Ok(()), Ok(()), Ok(())]);
+    }
+    let answers = [aggregate("gone-4").await, flavor("gone-5").await, image("gone-6").await];
+    let missing = [Reason::AggregateNotFound, Reason::FlavorNotFound, Reason::ImageNotFound];
+    assert_eq!(answers, missing.map(Err));
+    assert_eq!(flavor("gone-1").await, Err(Reason::RequestIdReused));
     cluster.shutdown().await;
 }

@@ -50,9 +50,9 @@ pub struct Aggregates {
 pub struct Changed {
     /// The aggregate as it is now.
     pub aggregate: pb::Aggregate,
-    /// When it became so; not set if it was so before.
-    pub revision: Option<Revision>,
-    /// The hosts that something changed for.
+    /// When it became so.
+    pub revision: Revision,
+    /// The hosts that something changed for; if it was so before, all it has: whether they were told is not known.
     pub hosts: Vec<String>,
 }
 
@@ -116,7 +116,8 @@ impl Aggregates {
             let mut new = pb::Aggregate::clone(&entry.record);
             change(&mut new)?;
             if new == *entry.record {
-                return Ok(Changed { aggregate: shown(&entry), revision: None, hosts: Vec::new() });
+                let hosts = entry.record.hosts.clone();
+                return Ok(Changed { aggregate: shown(&entry), revision: entry.revision, hosts });
             }
             if !etag.is_empty() && etag != entry.etag() {
                 let message = "the aggregate has changed since it was read";
@@ -130,28 +131,38 @@ impl Aggregates {
             if let TxnOutcome::Committed { revision } = self.db.commit(txn).await? {
                 let entry = Entry { record: Arc::new(new), revision };
                 self.cache().committed(id.clone(), entry.record.clone(), revision);
-                return Ok(Changed { aggregate: shown(&entry), revision: Some(revision), hosts });
+                return Ok(Changed { aggregate: shown(&entry), revision, hosts });
             }
         }
         Err(conflict(&format!("aggregate {id}")))
     }
 
-    /// Removes one that has no hosts.
-    pub async fn delete(&self, id: &AggregateId, allow_missing: bool) -> Result<(), Error> {
+    /// Removes one that has no hosts, once for each request id.
+    pub async fn delete(
+        &self,
+        acceptor: &Acceptor,
+        request: &Request,
+        id: &AggregateId,
+        allow_missing: bool,
+    ) -> Result<(), Error> {
         let key = self.db.keys.aggregate(id);
         for _ in 0..TRIES {
-            let entry = match self.read(id).await {
-                Ok(entry) => entry,
-                Err(error) if allow_missing && error.reason == Reason::AggregateNotFound => return Ok(()),
-                Err(error) => return Err(error),
+            if acceptor.replay(request).await?.is_some() {
+                return Ok(());
+            }
+            let Some(read) = self.db.read::<pb::Aggregate>(&key).await? else {
+                let gone = allow_missing || acceptor.outrun(request).await?;
+                return if gone { Ok(()) } else { Err(self.shelf.not_found(id)) };
             };
-            let hosts = entry.record.hosts.len();
+            let hosts = read.record.hosts.len();
             if hosts > 0 {
                 let message = format!("the aggregate has {hosts} hosts; remove them first");
                 return Err(Error::new(Reason::InvalidState, message).with("hosts", hosts));
             }
-            let compare = Compare::ModRevision(key.clone(), entry.revision);
-            if self.db.commit(Txn::new().when(compare).delete(key.clone())).await?.committed().is_some() {
+            let compare = Compare::ModRevision(key.clone(), read.revision);
+            let txn = Txn::new().when(compare).delete(key.clone());
+            let txn = acceptor.remember(request, vec![id.to_string()], txn);
+            if self.db.commit(txn).await?.committed().is_some() {
                 return Ok(());
             }
         }

@@ -156,14 +156,23 @@ impl<T: Item> Shelf<T> {
         }
     }
 
-    /// Removes one.
-    pub async fn delete(&self, id: &T::Id, allow_missing: bool) -> Result<(), Error> {
+    /// Removes one, once for each request id.
+    pub async fn delete(
+        &self,
+        acceptor: &Acceptor,
+        request: &Request,
+        id: &T::Id,
+        allow_missing: bool,
+    ) -> Result<(), Error> {
+        if acceptor.replay(request).await?.is_some() {
+            return Ok(());
+        }
         let key = T::key(&self.db.keys, id);
         let txn = Txn::new().when(Compare::Exists(key.clone())).delete(key);
-        match self.db.commit(txn).await? {
-            TxnOutcome::Conflict { .. } if !allow_missing => Err(self.not_found(id)),
-            _ => Ok(()),
-        }
+        let txn = acceptor.remember(request, vec![id.to_string()], txn);
+        let is_gone = self.db.commit(txn).await?.committed().is_some() || allow_missing;
+        // The same request may have come twice at once.
+        if is_gone || acceptor.outrun(request).await? { Ok(()) } else { Err(self.not_found(id)) }
     }
 
     /// A page, in the order of the ids.

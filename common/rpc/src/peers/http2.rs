@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, Reason, RecvStream};
+use h2::{Ping, PingPong, RecvStream};
 use http::{Request, Response};
 use http_body::Frame;
 use parking_lot::Mutex;
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::transport::BoxIo;
@@ -28,6 +29,8 @@ const STREAM_WINDOW: u32 = 1 << 20;
 /// The largest there is: every stream is bounded by its own window, and streams whose consumer is slow must not
 /// use up what all calls of the connection share.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// How many streams there may be until the peer says how many it allows.
+const BEFORE_IT_SAYS: usize = 100;
 /// The longest list of headers or trailers that is taken, in bytes: hyper's own figure.
 const MAX_HEADER_LIST: u32 = 16 << 10;
 
@@ -66,6 +69,7 @@ pub(super) async fn handshake(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
+        .initial_max_send_streams(BEFORE_IT_SAYS)
         .enable_push(false)
         .handshake(io)
         .await?;
@@ -74,6 +78,8 @@ pub(super) async fn handshake(
     let pings = connection.ping_pong().expect("nobody took it before");
     let driver = async move {
         tokio::select! {
+            // After a pause of this process the answer to a ping may be there, unread, when its time is over.
+            biased;
             ended = connection => match ended {
                 Ok(()) => "closed".to_owned(),
                 Err(error) => error.to_string(),
@@ -113,10 +119,14 @@ impl Sender {
 
     async fn write(&self, request: Request<Bytes>) -> Result<ResponseFuture, Unsent> {
         let (head, message) = request.into_parts();
-        let mut requests = self.requests.lock().await;
-        std::future::poll_fn(|cx| requests.poll_ready(cx)).await.map_err(Unsent::NotWritten)?;
-        let sent = requests.send_request(Request::from_parts(head, ()), false);
+        let mut turn = Turn { requests: self.requests.lock().await, waits: false };
+        turn.ready().await.map_err(Unsent::NotWritten)?;
+        let sent = turn.requests.send_request(Request::from_parts(head, ()), false);
         let (response, mut body) = sent.map_err(Unsent::NotWritten)?;
+        turn.waits = true;
+        // If the connection ends meanwhile the response says so.
+        let _ = turn.ready().await;
+        turn.waits = false;
         // What the peer's window does not take yet is kept by h2; its length is bounded by what a request may be. A stream that
         // ended in between says more in its response: a peer that refuses need not read the request.
         let _ = body.send_data(message, true);
@@ -125,6 +135,29 @@ impl Sender {
 
     fn heard_now(&self) {
         *self.heard.lock() = Instant::now();
+    }
+}
+
+/// The turn of one request, until its stream is open.
+struct Turn<'a> {
+    requests: MutexGuard<'a, SendRequest<Bytes>>,
+    /// Its stream is not open yet.
+    waits: bool,
+}
+
+impl Turn<'_> {
+    /// Waits until there is nothing that waits for room.
+    async fn ready(&mut self) -> Result<(), h2::Error> {
+        std::future::poll_fn(|cx| self.requests.poll_ready(cx)).await
+    }
+}
+
+impl Drop for Turn<'_> {
+    /// A caller that goes away leaves no stream that waits: the sender keeps it, a copy of the sender does not.
+    fn drop(&mut self) {
+        if self.waits {
+            *self.requests = self.requests.clone();
+        }
     }
 }
 
@@ -145,8 +178,6 @@ impl Body {
                 let released = self.stream.flow_control().release_capacity(data.len());
                 released.map(|()| Frame::data(data))
             }
-            // The response is whole, and the peer does not want the rest of the request (RFC 9113, 8.1).
-            Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => return Poll::Ready(None),
             Some(Err(error)) => Err(error),
             None => match ready!(self.stream.poll_trailers(cx)) {
                 Ok(None) => return Poll::Ready(None),
@@ -216,6 +247,49 @@ mod tests {
         let failed = answers.iter().filter(|answer| matches!(answer, Err(Unsent::Failed(_)))).count();
         assert_eq!((failed, unwritten), (2, 3), "one was sent, one was in h2's hands");
         while tasks.join_next().await.is_some() {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_caller_that_went_away_while_it_waited_no_message_is_sent() {
+        let (ours, theirs) = duplex(1 << 16);
+        let whole = Arc::new(Mutex::new(Vec::new()));
+        let (taken, mut tasks) = (whole.clone(), JoinSet::new());
+        tasks.spawn(async move {
+            let mut builder = h2::server::Builder::new();
+            let mut connection =
+                builder.max_concurrent_streams(1).handshake::<_, Bytes>(theirs).await.unwrap();
+            let mut handlers = JoinSet::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let taken = taken.clone();
+                handlers.spawn(async move {
+                    let (head, mut body) = request.into_parts();
+                    while let Some(data) = body.data().await {
+                        if data.is_err() {
+                            return;
+                        }
+                    }
+                    let path = head.uri.path().to_owned();
+                    taken.lock().push(path.clone());
+                    if path == "/held" {
+                        pending::<()>().await;
+                    }
+                    drop(respond.send_response(Response::new(()), true));
+                });
+            }
+        });
+        let (sender, driver) = handshake(Box::new(ours), KEEP_ALIVE).await.unwrap();
+        tasks.spawn(async move { drop(driver.await) });
+        let send = |path: &str| {
+            let uri = format!("http://peer{path}");
+            sender.send(Request::post(uri).body(Bytes::from_static(b"message")).unwrap())
+        };
+        let moment = Duration::from_millis(100);
+        assert!(send("/first").await.is_ok());
+        let (held, abandoned) =
+            tokio::join!(timeout(moment, send("/held")), timeout(moment / 2, send("/abandoned")));
+        assert!(held.is_err() && abandoned.is_err(), "there is no answer to either");
+        assert!(send("/after").await.is_ok(), "there is room again");
+        assert_eq!(*whole.lock(), ["/first", "/held", "/after"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -59,8 +59,21 @@ impl Conductor {
             aggregate.metadata.clone_from(&new.metadata);
             Ok(())
         });
-        let aggregate = Some(self.told(&id, change.await?));
+        let aggregate = Some(self.told(&id, change.await?, &[]));
         Ok(proto::UpdateAggregateResponse { aggregate })
+    }
+
+    async fn delete_aggregate(
+        &self,
+        request: proto::DeleteAggregateRequest,
+    ) -> Result<proto::DeleteAggregateResponse, Error> {
+        checked(&request.request_id, "", |_| {})?;
+        let id = read_id::<AggregateId>("aggregate_id", &request.aggregate_id)?;
+        let (request_id, allow_missing) = (request.request_id.clone(), request.allow_missing);
+        let bare = proto::DeleteAggregateRequest { request_id: String::new(), ..request };
+        let accepted = Accepted::new("DeleteAggregate", "", &request_id, &bare)?;
+        self.hosts.aggregates.delete(&self.acceptor, &accepted, &id, allow_missing).await?;
+        Ok(proto::DeleteAggregateResponse {})
     }
 
     async fn add_aggregate_hosts(
@@ -79,7 +92,7 @@ impl Conductor {
             aggregate::check_size(&mut check, "hosts", aggregate.hosts.len());
             check.finish()
         });
-        let aggregate = Some(self.told(&id, change.await?));
+        let aggregate = Some(self.told(&id, change.await?, &request.hosts));
         Ok(proto::AddAggregateHostsResponse { aggregate })
     }
 
@@ -92,15 +105,20 @@ impl Conductor {
             aggregate.hosts.retain(|host| !request.hosts.contains(host));
             Ok(())
         });
-        let aggregate = Some(self.told(&id, change.await?));
+        let aggregate = Some(self.told(&id, change.await?, &request.hosts));
         Ok(proto::RemoveAggregateHostsResponse { aggregate })
     }
 
-    /// Has the hosts told that something changed for.
-    fn told(&self, id: &AggregateId, changed: Changed) -> kilonova_proto::types::v1::Aggregate {
-        if let Some(revision) = changed.revision {
-            self.hosts.tell_members(id, revision, changed.hosts);
-        }
+    /// Has the hosts told that something changed for, and those named: the same request may have been carried out before, by a
+    /// conductor that stopped before it told them.
+    fn told(
+        &self,
+        id: &AggregateId,
+        changed: Changed,
+        named: &[String],
+    ) -> kilonova_proto::types::v1::Aggregate {
+        let hosts = sorted(&[changed.hosts.as_slice(), named].concat());
+        self.hosts.tell_members(id, changed.revision, hosts);
         changed.aggregate
     }
 }
@@ -149,12 +167,7 @@ impl AggregateService for Conductor {
         &self,
         request: Request<proto::DeleteAggregateRequest>,
     ) -> Answer<proto::DeleteAggregateResponse> {
-        let proto::DeleteAggregateRequest { aggregate_id, allow_missing, .. } = request.into_inner();
-        let deleted = async {
-            let id = read_id::<AggregateId>("aggregate_id", &aggregate_id)?;
-            self.hosts.aggregates.delete(&id, allow_missing).await
-        };
-        answer(deleted.await.map(|()| proto::DeleteAggregateResponse {}))
+        answer(self.delete_aggregate(request.into_inner()).await)
     }
 
     async fn add_aggregate_hosts(

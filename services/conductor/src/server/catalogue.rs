@@ -28,10 +28,14 @@ impl Conductor {
 
     pub(super) async fn delete_flavor(
         &self,
-        request: &proto::DeleteFlavorRequest,
+        request: proto::DeleteFlavorRequest,
     ) -> Result<proto::DeleteFlavorResponse, Error> {
+        checked(&request.request_id, "", |_| {})?;
         let id = read_id::<FlavorId>("flavor_id", &request.flavor_id)?;
-        self.flavors.delete(&id, request.allow_missing).await?;
+        let (request_id, allow_missing) = (request.request_id.clone(), request.allow_missing);
+        let bare = proto::DeleteFlavorRequest { request_id: String::new(), ..request };
+        let accepted = Accepted::new("DeleteFlavor", "", &request_id, &bare)?;
+        self.flavors.delete(&self.acceptor, &accepted, &id, allow_missing).await?;
         Ok(proto::DeleteFlavorResponse {})
     }
 
@@ -71,10 +75,14 @@ impl Conductor {
 
     pub(super) async fn delete_image(
         &self,
-        request: &proto::DeleteImageRequest,
+        request: proto::DeleteImageRequest,
     ) -> Result<proto::DeleteImageResponse, Error> {
+        checked(&request.request_id, "", |_| {})?;
         let id = read_id::<ImageId>("image_id", &request.image_id)?;
-        self.images.delete(&id, request.allow_missing).await?;
+        let (request_id, allow_missing) = (request.request_id.clone(), request.allow_missing);
+        let bare = proto::DeleteImageRequest { request_id: String::new(), ..request };
+        let accepted = Accepted::new("DeleteImage", "", &request_id, &bare)?;
+        self.images.delete(&self.acceptor, &accepted, &id, allow_missing).await?;
         Ok(proto::DeleteImageResponse {})
     }
 

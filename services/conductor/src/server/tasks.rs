@@ -186,7 +186,7 @@ impl TaskService for Conductor {
         &self,
         request: Request<proto::DeleteFlavorRequest>,
     ) -> Answer<proto::DeleteFlavorResponse> {
-        answer(self.delete_flavor(request.get_ref()).await)
+        answer(self.delete_flavor(request.into_inner()).await)
     }
 
     async fn create_image(
@@ -200,7 +200,7 @@ impl TaskService for Conductor {
         &self,
         request: Request<proto::DeleteImageRequest>,
     ) -> Answer<proto::DeleteImageResponse> {
-        answer(self.delete_image(request.get_ref()).await)
+        answer(self.delete_image(request.into_inner()).await)
     }
 
     async fn create_server_group(

@@ -32,7 +32,8 @@ impl<S: Space> Chain<S> {
             return Some(any_of(&best[..self.subset.clamp(1, best.len())]));
         }
         let window = best.iter().take(self.apart.window());
-        let near = &best[..window.take_while(|one| Apart::is_near(one.weight, greatest)).count()];
+        let near = window.take_while(|one| Apart::is_near(one.weight, greatest)).count().max(1);
+        let near = &best[..near];
         let own = near.iter().filter(|one| self.apart.owns(world.name(one.host)));
         let own: Vec<Ranked> = own.take(self.subset).copied().collect();
         // Where none is its own, the best is no better: others take it too.
