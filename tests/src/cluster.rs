@@ -8,6 +8,7 @@ use std::time::Duration;
 use kilonova_model::{CellName, HostName, ServiceKind, ZoneName};
 use kilonova_runtime::config::Period;
 use kilonova_runtime::service::{Launch, LaunchOptions, Running, StartError};
+use kilonova_runtime::tasks::Tasks;
 use kilonova_store::SharedStore;
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::etcd::{EtcdOptions, EtcdStore};
@@ -25,6 +26,8 @@ use crate::waiting::until;
 
 /// How often a member is started until it has to run.
 const STARTS: usize = 3;
+/// How long the tasks of a killed member may take to end.
+const LAST: Duration = Duration::from_secs(5);
 
 /// Which store carries the cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +125,8 @@ pub type MemberId = (ServiceKind, String);
 pub struct Cluster {
     plan: Plan,
     members: BTreeMap<MemberId, Running>,
+    /// The tasks of those that were killed, as long as they have not started again.
+    killed: BTreeMap<MemberId, Tasks>,
     proxies: BTreeMap<MemberId, PointProxy>,
     store: SharedStore,
     cell: CellName,
@@ -142,8 +147,8 @@ impl Cluster {
     /// Starts it as one cell on a store that is there, and waits until all of it is ready.
     pub async fn over(plan: Plan, store: SharedStore, cell: CellName) -> Self {
         let dir = tempfile::Builder::new().prefix("kilonova-cluster-").tempdir().expect("a directory");
-        let (members, proxies) = (BTreeMap::new(), BTreeMap::new());
-        let mut cluster = Self { members, proxies, store, cell, dir, _etcd: None, plan };
+        let (members, killed, proxies) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut cluster = Self { members, killed, proxies, store, cell, dir, _etcd: None, plan };
         let counts = [
             (ServiceKind::Conductor, cluster.plan.conductors),
             (ServiceKind::Scheduler, cluster.plan.schedulers),
@@ -161,8 +166,12 @@ impl Cluster {
     }
 
     /// Starts one more member, or one again; once more if it does not start, as a supervisor would: on a machine
-    /// that is too busy a short lease may end before it is used.
+    /// that is too busy a short lease may end before it is used. Not before a killed one has done its last: a process that is
+    /// killed writes nothing any more, but tasks that are cut go on to their next `.await`.
     pub async fn launch(&mut self, kind: ServiceKind, host: &str) {
+        if let Some(tasks) = self.killed.remove(&(kind, host.to_owned())) {
+            tasks.shutdown(LAST).await;
+        }
         let mut tries = 1;
         loop {
             match self.start_member(kind, host).await {
@@ -242,11 +251,13 @@ impl Cluster {
 
     /// Cuts a member as `kill -9` would: nothing is said, leases run out.
     pub fn kill(&mut self, kind: ServiceKind, host: &str) {
-        let member = self.members.remove(&(kind, host.to_owned()));
-        if let Some(proxy) = self.proxies.get(&(kind, host.to_owned())) {
+        let member = (kind, host.to_owned());
+        let running = self.members.remove(&member).expect("the member runs");
+        if let Some(proxy) = self.proxies.get(&member) {
             proxy.lead_to(None);
         }
-        drop(member.expect("the member runs"));
+        self.killed.insert(member, running.tasks.clone());
+        drop(running);
     }
 
     /// Stops a member in good order.
