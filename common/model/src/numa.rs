@@ -103,9 +103,15 @@ impl HostCell {
             let Pages { total, used } = self.pages.get(&page_kib).copied().unwrap_or_default();
             return mib(total.saturating_sub(used), page_kib);
         }
+        self.ordinary_mib().saturating_sub(self.used_mib)
+    }
+
+    /// Memory in MiB that is not set apart in huge pages.
+    #[must_use]
+    pub fn ordinary_mib(&self) -> u32 {
         let huge =
             self.pages.iter().map(|(size, pages)| mib(pages.total, *size)).fold(0, u32::saturating_add);
-        self.memory_mib.saturating_sub(huge).saturating_sub(self.used_mib)
+        self.memory_mib.saturating_sub(huge)
     }
 
     /// The sizes of pages that would do, the largest first.

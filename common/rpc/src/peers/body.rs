@@ -214,7 +214,7 @@ impl Body for ReplyBody {
 
 /// For a reply that broke off.
 fn broke_off(connection: &Connection, error: &h2::Error) -> Status {
-    connection.fate(error);
+    connection.failed(error);
     connection_lost(connection, &error.to_string())
 }
 

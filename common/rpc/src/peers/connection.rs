@@ -148,22 +148,21 @@ impl Connection {
                 self.closed.cancel();
                 Err(SendError::NotSent(error.to_string()))
             }
-            Err(Unsent::Failed(error)) => Err(match self.fate(&error) {
-                Fate::NotProcessed => SendError::NotProcessed(error.to_string()),
-                Fate::Lost => SendError::Lost(error.to_string()),
-            }),
+            Err(Unsent::Failed(error)) => Err(self.failed(&error)),
         }
     }
 
     /// Reads an error of a stream on this connection; one that is not of the stream alone closes the
     /// connection for new calls.
-    pub(super) fn fate(&self, error: &h2::Error) -> Fate {
+    pub(super) fn failed(&self, error: &h2::Error) -> SendError {
         if !error.is_reset() {
             self.closed.cancel();
         }
         let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
         // A refused stream, and one above the last that the peer named when it went away, were not processed.
-        if error.is_remote() && (is_refused || error.is_go_away()) { Fate::NotProcessed } else { Fate::Lost }
+        let is_unprocessed = error.is_remote() && (is_refused || error.is_go_away());
+        let kind = if is_unprocessed { SendError::NotProcessed } else { SendError::Lost };
+        kind(error.to_string())
     }
 
     fn address(&self, request: Request<Bytes>) -> Request<Bytes> {
@@ -175,13 +174,6 @@ impl Connection {
         head.headers.insert(header::USER_AGENT, USER_AGENT);
         Request::from_parts(head, body)
     }
-}
-
-/// What became of a request whose stream failed.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    NotProcessed,
-    Lost,
 }
 
 /// Counts one call on its connection until dropped.

@@ -44,7 +44,18 @@ pub(super) struct KeepAlive {
 }
 
 /// When something came from the peer for the last time.
-type Heard = Arc<Mutex<Instant>>;
+#[derive(Clone)]
+struct Heard(Arc<Mutex<Instant>>);
+
+impl Heard {
+    fn last(&self) -> Instant {
+        *self.0.lock()
+    }
+
+    fn now(&self) {
+        *self.0.lock() = Instant::now();
+    }
+}
 
 /// The sending end of a connection, which closes when this and all its streams are gone.
 pub(super) struct Sender {
@@ -73,7 +84,7 @@ pub(super) async fn handshake(
         .enable_push(false)
         .handshake(io)
         .await?;
-    let heard = Arc::new(Mutex::new(Instant::now()));
+    let heard = Heard(Arc::new(Mutex::new(Instant::now())));
     let sender = Sender { requests: tokio::sync::Mutex::new(requests), heard: heard.clone() };
     let pings = connection.ping_pong().expect("nobody took it before");
     let driver = async move {
@@ -95,13 +106,13 @@ pub(super) async fn handshake(
 /// Ends when the peer does not answer.
 async fn silence(mut pings: PingPong, heard: Heard, keep_alive: KeepAlive) {
     loop {
-        let last = *heard.lock();
+        let last = heard.last();
         sleep_until(last + keep_alive.interval).await;
-        if *heard.lock() > last {
+        if heard.last() > last {
             continue;
         }
         match timeout(keep_alive.timeout, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => *heard.lock() = Instant::now(),
+            Ok(Ok(_)) => heard.now(),
             // The connection says itself that it has ended.
             Ok(Err(_)) => std::future::pending().await,
             Err(_) => return,
@@ -113,7 +124,7 @@ impl Sender {
     /// Sends a request of one message, and waits for the head of the response.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, Unsent> {
         let response = self.write(request).await?.await.map_err(Unsent::Failed)?;
-        self.heard_now();
+        self.heard.now();
         Ok(response.map(|stream| Body { stream, heard: self.heard.clone() }))
     }
 
@@ -131,10 +142,6 @@ impl Sender {
         // ended in between says more in its response: a peer that refuses need not read the request.
         let _ = body.send_data(message, true);
         Ok(response)
-    }
-
-    fn heard_now(&self) {
-        *self.heard.lock() = Instant::now();
     }
 }
 
@@ -185,7 +192,7 @@ impl Body {
                 Err(error) => Err(error),
             },
         };
-        *self.heard.lock() = Instant::now();
+        self.heard.now();
         Poll::Ready(Some(data))
     }
 

@@ -1,9 +1,9 @@
 //! Whether a failed call is made again: the one layer that decides it.
 //!
 //! Again only what cannot do harm: a call that was provably not executed, or an idempotent one that came back
-//! `UNAVAILABLE`, whose connection broke, or whose callee does not know whether its store committed. At most as often as the service config says, with full jitter, not
-//! past the deadline, as the callee asks (`RetryInfo`, `grpc-retry-pushback-ms`), and only while few calls fail:
-//! the budget is gRFC A6's token bucket.
+//! `UNAVAILABLE`, whose connection broke, or whose callee does not know whether its store committed. At most as
+//! often as the service config says, with full jitter, not past the deadline, as the callee asks (`RetryInfo`,
+//! `grpc-retry-pushback-ms`), and only while few calls fail: the budget is gRFC A6's token bucket.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

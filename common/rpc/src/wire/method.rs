@@ -33,12 +33,6 @@ impl MethodType {
     pub fn server_streams(self) -> bool {
         matches!(self, MethodType::ServerStream | MethodType::BidiStream)
     }
-
-    /// Whether the client sends many messages.
-    #[must_use]
-    pub fn client_streams(self) -> bool {
-        matches!(self, MethodType::ClientStream | MethodType::BidiStream)
-    }
 }
 
 /// What the `idempotency_level` of a method promises.

@@ -4,10 +4,11 @@ use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use kilonova_model::Reason;
+use kilonova_model::numa::{HostCell, HostCells};
 use kilonova_model::time::to_duration;
 use kilonova_proto::api::v1::{DisableHostRequest, EnableHostRequest, ListHostsRequest, UpdateHostRequest};
 use kilonova_proto::types::v1::capabilities::Resources;
-use kilonova_proto::types::v1::{Capabilities, Host, HugePages, NumaCell, ServiceKind};
+use kilonova_proto::types::v1::{Capabilities, ComputeResources, Host, ServiceKind};
 
 use super::client::{Client, PAGE, every_page};
 use super::failure::{Failure, not_found};
@@ -121,46 +122,38 @@ fn figures(capabilities: Option<&Capabilities>) -> [String; 4] {
     }
 }
 
+/// The figures of a compute host.
+fn compute_of(capabilities: Option<&Capabilities>) -> Option<&ComputeResources> {
+    match capabilities?.resources.as_ref()? {
+        Resources::Compute(compute) => Some(compute),
+        Resources::Volume(_) => None,
+    }
+}
+
 /// PCI devices as used/total, by alias.
 fn devices(capabilities: Option<&Capabilities>) -> String {
-    let Some(Resources::Compute(compute)) =
-        capabilities.and_then(|capabilities| capabilities.resources.as_ref())
-    else {
-        return String::new();
-    };
-    let pools =
-        compute.pci_pools.iter().map(|pool| format!("{} {}", pool.alias, usage(pool.used, pool.total)));
+    let pools = compute_of(capabilities).map(|compute| compute.pci_pools.as_slice()).unwrap_or_default();
+    let pools = pools.iter().map(|pool| format!("{} {}", pool.alias, usage(pool.used, pool.total)));
     pools.collect::<Vec<_>>().join(", ")
 }
 
 /// NUMA cells, a row each: as used/total, what its guests have there.
 fn cells(capabilities: Option<&Capabilities>) -> Vec<(String, String)> {
-    let Some(Resources::Compute(compute)) =
-        capabilities.and_then(|capabilities| capabilities.resources.as_ref())
-    else {
-        return Vec::new();
-    };
-    let row = |cell: &NumaCell| {
+    let Some(compute) = compute_of(capabilities) else { return Vec::new() };
+    let row = |cell: &HostCell| {
         let pages = cell
-            .huge_pages
+            .pages
             .iter()
-            .map(|pages| format!(", {} pages of {} KiB", usage(pages.used, pages.total), pages.size_kib));
+            .map(|(size_kib, pages)| format!(", {} pages of {size_kib} KiB", usage(pages.used, pages.total)));
         let figures = format!(
             "{} threads pinned, {} vcpus share the others, {} MiB in ordinary pages",
-            usage(cell.cpus_pinned, cell.cpus),
-            cell.vcpus_shared,
-            usage(cell.memory_used_mib, ordinary_mib(cell)),
+            usage(cell.pinned, cell.cpus),
+            cell.shared,
+            usage(cell.used_mib, cell.ordinary_mib()),
         );
         (format!("cell {}", cell.id), figures + &pages.collect::<String>())
     };
-    compute.numa_cells.iter().map(row).collect()
-}
-
-/// The memory of a cell that is not in huge pages.
-fn ordinary_mib(cell: &NumaCell) -> u32 {
-    let huge = |pages: &HugePages| u64::from(pages.total) * u64::from(pages.size_kib) / 1024;
-    let huge: u64 = cell.huge_pages.iter().map(huge).sum();
-    cell.memory_mib.saturating_sub(u32::try_from(huge).unwrap_or(u32::MAX))
+    HostCells::read(&compute.numa_cells).0.iter().map(row).collect()
 }
 
 fn count(count: u32, what: &str) -> String {
@@ -293,13 +286,14 @@ fn describe(host: &Host, now: SystemTime, style: Style) -> String {
         ("disk GiB", disk),
         ("holds", holds),
         ("devices", or_dash(&devices(host.capabilities.as_ref()))),
+    ];
+    rows.extend(cells.iter().map(|(name, figures)| (name.as_str(), figures.clone())));
+    rows.extend([
         ("traits", or_dash(&traits.unwrap_or_default())),
         ("aggregates", or_dash(&host.aggregates.join(", "))),
         ("figures", age.map_or_else(|| NONE.to_owned(), |age| format!("{} ago", ago(to_duration(age))))),
         ("registered", moment(host.create_time.as_ref(), now)),
-    ];
-    let place = rows.iter().position(|(name, _)| *name == "traits").unwrap_or(rows.len());
-    rows.splice(place..place, cells.iter().map(|(name, figures)| (name.as_str(), figures.clone())));
+    ]);
     details(rows, style)
 }
 
@@ -307,7 +301,7 @@ fn describe(host: &Host, now: SystemTime, style: Style) -> String {
 mod tests {
     use super::*;
     use kilonova_proto::types::v1::host::{AdminState, State};
-    use kilonova_proto::types::v1::{ComputeResources, StoragePool, VolumeResources};
+    use kilonova_proto::types::v1::{HugePages, NumaCell, StoragePool, VolumeResources};
 
     fn host(name: &str, service: ServiceKind, resources: Resources) -> Host {
         Host {

@@ -14,7 +14,7 @@ use super::entry::{Entry, order};
 use super::holds::{Hold, Holds};
 use super::quarantine::QuarantineConfig;
 use super::standing::{Standing, Unknown};
-use super::tidy::Tidy;
+use super::tidy;
 use crate::placement::{
     Amount, Apart, Chain, Demand, Head, HostId, Pick, Row, Scan, Space, Wanted, World, select,
 };
@@ -35,7 +35,8 @@ pub struct HostManager<S: Space> {
     /// When to look again whether figures are stale, or a quarantine is over.
     looks: BinaryHeap<Reverse<(Instant, HostName)>>,
     pub(super) quarantined: usize,
-    pub(super) tidy: Tidy,
+    /// With how many words it is looked which of them are used.
+    pub(super) tidy_at: usize,
 }
 
 /// What is done for how long.
@@ -101,7 +102,7 @@ impl<S: Space> HostManager<S> {
             options,
             looks: BinaryHeap::new(),
             quarantined: 0,
-            tidy: Tidy::default(),
+            tidy_at: tidy::FEW,
         }
     }
 

@@ -8,24 +8,13 @@ use super::manager::HostManager;
 use crate::placement::{Space, Vocabulary};
 
 /// With fewer words nobody looks.
-const FEW: usize = 4_096;
-
-/// When to look again.
-pub(super) struct Tidy {
-    at: usize,
-}
-
-impl Default for Tidy {
-    fn default() -> Self {
-        Self { at: FEW }
-    }
-}
+pub(super) const FEW: usize = 4_096;
 
 impl<S: Space> HostManager<S> {
     /// Forgets what nobody uses, if it may be half of all.
     pub(super) fn tidy(&mut self) {
         let before = self.world.vocabulary().size();
-        if before < self.tidy.at {
+        if before < self.tidy_at {
             return;
         }
         *self.world.vocabulary_mut() = Vocabulary::default();
@@ -35,7 +24,7 @@ impl<S: Space> HostManager<S> {
             self.settle(id, &[]);
         }
         let words = self.world.vocabulary().size();
-        self.tidy.at = FEW.max(2 * words);
+        self.tidy_at = FEW.max(2 * words);
         tracing::info!(service = %S::PUBLISHER, before, words, "forgot what no host publishes any longer");
     }
 }
