@@ -30,7 +30,8 @@ pub fn begin(actions: &mut Vec<pb::Action>, kind: Kind, request_id: &str, now: S
     }
 }
 
-fn supersede(actions: &mut [pb::Action], now: SystemTime) {
+/// All that goes on is overtaken.
+pub fn supersede(actions: &mut [pb::Action], now: SystemTime) {
     while let Some(action) = open(actions) {
         for step in &mut action.steps {
             if step.outcome() == pb::Outcome::InProgress {
