@@ -96,8 +96,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let Config { max_attempts, max_refusals, .. } = *self.config;
         let refusals = record.refusals();
         let failed = record.tried().len().saturating_sub(refusals);
+        let last = record.failed_attempts().last();
+        let why = last.map_or_else(String::new, |last| format!("; last, on {}: {}", last.host, last.message));
         let message = format!(
-            "it failed on {failed} hosts of at most {max_attempts}, and {refusals} of at most {max_refusals} refused it: {tried}"
+            "it failed on {failed} hosts of at most {max_attempts}, and {refusals} of at most {max_refusals} refused it: {tried}{why}"
         );
         Error::new(Reason::MaxAttemptsExceeded, message)
             .with("max_attempts", max_attempts)

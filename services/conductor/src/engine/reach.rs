@@ -38,6 +38,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         record.is_some_and(|entry| is_fenced(&entry.record)) && self.epoch_of(host).is_none()
     }
 
+    /// Whether a host has been gone for long enough, or is fenced.
+    pub(super) fn is_gone(&self, host: &str) -> bool {
+        let long = self.gone_for(host) >= self.config.gone_after.get() && self.settling().is_zero();
+        self.epoch_of(host).is_none() && (long || self.is_fenced(host))
+    }
+
     /// When what is under way is late.
     pub(super) fn deadlines(&self, id: P::Id, record: &P) -> Deadlines {
         let since = self.clock.see(id, record, Instant::now());

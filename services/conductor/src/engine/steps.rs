@@ -39,9 +39,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 self.attempt_failed(id, entry, fence, &error, true).await
             }
             Decision::GiveUp => {
-                let error = self.too_many(&entry.record);
-                self.fail(id, entry, fence, history::fault(&error, "", entry.record.status().attempt, now))
-                    .await
+                // With one place only, why it was not made there is why it failed.
+                let only = entry.record.failed_attempts().last().filter(|_| entry.record.has_only_place());
+                let attempt = entry.record.status().attempt;
+                let too_many = || history::fault(&self.too_many(&entry.record), "", attempt, now);
+                let fault = only.cloned().unwrap_or_else(too_many);
+                self.fail(id, entry, fence, fault).await
             }
             Decision::Operate => self.operate(id, entry, fence).await,
             Decision::GiveUpOperation(why) => {

@@ -136,6 +136,12 @@ pub fn leaves(record: &InstanceRecord) -> Vec<String> {
     source.map(|place| place.host.clone()).into_iter().collect()
 }
 
+/// Whether it was placed before, and is to be placed again: moved, or evacuated.
+#[must_use]
+pub fn is_later(record: &InstanceRecord) -> bool {
+    of(record).is_some() || record.evacuated_from.is_some()
+}
+
 /// The only host it may go to.
 #[must_use]
 pub fn target(record: &InstanceRecord) -> Option<&str> {

@@ -128,6 +128,9 @@ impl Placed for InstanceRecord {
     fn conclude(&mut self, now: SystemTime) {
         operations::conclude(self, now);
     }
+    fn failed_attempts(&self) -> &[pb::Fault] {
+        &self.resource().failed_attempts
+    }
     fn refusals(&self) -> usize {
         self.refusals as usize
     }

@@ -179,6 +179,10 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn actions_mut(&mut self) -> &mut Vec<pb::Action>;
     /// The hosts tried.
     fn tried(&self) -> &[String];
+    /// Why the attempts so far came to nothing, oldest first.
+    fn failed_attempts(&self) -> &[pb::Fault] {
+        &[]
+    }
     /// How many of them refused it and did nothing for it.
     fn refusals(&self) -> usize {
         0

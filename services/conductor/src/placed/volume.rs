@@ -77,6 +77,9 @@ impl Placed for VolumeRecord {
     fn conclude(&mut self, now: SystemTime) {
         extend::conclude(self, now);
     }
+    fn failed_attempts(&self) -> &[pb::Fault] {
+        &self.resource().failed_attempts
+    }
     fn refusals(&self) -> usize {
         self.refusals as usize
     }

@@ -19,7 +19,7 @@ use kilonova_conductor::placed::{Placed, Site};
 use kilonova_conductor::power::Power;
 use kilonova_conductor::records::Records;
 use kilonova_conductor::reports::{self, Report};
-use kilonova_conductor::requests::{self, Acceptance, Named};
+use kilonova_conductor::requests::{self, Acceptance, Named, Unguarded};
 use kilonova_conductor::shards::Shards;
 use kilonova_model::{
     CellName, Epoch, Error, HostName, InstanceId, Reason, ServerGroupId, ServiceKind, ZoneName,
@@ -333,7 +333,7 @@ impl Conductor {
         let acceptance =
             Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id: "" };
         let timeout = self.config.delete_timeout.get();
-        requests::delete(&self.records, named, false, timeout, acceptance, |_| Ok(())).await.map(drop)
+        requests::delete(&self.records, named, false, timeout, acceptance, &Unguarded).await.map(drop)
     }
 
     pub async fn operate(&self, id: InstanceId, kind: Kind, request_id: &str) -> Result<pb::Instance, Error> {
