@@ -6,6 +6,7 @@ use kilonova_model::{Error, Reason};
 use kilonova_runtime::reconcile::Next;
 
 use super::Engine;
+use super::build::Held;
 use super::store::Stepped;
 use crate::agents::Agents;
 use crate::cache::Entry;
@@ -34,7 +35,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Decision::LeaveHost(why) => {
                 let site = entry.record.building_at().unwrap_or_default();
                 let error = self.left(&site.host, why);
-                self.attempt_failed(id, entry, fence, &error, true).await
+                self.attempt_failed(id, entry, fence, &error, Held::Unknown).await
             }
             Decision::GiveUp => {
                 let error = self.too_many(&entry.record);
