@@ -107,4 +107,13 @@ impl Store for PointStore {
         self.alive().await;
         self.inner.revoke_lease(lease).await
     }
+
+    fn went_back(&self) -> watch::Receiver<u64> {
+        self.inner.went_back()
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.alive().await;
+        self.inner.compact(revision).await
+    }
 }
