@@ -8,6 +8,7 @@ use kilonova_model::{Revision, ServiceKind};
 use kilonova_store::{
     KeyValue, LeaseId, Op, Page, SharedStore, Store, StoreError, Txn, TxnOutcome, Watch, WatchFrom,
 };
+use tokio::sync::watch;
 
 use super::{Fault, Place, Points};
 

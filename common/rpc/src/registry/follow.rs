@@ -206,7 +206,7 @@ mod tests {
 
     fn listing(hosts: &[&str], revision: u64) -> WatchEvent {
         let items = hosts.iter().map(|host| item(host, r#"{"Addr":"a:1"}"#, revision)).collect();
-        WatchEvent::Snapshot { items, revision: Revision(revision) }
+        WatchEvent::Snapshot { items, revision: Revision(revision), went_back: false }
     }
 
     fn put(host: &str, revision: u64) -> WatchEvent {
@@ -225,7 +225,7 @@ mod tests {
     fn events_make_the_set_and_malformed_values_are_skipped() {
         let mut follower = follower();
         let items = vec![item("a", r#"{"Addr":"a:1"}"#, 3), item("b", "nonsense", 4)];
-        follower.apply(WatchEvent::Snapshot { items, revision: Revision(5) });
+        follower.apply(WatchEvent::Snapshot { items, revision: Revision(5), went_back: false });
         assert_eq!(hosts(&follower.set.members), ["a"]);
         assert!(follower.set.is_known());
         follower.apply(put("b", 6));

@@ -173,9 +173,8 @@ impl Cluster {
 
     /// Forgets what was before a revision. One that is forgotten already is no error.
     pub(super) async fn compact(&self, revision: Revision) -> Result<(), Failure> {
-        let call = || async {
-            self.kv().compact(to_etcd(revision), Some(CompactionOptions::new())).await.map(drop)
-        };
+        let call =
+            || async { self.kv().compact(to_etcd(revision), Some(CompactionOptions::new())).await.map(drop) };
         match self.call(Effect::Repeatable, call).await {
             Err(Failure::NoSuchRevision) => Ok(()),
             answer => answer,

@@ -149,13 +149,8 @@ impl History {
         );
         metrics::counter!("kilonova_store_went_back_total", "reason" => reason).increment(1);
         let readable = std::mem::take(&mut seen.readable);
-        *seen = Seen {
-            count: count + 1,
-            cluster: now.cluster,
-            revision: now.revision,
-            witness: None,
-            readable,
-        };
+        *seen =
+            Seen { count: count + 1, cluster: now.cluster, revision: now.revision, witness: None, readable };
         self.count.send_replace(count + 1);
     }
 }
@@ -166,7 +161,13 @@ mod tests {
 
     fn item(value: &str, revision: u64) -> KeyValue {
         let (create_revision, mod_revision) = (Revision(1), Revision(revision));
-        KeyValue { key: "k".into(), value: value.to_owned().into(), create_revision, mod_revision, leased: false }
+        KeyValue {
+            key: "k".into(),
+            value: value.to_owned().into(),
+            create_revision,
+            mod_revision,
+            leased: false,
+        }
     }
 
     fn seen(revision: u64, witness: Option<KeyValue>) -> Seen {
