@@ -314,7 +314,8 @@ impl<K: Ord + Debug, R> Cache<K, R> {
             named = ?lost.iter().take(NAMED).collect::<Vec<_>>(),
             "the store went back; records that were known are gone, or as they were before"
         );
-        let counter = |fate| metrics::counter!("conductor_records_lost_total", "records" => records, "fate" => fate);
+        let counter =
+            |fate| metrics::counter!("conductor_records_lost_total", "records" => records, "fate" => fate);
         counter("gone").increment(lost.len() as u64);
         counter("set_back").increment(set_back as u64);
     }

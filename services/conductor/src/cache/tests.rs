@@ -27,7 +27,10 @@ fn vcpus(cache: &Cache<FlavorId, Flavor>, id: &str) -> Option<u32> {
 #[test]
 fn an_own_commit_is_read_at_once_and_an_older_watch_event_does_not_undo_it() {
     let cache = cache();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false },
+        &id_of,
+    );
     let committed = Flavor { id: "a".into(), vcpus: 3, ..Default::default() };
     cache.committed(FlavorId::parse("a").unwrap(), Arc::new(committed), Revision(8));
     cache.take(WatchEvent::Put(item("a", 2, 7)), &id_of);
@@ -41,7 +44,10 @@ fn an_own_commit_is_read_at_once_and_an_older_watch_event_does_not_undo_it() {
 #[test]
 fn subscribers_are_told_what_was_before_an_own_commit() {
     let cache = cache();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false },
+        &id_of,
+    );
     let (_, mut changes) = cache.subscribe(None).unwrap();
     for (vcpus, revision) in [(2, 7), (3, 8)] {
         let own = Flavor { id: "a".into(), vcpus, ..Default::default() };
@@ -61,9 +67,15 @@ fn subscribers_are_told_what_was_before_an_own_commit() {
 #[test]
 fn a_store_that_went_back_ends_subscribers_and_is_believed() {
     let cache = cache();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 9, 50)], revision: Revision(50), went_back: false }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 9, 50)], revision: Revision(50), went_back: false },
+        &id_of,
+    );
     let (_, mut changes) = cache.subscribe(None).unwrap();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(6), went_back: false }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(6), went_back: false },
+        &id_of,
+    );
     assert_eq!(vcpus(&cache, "a"), Some(1));
     assert!(matches!(changes.try_recv(), Err(broadcast::error::TryRecvError::Closed)));
 }
@@ -103,7 +115,10 @@ fn a_token_of_before_a_store_went_back_is_not_resumed_later() {
 #[test]
 fn a_subscriber_resumes_without_gap_or_is_told_that_it_cannot() {
     let cache = cache();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false },
+        &id_of,
+    );
     for revision in 6..10 {
         cache.take(WatchEvent::Put(item("b", 1, revision)), &id_of);
     }
@@ -119,7 +134,10 @@ fn a_new_listing_reports_what_differs() {
     let both = vec![item("a", 1, 5), item("b", 1, 5)];
     cache.take(WatchEvent::Snapshot { items: both, revision: Revision(5), went_back: false }, &id_of);
     let (_, mut changes) = cache.subscribe(None).unwrap();
-    cache.take(WatchEvent::Snapshot { items: vec![item("b", 2, 8)], revision: Revision(9), went_back: false }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("b", 2, 8)], revision: Revision(9), went_back: false },
+        &id_of,
+    );
     assert_eq!(changes.try_recv().unwrap().after.unwrap().record.vcpus, 2);
     assert!(changes.try_recv().unwrap().after.is_none());
     assert!(changes.try_recv().is_err());
