@@ -36,6 +36,9 @@ pub mod requests;
 mod server;
 pub mod shards;
 pub mod snapshots;
+#[cfg(test)]
+#[path = "traps_tests.rs"]
+mod traps;
 pub mod watch;
 
 use std::sync::Arc;
