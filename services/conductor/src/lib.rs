@@ -14,6 +14,7 @@ pub mod audit;
 mod barrier;
 pub mod cache;
 pub mod catalogue;
+mod compaction;
 pub mod config;
 pub mod db;
 pub mod engine;
@@ -106,6 +107,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     );
     shards.watch_unowned(config.shard_ttl.get(), context.readiness.clone(), tasks);
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
+    tasks.spawn("compaction", compaction::run(db.clone(), shards.clone(), config.history.get()));
     let lanes = Arc::new(Lanes::default());
     let engines = Engines {
         callers,
