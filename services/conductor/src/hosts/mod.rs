@@ -117,7 +117,7 @@ impl Hosts {
             })
             .await?;
         let host = self.shown(&entry);
-        self.tell_enabled(id, Epoch(host.epoch), enabled, reason).await;
+        self.tell_enabled(id, Epoch(host.epoch), (enabled, reason), entry.revision).await;
         Ok(host)
     }
 
