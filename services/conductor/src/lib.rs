@@ -24,6 +24,7 @@ pub mod groups;
 pub mod hints;
 pub mod history;
 pub mod hosts;
+pub mod identity;
 pub mod moves;
 pub mod once;
 pub mod operations;
@@ -67,6 +68,7 @@ use crate::db::Db;
 use crate::engine::Engine;
 use crate::groups::Groups;
 use crate::hosts::{HostId, Hosts};
+use crate::identity::StoreIdentity;
 use crate::moves::automatic::Automatic;
 use crate::moves::reach::Reach;
 use crate::placed::Placed;
@@ -107,6 +109,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     );
     shards.watch_unowned(config.shard_ttl.get(), context.readiness.clone(), tasks);
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
+    tasks.spawn("store identity", StoreIdentity::new(db.clone()).follow());
     tasks.spawn("compaction", compaction::run(db.clone(), shards.clone(), config.history.get()));
     let lanes = Arc::new(Lanes::default());
     let engines = Engines {
@@ -152,6 +155,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         hosts: hosts.cache.clone(),
     };
     let conductor = Conductor {
+        identity: StoreIdentity::new(db.clone()),
         callers: engines.callers,
         auditor,
         audits: tokio::sync::Mutex::new(()),

@@ -135,8 +135,8 @@ impl Hosts {
             .await?;
         let host = self.shown(&entry);
         // As it is now: a repetition of an earlier word is answered with the word that holds.
-        let enabled = host.admin_state() != pb::host::AdminState::Disabled;
-        self.tell_enabled(id, Epoch(host.epoch), enabled, &host.disabled_reason).await;
+        let word = (host.admin_state() != pb::host::AdminState::Disabled, host.disabled_reason.as_str());
+        self.tell_enabled(id, Epoch(host.epoch), word, entry.revision).await;
         Ok(host)
     }
 
