@@ -4,7 +4,7 @@
 //! blocking threads. SQLite's write-ahead log lets both go on at once, and since a writer is answered after
 //! its commit, every read begun later sees it. Watches pull from a bounded ring of recent changes.
 //!
-//! Beside the database lies a mark of how far it had come ([`mark`]): one that was lost, or has less, is refused.
+//! Beside the database lies a mark of how far it had come (`mark.rs`): one that was lost, or has less, is refused.
 //!
 //! Leases live in memory: who holds one lives in this process, so that at the next start all of them are
 //! gone, and so are their keys.
