@@ -169,6 +169,7 @@ impl Judge {
                 capacity: self.capacity,
                 outages,
                 aftermath: AFTERMATH,
+                ..Expected::default()
             };
             let settling = checker::settling(&world, &expected);
             if (settling.is_empty() && !on_its_way) || start.elapsed() > SETTLE {

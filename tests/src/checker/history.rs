@@ -5,6 +5,7 @@ use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::Outcome;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::State as InstanceState;
+use kilonova_proto::types::v1::snapshot::State as SnapshotState;
 use kilonova_proto::types::v1::volume::State as VolumeState;
 use prost_types::Timestamp;
 
@@ -49,6 +50,26 @@ pub fn tells_the_truth(world: &World, findings: &mut Findings) {
             failed: volume.state() == VolumeState::Error,
         };
         judge(&told, findings);
+    }
+    for (id, record) in &world.snapshots {
+        let snapshot = record.snapshot.clone().unwrap_or_default();
+        let state = snapshot.state();
+        let created = record
+            .actions
+            .iter()
+            .any(|action| action.kind() == Kind::Create && action.outcome() == Outcome::Succeeded);
+        let told = Told {
+            id,
+            actions: &record.actions,
+            launched: created,
+            deleted: state == SnapshotState::Deleted,
+            has_delete_time: snapshot.delete_time.is_some(),
+            failed: state == SnapshotState::Error,
+        };
+        judge(&told, findings);
+        findings.add_unless(state != SnapshotState::Available || created, RULE, id, || {
+            "it is AVAILABLE, and its create did not succeed".into()
+        });
     }
 }
 

@@ -41,6 +41,7 @@ pub async fn judge(cell: &Cell, store: &SharedStore, user: &User) -> io::Result<
             capacity: Capacity::of(&Plan::new(Backing::Etcd)),
             outages: cell.outages.lock().clone(),
             aftermath: AFTERMATH,
+            ..Expected::default()
         };
         if checker::settling(&world, &expected).is_empty() || start.elapsed() > DEADLINE {
             let violations = checker::check(&world, &expected);
