@@ -149,15 +149,17 @@ pub fn volume_hints(check: &mut Checker, path: &str, hints: &pb::SchedulerHints)
 /// Wishes for places: by their names, and by what is there.
 fn place_hints<T: FromStr<Err = InvalidId>>(check: &mut Checker, path: &str, hints: &pb::SchedulerHints) {
     check.optional_id::<HostName>(&format!("{path}.force_host"), &hints.force_host);
-    for host in &hints.exclude_hosts {
+    let excluded = hints.exclude_hosts.len();
+    check.ensure(excluded <= MAX_NAMED, &format!("{path}.exclude_hosts"), format!("at most {MAX_NAMED}"));
+    for host in hints.exclude_hosts.iter().take(MAX_NAMED) {
         check.id::<HostName>(&format!("{path}.exclude_hosts"), host);
     }
     for (field, ids) in [("different_host", &hints.different_host), ("same_host", &hints.same_host)] {
         let field = format!("{path}.{field}");
-        for id in ids {
+        check.ensure(ids.len() <= MAX_NAMED, &field, format!("at most {MAX_NAMED}"));
+        for id in ids.iter().take(MAX_NAMED) {
             check.id::<T>(&field, id);
         }
-        check.ensure(ids.len() <= MAX_NAMED, &field, format!("at most {MAX_NAMED}"));
     }
 }
 

@@ -76,7 +76,7 @@ requests! {
     ConfirmResizeRequest => ConfirmResizeRequest { request_id, project_id, instance_id, etag }
     RevertResizeRequest => RevertResizeRequest { request_id, project_id, instance_id, etag }
     EvacuateInstanceRequest => EvacuateInstanceRequest {
-        request_id, project_id, instance_id, etag, target_host,
+        request_id, project_id, instance_id, etag, target_host, vouched_hosts,
     }
     AttachVolumeRequest => AttachVolumeRequest { request_id, project_id, instance_id, etag, volume_id }
     DetachVolumeRequest => DetachVolumeRequest { request_id, project_id, instance_id, etag, volume_id }
@@ -120,6 +120,8 @@ requests! {
     ListServicesRequest => ListServicesRequest { service }
     EnableHostRequest => EnableHostRequest { request_id, service, host }
     DisableHostRequest => DisableHostRequest { request_id, service, host, reason }
+    FenceHostRequest => FenceHostRequest { request_id, service, host }
+    UnfenceHostRequest => UnfenceHostRequest { request_id, service, host }
     UpdateHostRequest => UpdateHostRequest { request_id, service, host, assigned_zone, traits, update_mask }
     ListZonesRequest => ListZonesRequest {}
     GetQuotaRequest => GetQuotaRequest { project_id }
@@ -186,6 +188,8 @@ responses! {
     ListServicesResponse => ListServicesResponse { services, registry_stale_seconds }
     EnableHostResponse => EnableHostResponse { host }
     DisableHostResponse => DisableHostResponse { host }
+    FenceHostResponse => FenceHostResponse { host }
+    UnfenceHostResponse => UnfenceHostResponse { host }
     UpdateHostResponse => UpdateHostResponse { host }
     ListZonesResponse => ListZonesResponse { zones }
     GetQuotaResponse => GetQuotaResponse { quota }

@@ -198,6 +198,8 @@ forward! {
         list_zones(ListZonesRequest) -> ListZonesResponse = records.list_zones;
         enable_host(EnableHostRequest) -> EnableHostResponse = tasks.enable_host;
         disable_host(DisableHostRequest) -> DisableHostResponse = tasks.disable_host;
+        fence_host(FenceHostRequest) -> FenceHostResponse = tasks.fence_host;
+        unfence_host(UnfenceHostRequest) -> UnfenceHostResponse = tasks.unfence_host;
         update_host(UpdateHostRequest) -> UpdateHostResponse = tasks.update_host;
     }
 }

@@ -27,7 +27,7 @@ use crate::db::{Db, Read, conflict};
 use crate::groups::Groups;
 use crate::placed::Placed;
 use crate::quota;
-use crate::records::Records;
+use crate::records::{Records, check_size};
 use batch::{Accepted, Batches};
 use book::Book;
 pub use lanes::Lanes;
@@ -138,6 +138,7 @@ impl Acceptor {
         group: Option<(&Groups, ServerGroupId)>,
         validate_only: bool,
     ) -> Result<Vec<Entry<P>>, Error> {
+        new.iter().try_for_each(|(_, record)| check_size(record))?;
         let wanted = new.iter().fold(pb::QuotaUsage::default(), |sum, (_, r)| quota::sum(&sum, &r.usage()));
         match group {
             _ if validate_only => self.judge(request, records, new, group, &wanted).await,

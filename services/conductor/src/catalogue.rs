@@ -191,21 +191,26 @@ pub async fn quota(acceptor: &Acceptor, project: &ProjectId) -> Result<pb::Quota
     })
 }
 
-/// Sets the limits that `paths` names, all when it is empty.
+/// Sets the limits of the request's project that `paths` names, all when it is empty; once for its id.
 pub async fn set_limits(
     db: &Db,
     acceptor: &Acceptor,
-    project: &ProjectId,
+    request: &Request,
     new: &pb::QuotaLimits,
     paths: &[String],
 ) -> Result<(), Error> {
+    let project = &request.project;
     let key = db.keys.quota(project);
     for _ in 0..TRIES {
+        if acceptor.replay(request).await?.is_some() {
+            return Ok(());
+        }
         let own = acceptor.limits(project).await?;
         let limits = QuotaRecord { limits: Some(merged(&own.record, new, paths)?) };
         let txn = Txn::new()
             .when(Compare::ModRevision(key.clone(), own.revision))
             .put(key.clone(), limits.encode_to_vec());
+        let txn = acceptor.remember(request, vec![project.to_string()], txn);
         if let TxnOutcome::Committed { .. } = db.commit(txn).await? {
             return Ok(());
         }

@@ -21,6 +21,11 @@ pub struct Config {
     pub build_timeout: Period,
     /// How long a host may take to start, stop or reboot an instance; then it counts as not done.
     pub operation_timeout: Period,
+    /// How long a build waits, before it goes elsewhere, for the host it left to say that nothing is left there; a host that is not
+    /// registered, or cannot be connected to, is not waited for.
+    pub leave_timeout: Period,
+    /// For how long a host has to be gone before a move that needs it is given up.
+    pub gone_after: Period,
     /// How long the removal waits for a host that has left the registry; the host removes its copy when it is back.
     pub delete_timeout: Period,
     /// For how long after its start a host that is not registered may only not have registered yet.
@@ -92,6 +97,8 @@ impl Default for Config {
             alternates: 2,
             build_timeout: seconds(300),
             operation_timeout: seconds(180),
+            leave_timeout: seconds(60),
+            gone_after: seconds(30),
             delete_timeout: seconds(60),
             registration_grace: seconds(10),
             resend_interval: seconds(10),

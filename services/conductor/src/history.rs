@@ -6,6 +6,7 @@ use kilonova_model::time::{duration, timestamp};
 use kilonova_model::{Error, ServiceKind};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
+use prost::Message;
 
 /// Most actions kept of one resource.
 pub const MAX_ACTIONS: usize = 16;
@@ -30,7 +31,26 @@ pub fn begin(actions: &mut Vec<pb::Action>, kind: Kind, request_id: &str, now: S
     }
 }
 
-fn supersede(actions: &mut [pb::Action], now: SystemTime) {
+/// Drops what is oldest of a history until it takes at most `most` bytes: actions that ended, and then the middle steps of the
+/// others. What goes on stays, with its first step and its last.
+pub fn shrink(actions: &mut Vec<pb::Action>, most: usize) {
+    let size = |actions: &[pb::Action]| actions.iter().map(Message::encoded_len).sum::<usize>();
+    while size(actions) > most {
+        let ended = |action: &pb::Action| action.outcome() != pb::Outcome::InProgress;
+        let last = actions.len().saturating_sub(1);
+        if let Some(oldest) = actions[..last].iter().position(ended) {
+            actions.remove(oldest);
+        } else if let Some(action) = actions.iter_mut().max_by_key(|one| one.steps.len()).filter(|one| one.steps.len() > 2) {
+            action.steps.remove(action.steps.len() / 2);
+            action.dropped_steps += 1;
+        } else {
+            return;
+        }
+    }
+}
+
+/// All that goes on is overtaken.
+pub fn supersede(actions: &mut [pb::Action], now: SystemTime) {
     while let Some(action) = open(actions) {
         for step in &mut action.steps {
             if step.outcome() == pb::Outcome::InProgress {
@@ -221,6 +241,27 @@ mod tests {
         close(&mut actions, "build", Some(&cause), start + Duration::from_secs(2));
         let step = &actions[0].steps[0];
         assert_eq!((step.outcome(), step.duration.unwrap().seconds), (pb::Outcome::Failed, 2));
+    }
+
+    #[test]
+    fn a_history_that_grew_too_large_loses_its_oldest_and_keeps_what_goes_on() {
+        let now = SystemTime::UNIX_EPOCH;
+        let mut actions = Vec::new();
+        for kind in [Kind::Create, Kind::Stop, Kind::Start] {
+            begin(&mut actions, kind, "r", now);
+            for number in 0..20 {
+                let detail = format!("{number}").repeat(1000);
+                add_to_newest(&mut actions, done("step", ME, now, Duration::ZERO, 0, detail));
+            }
+            if kind != Kind::Start {
+                end(&mut actions, pb::Outcome::Succeeded, now);
+            }
+        }
+        shrink(&mut actions, 10_000);
+        let [action] = actions.as_slice() else { panic!("one is left") };
+        assert_eq!((action.kind(), action.outcome()), (Kind::Start, pb::Outcome::InProgress));
+        assert!(action.encoded_len() <= 10_000 && action.dropped_steps > 0);
+        assert!(action.steps[0].detail.starts_with('0') && action.steps.last().unwrap().detail.starts_with("19"));
     }
 
     #[test]

@@ -64,6 +64,7 @@ use crate::engine::Engine;
 use crate::groups::Groups;
 use crate::hosts::{HostId, Hosts};
 use crate::moves::automatic::Automatic;
+use crate::moves::reach::Reach;
 use crate::placed::Placed;
 use crate::records::Records;
 use crate::server::Conductor;
@@ -108,6 +109,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         config: config.clone(),
         lanes: lanes.clone(),
         groups: groups.clone(),
+        hosts: hosts.cache.clone(),
     };
     engines.drive(&context, gained_rx);
     let memories = Memories {
@@ -122,13 +124,14 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     };
     memories.fill(&context, &shards);
 
+    let members = context.registry.members(ServiceKind::Compute);
+    let reach = Reach { db: db.clone(), members, hosts: hosts.cache.clone() };
     let acceptor = Arc::new(Acceptor::new(db.clone(), config.clone(), lanes, tasks));
     if config.evacuation.enabled {
         let automatic = Automatic {
             config: config.evacuation,
             conductor: context.host.clone(),
-            hosts: hosts.cache.clone(),
-            members: context.registry.members(ServiceKind::Compute),
+            reach: reach.clone(),
             instances: instances.clone(),
             shards: shards.clone(),
             acceptor: acceptor.clone(),
@@ -160,6 +163,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         images,
         groups,
         hosts,
+        reach,
         shards,
     };
     let server = server::services(Arc::new(conductor), context.server());
@@ -173,6 +177,7 @@ struct Engines {
     config: Arc<Config>,
     lanes: Arc<Lanes>,
     groups: Groups,
+    hosts: Cache<HostId, HostRecord>,
 }
 
 impl Engines {
@@ -189,6 +194,7 @@ impl Engines {
             context.host.clone(),
             self.lanes.clone(),
             self.groups.clone(),
+            self.hosts.clone(),
         )
     }
 

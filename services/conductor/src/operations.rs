@@ -9,7 +9,9 @@
 //!                                              └──► conclude: not exported any more, the volume is available, FAILED
 //!   detach:                host did, or has no such guest
 //!                                              └──► conclude: not exported any more, the volume is available
-//!                          host did not ──► as it was, FAILED
+//!                          host did not ──► conclude: the volume is in use as it was, FAILED
+//!
+//!   the guest is lost:     each ──► conclude, in their order: what has a volume in it settles that, FAILED
 //! ```
 //!
 //! Operations wait in the order they were asked for, each with a generation of its own, so that what a host sees only
@@ -56,8 +58,7 @@ pub fn host_did_not(
     let Some(operation) = record.operations.first_mut() else { return };
     match operation.kind() {
         _ if operation.r#move.is_some() => moves::host_did_not(record, fault, again_until),
-        // The host keeps its receipt, and is asked again whenever it can be.
-        Kind::ConfirmResize => operation.host_done = true,
+        Kind::ConfirmResize => moves::not_confirmed(record, fault),
         Kind::AttachVolume if operation.undo_cause.is_none() => {
             operation.undo_cause = Some(fault.clone());
             operation.deadline_time = Some(timestamp(again_until));
@@ -65,8 +66,26 @@ pub fn host_did_not(
             renumber(record);
         }
         Kind::AttachVolume => operation.host_done = true,
-        Kind::DetachVolume if fault.reason == Reason::InstanceNotFound.as_str() => operation.host_done = true,
+        Kind::DetachVolume => undo_unless_gone(operation, fault),
         _ => end(record, Some(fault), now),
+    }
+}
+
+/// A detach that was not done leaves the volume with the instance, unless there is no guest that could have it.
+fn undo_unless_gone(operation: &mut Operation, fault: &pb::Fault) {
+    operation.host_done = true;
+    if fault.reason != Reason::InstanceNotFound.as_str() {
+        operation.undo_cause = Some(fault.clone());
+    }
+}
+
+/// The guest is lost, or what was asked cannot go on for another reason: nothing is left for a host to do.
+pub fn cut_off(record: &mut InstanceRecord, fault: &pb::Fault) {
+    for operation in &mut record.operations {
+        operation.host_done = true;
+        if operation.kind() != Kind::DetachVolume {
+            operation.undo_cause.get_or_insert_with(|| fault.clone());
+        }
     }
 }
 
@@ -96,7 +115,8 @@ fn end(record: &mut InstanceRecord, fault: Option<&pb::Fault>, now: SystemTime) 
     let instance = record.instance.get_or_insert_default();
     match operation.kind() {
         _ if operation.r#move.is_some() => {}
-        Kind::ConfirmResize | Kind::Evacuate => {}
+        Kind::ConfirmResize => {}
+        Kind::Evacuate => settle_all(instance),
         Kind::Rebuild => rebuilt(record, operation.image.as_ref().filter(|_| fault.is_none())),
         Kind::AttachVolume => settle(instance, &operation.volume_id, fault.is_none()),
         Kind::DetachVolume => settle(instance, &operation.volume_id, fault.is_some()),
@@ -128,6 +148,11 @@ fn rebuilt(record: &mut InstanceRecord, image: Option<&pb::Image>) {
         instance.spec.get_or_insert_default().image_id.clone_from(&image.id);
         record.image = Some(image.clone());
     }
+}
+
+/// It was built with all its volumes, or stays with them: an attach or a detach that was overtaken is one no more.
+fn settle_all(instance: &mut pb::Instance) {
+    instance.attachments.iter_mut().for_each(|one| one.set_state(AttachmentState::Attached));
 }
 
 /// The instance has the volume, or has it no more.
@@ -222,6 +247,8 @@ mod tests {
 
         let mut record = with(&[Kind::DetachVolume]);
         host_did_not(&mut record, &fault(Reason::DriverFailed), NOW, NOW);
+        assert!(record.operations[0].host_done, "its volume's record says that it is being detached");
+        conclude(&mut record, NOW);
         assert_eq!(volumes(&record), [("v1", AttachmentState::Attached)]);
         assert_eq!(outcomes(&record), [pb::Outcome::Failed]);
 

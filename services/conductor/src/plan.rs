@@ -16,14 +16,20 @@
 //! A receipt is written before a host is asked for anything and removed only when that host says that nothing
 //! is left. So whatever the record says about where it *is*, its receipts say where something of it may *be*, and
 //! the same rule cleans up after a failed attempt and after a delete.
+//!
+//! A build that left a host goes elsewhere once that host has said that nothing is left there. A host that is not
+//! registered or cannot be connected to is not waited for, and any other for `leave_timeout` at most.
+//!
+//! Times are elapsed times on this conductor's own monotonic clock: a deadline counts from the moment this owner first saw
+//! the step, so that members whose clocks differ do not cut each other's steps short.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use kilonova_model::Epoch;
-use kilonova_model::time::system_time;
 use kilonova_proto::conductor::v1::{Operation, Receipt};
+use tokio::time::Instant;
 
-use crate::placed::{Phase, Site, Status, Wanted, until};
+use crate::placed::{Phase, Site, Status, Wanted};
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +48,10 @@ pub enum Decision {
     Operate,
     /// The host did not do its part in time, or cannot.
     GiveUpOperation(Leave),
-    /// The host that had to be cleared for the first operation is: go on with it.
+    /// The hosts that had to be cleared for the first operation are: go on with it.
     GoOn,
+    /// An operator said that the host is off: it runs nothing, which is all its part was.
+    SkipHost,
     /// The host did its part of the first operation: do what is left of it.
     Conclude,
     /// Have this host remove what it may hold.
@@ -85,7 +93,7 @@ pub struct Sent {
     /// For which attempt.
     pub attempt: u32,
     /// When.
-    pub at: SystemTime,
+    pub at: Instant,
 }
 
 /// A command.
@@ -113,8 +121,14 @@ pub struct View<'a> {
     pub building_at: Option<&'a Site>,
     /// Where the host's part of the operation is done.
     pub acts_at: &'a Site,
-    /// The host that has to be cleared before the operation goes on.
-    pub clears: Option<&'a str>,
+    /// The hosts that have to be cleared before the operation goes on.
+    pub clears: &'a [String],
+    /// The host whose copy is the one to go on with once that is cleared: while it is not registered nothing is removed.
+    pub clears_for: Option<&'a str>,
+    /// Whether the operation moves the resource between hosts: one that is gone is not waited for until the deadline.
+    pub moves: bool,
+    /// Whether the host's part is only to stop running the resource.
+    pub lets_go: bool,
     /// How many places were tried.
     pub tried: usize,
     /// How many of them refused it and did nothing.
@@ -123,16 +137,26 @@ pub struct View<'a> {
     pub alternates: usize,
     /// What is being done with it now that it is there.
     pub operation: Option<&'a Operation>,
+    /// Since when this owner sees the present task.
+    pub since: Instant,
     /// When the present task is late.
-    pub deadline: Option<SystemTime>,
-    /// When the record may be removed.
-    pub expiry: Option<SystemTime>,
+    pub deadline: Instant,
+    /// When the first operation is late.
+    pub operation_deadline: Instant,
+    /// For how long yet the record of what is gone is kept.
+    pub kept: Duration,
     /// What was sent and not yet answered.
     pub sent: &'a [Sent],
     /// The incarnation of a registered host.
     pub epoch_of: &'a dyn Fn(&str) -> Option<Epoch>,
+    /// For how long a host has not been registered, as far as this conductor knows.
+    pub gone_for: &'a dyn Fn(&str) -> Duration,
+    /// Whether an operator said of a host that is not registered that it is off.
+    pub is_fenced: &'a dyn Fn(&str) -> bool,
+    /// Whether the host of an attempt could not be connected to for a while.
+    pub is_unreachable: &'a dyn Fn(u32) -> bool,
     /// The time.
-    pub now: SystemTime,
+    pub now: Instant,
     /// Most places where it came to nothing.
     pub max_attempts: u32,
     /// Most places that refused it.
@@ -143,6 +167,10 @@ pub struct View<'a> {
     pub settling: Duration,
     /// When to send an unanswered command again.
     pub resend: Duration,
+    /// How long a host that was left is waited for to say that nothing is left there.
+    pub leave_timeout: Duration,
+    /// For how long a host has to be gone before a move gives it up.
+    pub gone_after: Duration,
 }
 
 /// Decides.
@@ -150,7 +178,7 @@ pub struct View<'a> {
 pub fn plan(view: &View<'_>) -> Decision {
     let status = view.status;
     if status.phase == Phase::Gone {
-        let kept = view.expiry.map_or(Duration::ZERO, |expiry| until(expiry, view.now));
+        let kept = view.kept;
         return match clean_up(view, &[]) {
             _ if kept.is_zero() => Decision::Purge,
             Some(Decision::Wait(wait)) if !view.unreachable() => Decision::Wait(wait.min(kept)),
@@ -162,45 +190,50 @@ pub fn plan(view: &View<'_>) -> Decision {
         return remove(view);
     }
     match (view.building_at, view.operation) {
+        _ if view.placing && view.is_late_move() => Decision::GiveUpOperation(Leave::Late),
+        _ if view.placing && view.is_source_gone() => Decision::GiveUpOperation(Leave::NotRegistered),
         (Some(site), _) if view.placing => build(view, site),
-        (_, Some(operation)) if view.placing && view.is_late(operation) => {
-            Decision::GiveUpOperation(Leave::Late)
-        }
-        _ if view.placing => {
-            if view.is_tried_enough() {
-                Decision::GiveUp
-            } else if view.alternates > 0 {
-                Decision::TakeAlternate
-            } else {
-                Decision::Select
-            }
-        }
+        _ if view.placing => place(view),
         (_, Some(operation)) if operation.host_done => Decision::Conclude,
-        (_, Some(operation)) => match view.clears {
-            Some(host) => clear(view, operation, host),
-            None => operate(view, operation),
-        },
+        (_, Some(operation)) if view.clears.is_empty() => operate(view, operation),
+        (_, Some(_)) => clear(view),
+        // While its own host is away, what is elsewhere may be the last good copy.
+        (_, None) if view.is_home_away() => Decision::Done,
         (_, None) => clean_up(view, view.keeps).unwrap_or(Decision::Done),
     }
 }
 
+/// The next place, once the hosts that were left have said that nothing is left there, as far as they can be asked.
+fn place(view: &View<'_>) -> Decision {
+    if view.is_tried_enough() {
+        return Decision::GiveUp;
+    }
+    if view.status.phase == Phase::Building && view.awaits_left_hosts() {
+        let patience = until(view.since + view.leave_timeout, view.now);
+        match clean_up(view, view.keeps) {
+            Some(Decision::Wait(_)) if patience.is_zero() => {}
+            Some(Decision::Wait(wait)) => return Decision::Wait(wait.min(patience)),
+            Some(decision) => return decision,
+            None => {}
+        }
+    }
+    if view.alternates > 0 { Decision::TakeAlternate } else { Decision::Select }
+}
+
 fn build(view: &View<'_>, site: &Site) -> Decision {
     let Some(epoch) = (view.epoch_of)(&site.host) else {
-        let patience = match view.deadline.filter(|_| view.only_place) {
-            Some(deadline) => until(deadline, view.now),
-            None => view.settling,
-        };
+        let patience =
+            if view.only_place { until(view.deadline, view.now) } else { view.settling };
         return match patience {
             Duration::ZERO => Decision::LeaveHost(Leave::NotRegistered),
             patience => Decision::Wait(patience),
         };
     };
     let sent = view.sent(Verb::Build, &site.host, epoch, view.status.generation, site.attempt);
-    let deadline = view.deadline.unwrap_or(view.now + view.resend);
-    let late = until(deadline, view.now);
+    let late = until(view.deadline, view.now);
     if late.is_zero() {
         // The host may have finished long ago and not have been heard: ask once more before leaving it.
-        return match sent.filter(|sent| sent.at >= deadline) {
+        return match sent.filter(|sent| sent.at >= view.deadline) {
             Some(sent) if view.is_unanswered(sent) => Decision::Wait(view.until_resend(sent)),
             Some(_) => Decision::LeaveHost(Leave::Late),
             None => Decision::Build,
@@ -216,17 +249,27 @@ fn build(view: &View<'_>, site: &Site) -> Decision {
     }
 }
 
-/// Nothing may be left at a host before the operation goes on.
-fn clear(view: &View<'_>, operation: &Operation, host: &str) -> Decision {
-    if view.receipts.iter().all(|receipt| receipt.host != host) {
+/// Nothing may be left at some hosts before the operation goes on. One of which an operator said that it is off counts as
+/// cleared.
+fn clear(view: &View<'_>) -> Decision {
+    let holds = |host: &&String| view.receipts.iter().any(|receipt| receipt.host == **host);
+    let mut left = view.clears.iter().filter(holds).filter(|host| !(view.is_fenced)(host)).peekable();
+    if left.peek().is_none() {
         return Decision::GoOn;
     }
-    let late = view.until_late(operation);
+    let late = until(view.operation_deadline, view.now);
+    // Where it is to run afterwards: while that host is away, what is elsewhere may be the last good copy.
+    let needed = view.clears_for.filter(|host| (view.epoch_of)(host).is_none());
+    let away = left.find(|host| (view.epoch_of)(host).is_none()).map(String::as_str);
+    let given_up = [needed, away].into_iter().flatten().any(|host| view.is_given_up(host));
+    if late.is_zero() || given_up {
+        let why = if needed.or(away).is_some() { Leave::NotRegistered } else { Leave::Late };
+        return Decision::GiveUpOperation(why);
+    }
+    if let Some(host) = needed {
+        return Decision::Wait(late.min(view.until_given_up(host)));
+    }
     match clean_up(view, view.keeps) {
-        _ if late.is_zero() => {
-            let registered = (view.epoch_of)(host).is_some();
-            Decision::GiveUpOperation(if registered { Leave::Late } else { Leave::NotRegistered })
-        }
         Some(Decision::Wait(wait)) => Decision::Wait(wait.min(late)),
         Some(decision) => decision,
         None => Decision::Wait(late),
@@ -236,11 +279,16 @@ fn clear(view: &View<'_>, operation: &Operation, host: &str) -> Decision {
 /// Unlike a build, an operation can only be done where the resource is: a host that has left may be back in time.
 fn operate(view: &View<'_>, operation: &Operation) -> Decision {
     let Site { host, attempt } = view.acts_at;
-    let deadline = view.deadline_of(operation);
+    let deadline = view.operation_deadline;
     let late = until(deadline, view.now);
     let Some(epoch) = (view.epoch_of)(host) else {
-        return if late.is_zero() {
+        if view.lets_go && (view.is_fenced)(host) {
+            return Decision::SkipHost;
+        }
+        return if late.is_zero() || (view.moves && view.is_given_up(host)) {
             Decision::GiveUpOperation(Leave::NotRegistered)
+        } else if view.moves {
+            Decision::Wait(late.min(view.until_given_up(host)))
         } else {
             Decision::Wait(late)
         };
@@ -263,7 +311,7 @@ fn remove(view: &View<'_>) -> Decision {
         None => Decision::Finish { forced: false },
         Some(Decision::Wait(wait)) => {
             let unreachable = view.unreachable();
-            let late = view.deadline.map_or(Duration::ZERO, |deadline| until(deadline, view.now));
+            let late = until(view.deadline, view.now);
             if unreachable && late.is_zero() {
                 Decision::Finish { forced: true }
             } else if unreachable {
@@ -298,16 +346,40 @@ impl View<'_> {
         failed >= most.0 || self.refusals >= most.1 || (self.only_place && self.tried > 0)
     }
 
-    fn deadline_of(&self, operation: &Operation) -> SystemTime {
-        operation.deadline_time.as_ref().and_then(system_time).unwrap_or(self.now)
+    /// Whether a move has no destination yet and should have one.
+    fn is_late_move(&self) -> bool {
+        let waits = self.status.phase == Phase::Ready && self.operation.is_some() && self.building_at.is_none();
+        waits && self.operation_deadline <= self.now
     }
 
-    fn until_late(&self, operation: &Operation) -> Duration {
-        until(self.deadline_of(operation), self.now)
+    /// Whether a destination is looked for, or asked, for a resource whose own host is gone: it could not let go of it.
+    fn is_source_gone(&self) -> bool {
+        self.status.phase == Phase::Ready && self.is_given_up(&self.status.host)
     }
 
-    fn is_late(&self, operation: &Operation) -> bool {
-        self.status.phase == Phase::Ready && self.until_late(operation).is_zero()
+    /// Whether it has a host, and that is not registered.
+    fn is_home_away(&self) -> bool {
+        let host = &self.status.host;
+        !host.is_empty() && (self.epoch_of)(host).is_none()
+    }
+
+    /// Whether a host that is not registered is no longer waited for.
+    fn is_given_up(&self, host: &str) -> bool {
+        (self.epoch_of)(host).is_none() && self.until_given_up(host).is_zero()
+    }
+
+    fn until_given_up(&self, host: &str) -> Duration {
+        let patience = self.gone_after.saturating_sub((self.gone_for)(host));
+        patience.max(self.settling)
+    }
+
+    /// Whether a host that was left can still say that nothing is left there.
+    fn awaits_left_hosts(&self) -> bool {
+        self.receipts.iter().any(|receipt| {
+            !self.keeps.contains(&receipt.host)
+                && (self.epoch_of)(&receipt.host).is_some()
+                && !(self.is_unreachable)(receipt.attempt)
+        })
     }
 
     /// What was sent to that incarnation.
@@ -321,9 +393,9 @@ impl View<'_> {
         })
     }
 
-    /// Whether an answer may still come. A time in the future is that of a clock that was set back.
+    /// Whether an answer may still come.
     fn is_unanswered(&self, sent: &Sent) -> bool {
-        self.now.duration_since(sent.at).is_ok_and(|ago| ago < self.resend)
+        self.now.duration_since(sent.at) < self.resend
     }
 
     fn until_resend(&self, sent: &Sent) -> Duration {
@@ -334,6 +406,10 @@ impl View<'_> {
     fn unreachable(&self) -> bool {
         self.receipts.iter().all(|receipt| (self.epoch_of)(&receipt.host).is_none())
     }
+}
+
+fn until(at: Instant, now: Instant) -> Duration {
+    at.saturating_duration_since(now)
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use kilonova_store::Txn;
 
 use crate::cache::Entry;
 use crate::history;
+use crate::moves::others;
+use crate::moves::reach::{Reach, Standing, other_is_gone};
 use crate::once::Change;
 use crate::placed::{Placed, Status};
 use crate::requests::Acceptance;
@@ -23,6 +25,8 @@ use crate::requests::Acceptance;
 pub struct Power<'a> {
     /// Which.
     pub operation: Operation,
+    /// Who is registered, and who is fenced.
+    pub reach: &'a Reach,
     /// How long the host may take.
     pub timeout: Duration,
     /// Who accepts it.
@@ -35,7 +39,8 @@ impl Change<InstanceRecord> for Power<'_> {
         let now = SystemTime::now();
         let mut record = InstanceRecord::clone(&entry.record);
         let kind = self.operation.kind();
-        begin(&mut record, self.operation.clone(), now + self.timeout, now)?;
+        let standing = |host: &str| self.reach.standing(host);
+        begin(&mut record, self.operation.clone(), &standing, now + self.timeout, now)?;
         self.acceptance.note(&mut record.actions, kind);
         let Status { host, attempt, .. } = record.status();
         let (name, actor) = (history::step_name(kind), self.acceptance.actor());
@@ -48,16 +53,18 @@ impl Change<InstanceRecord> for Power<'_> {
 /// Enters an operation in a record that is in a state for it.
 fn begin(
     record: &mut InstanceRecord,
-    operation: Operation,
+    mut operation: Operation,
+    standing: &dyn Fn(&str) -> Standing,
     deadline: SystemTime,
     now: SystemTime,
 ) -> Result<(), Error> {
-    let at_home = is_only_at_home(record);
+    let at_home = is_at_home(record);
+    let others = others(record);
     let instance = record.instance.get_or_insert_default();
     let (states, desired, task): (&[State], _, _) = match operation.kind() {
         Kind::Start => (&[State::Stopped], Desired::Running, Task::Starting),
         Kind::Stop => (&[State::Active], Desired::Stopped, Task::Stopping),
-        // The way out of an ERROR that left its guest where it was, as long as no other host may run it.
+        // The way out of an ERROR that left its guest where it was.
         Kind::Reboot if operation.hard && at_home => {
             (&[State::Active, State::Stopped, State::Error], Desired::Running, Task::Rebooting)
         }
@@ -89,6 +96,12 @@ fn begin(
             .with("task", busy.as_str_name()));
     }
     if state == State::Error {
+        if let Some(host) = others.iter().find(|host| standing(host) == Standing::Gone) {
+            return Err(other_is_gone(host, "it may run the instance too"));
+        }
+        operation.clears_others = !others.is_empty();
+        record.resized_from = None;
+        instance.previous_host.clear();
         // Its fault stays until that is done, and makes it an ERROR again if it is not.
         instance.set_state(State::Active);
     }
@@ -101,10 +114,10 @@ fn begin(
     Ok(())
 }
 
-/// Whether its host may hold something of it, and no other.
-fn is_only_at_home(record: &InstanceRecord) -> bool {
+/// Whether its host may hold something of it.
+fn is_at_home(record: &InstanceRecord) -> bool {
     let host = &record.resource().host;
-    !record.receipts.is_empty() && record.receipts.iter().all(|receipt| receipt.host == *host)
+    record.receipts.iter().any(|receipt| receipt.host == *host)
 }
 
 #[cfg(test)]
@@ -127,7 +140,8 @@ mod tests {
     fn begun(state: State, task: Task, kind: Kind, hard: bool) -> Result<InstanceRecord, Reason> {
         let mut record = instance(state, task);
         let operation = Operation { kind: kind.into(), hard, ..Default::default() };
-        begin(&mut record, operation, NOW, NOW).map(|()| record).map_err(|error| error.reason)
+        let standing = |_: &str| Standing::Registered;
+        begin(&mut record, operation, &standing, NOW, NOW).map(|()| record).map_err(|error| error.reason)
     }
 
     #[test]
@@ -162,10 +176,18 @@ mod tests {
             record.instance.as_mut().unwrap().fault = Some(Default::default());
             record.receipts = hosts.iter().map(|host| receipt(host)).collect();
             let operation = Operation { kind: Kind::Reboot.into(), hard: true, ..Default::default() };
-            begin(&mut record, operation, NOW, NOW).map(|()| record).map_err(|error| error.reason)
+            let standing = |host: &str| match host {
+                "gone" => Standing::Gone,
+                "fenced" => Standing::Fenced,
+                _ => Standing::Registered,
+            };
+            begin(&mut record, operation, &standing, NOW, NOW).map(|()| record).map_err(|error| error.reason)
         };
         assert_eq!(ask(&[]), Err(Reason::InvalidState), "nothing is there");
-        assert_eq!(ask(&["h1", "h2"]), Err(Reason::InvalidState), "h2 may run it");
+        assert_eq!(ask(&["h1", "gone"]), Err(Reason::InvalidState), "it may run it");
+        let cleared_first = ask(&["h1", "h2", "fenced"]).unwrap();
+        assert_eq!(cleared_first.clears(), ["fenced", "h2"]);
+        assert!(ask(&["h1"]).unwrap().clears().is_empty());
         let (mut done, mut failed) = (ask(&["h1"]).unwrap(), ask(&["h1"]).unwrap());
         crate::operations::host_did(&mut done, NOW, NOW);
         let instance = done.resource();

@@ -2,18 +2,24 @@
 
 use std::sync::Arc;
 
-use kilonova_model::Error;
+use kilonova_model::{Error, FieldViolation};
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::{Compare, Txn, TxnOutcome};
+use prost::Message;
 
 use crate::barrier::Barrier;
 use crate::cache::{Cache, Entry};
 use crate::db::{Db, conflict};
+use crate::history;
 use crate::placed::Placed;
 use crate::shards::Fence;
 
 /// How often a change is tried again when somebody else was faster.
 const TRIES: usize = 16;
+/// The most bytes of a new record: it grows with what is done, and has to fit into a transaction with others.
+pub const MAX_NEW: usize = 256 * 1024;
+/// The most bytes of a record with its history; past them the oldest of that is dropped.
+const MAX_RECORD: usize = 512 * 1024;
 
 /// The records of one type. Clones share them.
 pub struct Records<P: Placed> {
@@ -38,6 +44,26 @@ pub enum Written<P> {
     Changed,
     /// The shard is no longer this conductor's; nothing was written.
     Fenced,
+}
+
+/// A record that can always be written again: its history gives way.
+fn bounded<P: Placed>(mut record: P) -> P {
+    let size = record.encoded_len();
+    if size > MAX_RECORD {
+        let history = record.actions().iter().map(Message::encoded_len).sum::<usize>();
+        history::shrink(record.actions_mut(), MAX_RECORD.saturating_sub(size - history.min(size)));
+    }
+    record
+}
+
+/// Refuses a new record that would leave no room for what is done with it.
+pub fn check_size<P: Placed>(record: &P) -> Result<(), Error> {
+    let size = record.encoded_len();
+    if size <= MAX_NEW {
+        return Ok(());
+    }
+    let description = format!("takes {size} bytes with its flavor and image, and {MAX_NEW} is the most: shorten its metadata");
+    Err(Error::invalid(vec![FieldViolation { field: P::NOUN.to_owned(), description }]))
 }
 
 impl<P: Placed> Records<P> {
@@ -124,7 +150,7 @@ impl<P: Placed> Records<P> {
         with: Txn,
     ) -> Result<Written<P>, Error> {
         let key = P::key(&self.db.keys, id);
-        let record = Arc::new(record);
+        let record = Arc::new(bounded(record));
         let mut txn = Txn::new();
         if let Some(fence) = fence {
             txn = txn.when(fence.holds());

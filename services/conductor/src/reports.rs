@@ -16,6 +16,13 @@ use crate::operations::hosts_part;
 use crate::placed::{Phase, Placed, Site, Wanted};
 use crate::records::Records;
 
+/// Most steps taken of one report.
+const MAX_STEPS: usize = 16;
+/// Most bytes kept of a text of an agent.
+const MAX_TEXT: usize = 1024;
+/// Most entries kept of what a fault says besides.
+const MAX_METADATA: usize = 32;
+
 /// A report about one record.
 #[derive(Debug, Clone)]
 pub struct Report<I> {
@@ -132,8 +139,28 @@ fn answers_operation<P: Placed>(record: &P, report: &Report<P::Id>) -> bool {
 }
 
 fn add_steps<P: Placed>(record: &mut P, report: &Report<P::Id>) {
-    for step in &report.steps {
-        history::add(record.actions_mut(), step.clone());
+    for step in report.steps.iter().take(MAX_STEPS) {
+        let mut step = step.clone();
+        shorten(&mut step.detail);
+        step.fault.as_mut().map(bound);
+        history::add(record.actions_mut(), step);
+    }
+}
+
+/// Bounds what an agent says of a failure: it is kept with the record, and written again with every step.
+fn bound(fault: &mut pb::Fault) {
+    shorten(&mut fault.message);
+    if fault.metadata.len() > MAX_METADATA {
+        fault.metadata = std::mem::take(&mut fault.metadata).into_iter().take(MAX_METADATA).collect();
+    }
+    fault.metadata.values_mut().for_each(shorten);
+}
+
+fn shorten(text: &mut String) {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
+        text.push('…');
     }
 }
 
@@ -143,6 +170,7 @@ fn cause<I>(report: &Report<I>, now: SystemTime) -> pb::Fault {
         history::fault(&Error::new(Reason::BuildLost, message), &report.host, report.attempt, now)
     };
     let mut fault = report.fault.clone().unwrap_or_else(lost);
+    bound(&mut fault);
     fault.host = report.host.clone();
     fault.attempt = report.attempt;
     fault.time.get_or_insert(kilonova_model::time::timestamp(now));
@@ -261,6 +289,30 @@ mod tests {
         assert_eq!((instance.state(), instance.desired()), (State::Active, Desired::Running));
         assert_eq!((instance.task(), after.operations.len()), (Task::Unspecified, 0));
         assert_eq!(after.actions.last().unwrap().outcome(), pb::Outcome::Failed);
+    }
+
+    #[test]
+    fn what_an_agent_says_of_a_failure_is_bounded() {
+        let metadata = (0..100).map(|n| (n.to_string(), "ä".repeat(5000))).collect();
+        let fault = pb::Fault { message: "ä".repeat(100_000), metadata, ..Default::default() };
+        let step = pb::Step { detail: "x".repeat(100_000), ..Default::default() };
+        let failed = Report { fault: Some(fault), steps: vec![step; 1000], ..report("h1", 1, ReportStatus::Failed) };
+        let mut record = built_on("h1");
+        history::begin(&mut record.actions, Kind::Create, "", NOW);
+        let after = entered(&record, &failed).unwrap();
+        assert!(prost::Message::encoded_len(&after) < 64 * 1024, "{}", prost::Message::encoded_len(&after));
+    }
+
+    #[test]
+    fn a_guest_that_vanished_ends_what_was_asked_of_it() {
+        let mut record = stopping_on("h1");
+        let gone = Report { generation: 2, ..report("h1", 1, ReportStatus::Gone) };
+        record = entered(&record, &gone).unwrap();
+        assert!(record.operations[0].host_done, "nothing is left for its host to do");
+        record.conclude(NOW);
+        assert_eq!(record.resource().state(), State::Error);
+        assert_eq!((record.resource().task(), record.operations.len()), (Task::Unspecified, 0));
+        assert_eq!(record.actions.last().unwrap().outcome(), pb::Outcome::Failed);
     }
 
     #[test]

@@ -2,17 +2,24 @@
 
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use kilonova_model::check::{self, Checker};
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, FieldViolation, InstanceId, Reason, ServiceKind, VolumeId};
 use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
+use kilonova_store::Txn;
 
+use crate::accept::{Acceptor, Request};
 use crate::cache::Entry;
+use crate::db::conflict;
 use crate::history::{self, Actor};
 use crate::placed::{Phase, Placed, Wanted};
-use crate::records::Records;
+use crate::records::{Records, Written};
+
+/// How often a request is tried again when somebody else was faster.
+const TRIES: usize = 16;
 
 /// Who accepts, and since when.
 #[derive(Debug, Clone, Copy)]
@@ -175,44 +182,60 @@ pub async fn stored<P: Placed>(records: &Records<P>, named: Named<'_, P::Id>) ->
     Ok(entry)
 }
 
-/// Accepts the end of a record; `None` when it is missing and may be.
+/// What may keep a record from being deleted.
+#[async_trait]
+pub trait Guard<P>: Sync {
+    /// Refuses a record that others need.
+    async fn may_go(&self, record: &P) -> Result<(), Error>;
+}
+
+/// Nothing does.
+pub struct Unguarded;
+
+#[async_trait]
+impl<P: Sync> Guard<P> for Unguarded {
+    async fn may_go(&self, _: &P) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Accepts the end of a record; `None` when it is missing and may be. `guard` judges the record as the store has it, in the
+/// transaction that accepts: what it read of others has to be as new as that.
 pub async fn delete<P: Placed>(
     records: &Records<P>,
     named: Named<'_, P::Id>,
     allow_missing: bool,
     timeout: Duration,
     acceptance: Acceptance<'_>,
-    may_go: impl Fn(&P) -> Result<(), Error> + Send + Sync,
+    guard: &impl Guard<P>,
 ) -> Result<Option<Entry<P>>, Error> {
-    let accepted = records
-        .modify(named.id, |entry| {
-            named.check_project(entry)?;
-            let status = entry.record.status();
-            if status.phase == Phase::Gone {
-                let ours = entry.record.actions().last().is_some_and(|action| {
-                    !acceptance.request_id.is_empty() && action.request_id == acceptance.request_id
-                });
-                return if ours { Ok(None) } else { Err(Records::<P>::not_found(named.id)) };
-            }
-            if status.wanted == Wanted::Absent {
-                return Ok(None);
-            }
-            named.check_etag(entry)?;
-            may_go(&entry.record)?;
-            let mut record = P::clone(&entry.record);
-            let now = SystemTime::now();
-            record.set_absent(now + timeout, now);
-            acceptance.note(record.actions_mut(), Kind::Delete);
-            Ok(Some(record))
-        })
-        .await;
-    match accepted {
-        Ok(Some(entry)) => Ok(Some(entry)),
-        Ok(None) if allow_missing => Ok(None),
-        Ok(None) => Err(Records::<P>::not_found(named.id)),
-        Err(error) if allow_missing && error.reason == P::NOT_FOUND => Ok(None),
-        Err(error) => Err(error),
+    let missing = || if allow_missing { Ok(None) } else { Err(Records::<P>::not_found(named.id)) };
+    for _ in 0..TRIES {
+        let Some(entry) = records.read(named.id).await? else { return missing() };
+        if named.check_project(&entry).is_err() {
+            return missing();
+        }
+        let status = entry.record.status();
+        if status.phase == Phase::Gone {
+            let ours = entry.record.actions().last().is_some_and(|action| {
+                !acceptance.request_id.is_empty() && action.request_id == acceptance.request_id
+            });
+            return if ours { Ok(Some(entry)) } else { missing() };
+        }
+        if status.wanted == Wanted::Absent {
+            return Ok(Some(entry));
+        }
+        named.check_etag(&entry)?;
+        guard.may_go(&entry.record).await?;
+        let mut record = P::clone(&entry.record);
+        let now = SystemTime::now();
+        record.set_absent(now + timeout, now);
+        acceptance.note(record.actions_mut(), Kind::Delete);
+        if let Written::Stored(entry) = records.write(named.id, &entry, record, None, Txn::new()).await? {
+            return Ok(Some(entry));
+        }
     }
+    Err(conflict(&format!("{} {}", P::NOUN, named.id)))
 }
 
 /// What of a user's description can be changed.
@@ -258,37 +281,45 @@ pub type Described<'a> = (
     &'a mut Option<prost_types::Timestamp>,
 );
 
-/// Changes what a user calls a record. The same values again change nothing.
+/// Changes what a user calls a record, once for the request's id. The same values again change nothing.
 pub async fn describe<P: Placed>(
+    acceptor: &Acceptor,
+    request: &Request,
     records: &Records<P>,
     named: Named<'_, P::Id>,
     new: &Description,
     fields: impl Fn(&mut P) -> Described<'_> + Send + Sync,
 ) -> Result<Entry<P>, Error> {
-    let changed = records
-        .modify(named.id, |entry| {
-            named.check_project(entry)?;
-            if entry.record.status().wanted == Wanted::Absent {
-                let message = format!("the {} is being deleted", P::NOUN);
-                return Err(Error::new(Reason::InvalidState, message));
+    for _ in 0..TRIES {
+        if acceptor.replay(request).await?.is_some() {
+            return stored(records, named).await;
+        }
+        let entry = stored(records, named).await?;
+        if entry.record.status().wanted == Wanted::Absent {
+            return Err(Error::new(Reason::InvalidState, format!("the {} is being deleted", P::NOUN)));
+        }
+        let mut record = P::clone(&entry.record);
+        let (name, metadata, _) = fields(&mut record);
+        if let Some(new) = &new.name {
+            name.clone_from(new);
+        }
+        if let Some(new) = &new.metadata {
+            metadata.clone_from(new);
+        }
+        if record == *entry.record {
+            if request.id.is_none() {
+                return Ok(entry);
             }
-            let mut record = P::clone(&entry.record);
-            let (name, metadata, _) = fields(&mut record);
-            if let Some(new) = &new.name {
-                name.clone_from(new);
-            }
-            if let Some(new) = &new.metadata {
-                metadata.clone_from(new);
-            }
-            if record == *entry.record {
-                return Ok(None);
-            }
-            named.check_etag(entry)?;
+        } else {
+            named.check_etag(&entry)?;
             *fields(&mut record).2 = Some(timestamp(SystemTime::now()));
-            Ok(Some(record))
-        })
-        .await?;
-    changed.ok_or_else(|| Records::<P>::not_found(named.id))
+        }
+        let with = acceptor.remember(request, vec![named.id.to_string()], Txn::new());
+        if let Written::Stored(entry) = records.write(named.id, &entry, record, None, with).await? {
+            return Ok(entry);
+        }
+    }
+    Err(conflict(&format!("{} {}", P::NOUN, named.id)))
 }
 
 /// Reads an id out of a request.

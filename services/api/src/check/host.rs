@@ -3,8 +3,8 @@
 use kilonova_model::check::{self, Checker, request};
 use kilonova_model::{Error, HostName, ZoneName};
 use kilonova_proto::api::v1::{
-    DisableHostRequest, EnableHostRequest, GetHostRequest, ListHostsRequest, ListServicesRequest,
-    ListZonesRequest, UpdateHostRequest,
+    DisableHostRequest, EnableHostRequest, FenceHostRequest, GetHostRequest, ListHostsRequest,
+    ListServicesRequest, ListZonesRequest, UnfenceHostRequest, UpdateHostRequest,
 };
 use kilonova_proto::types::v1::ServiceKind;
 
@@ -50,17 +50,23 @@ impl Checked for ListServicesRequest {
     }
 }
 
-impl Checked for EnableHostRequest {
-    fn check(&mut self) -> Result<(), Error> {
-        let mut check = Checker::new();
-        request(&mut check, &self.request_id, "");
-        agent(&mut check, self.service, true);
-        check.id::<HostName>("host", &self.host);
-        check.finish()?;
-        fill_request_id(&mut self.request_id);
-        Ok(())
-    }
+macro_rules! names_a_host {
+    ($($request:ty),*) => {$(
+        impl Checked for $request {
+            fn check(&mut self) -> Result<(), Error> {
+                let mut check = Checker::new();
+                request(&mut check, &self.request_id, "");
+                agent(&mut check, self.service, true);
+                check.id::<HostName>("host", &self.host);
+                check.finish()?;
+                fill_request_id(&mut self.request_id);
+                Ok(())
+            }
+        }
+    )*};
 }
+
+names_a_host!(EnableHostRequest, FenceHostRequest, UnfenceHostRequest);
 
 impl Checked for DisableHostRequest {
     fn check(&mut self) -> Result<(), Error> {

@@ -124,10 +124,28 @@ changes!(
     MigrateInstanceRequest { optional_id target_host HostName },
     ConfirmResizeRequest {},
     RevertResizeRequest {},
-    EvacuateInstanceRequest { optional_id target_host HostName },
     AttachVolumeRequest { id volume_id VolumeId },
     DetachVolumeRequest { id volume_id VolumeId }
 );
+
+/// Most hosts that are vouched for.
+const MAX_VOUCHED: usize = 16;
+
+impl Checked for EvacuateInstanceRequest {
+    fn check(&mut self) -> Result<(), Error> {
+        let mut check = Checker::new();
+        request(&mut check, &self.request_id, &self.project_id);
+        check.id::<InstanceId>("instance_id", &self.instance_id);
+        check.optional_id::<HostName>("target_host", &self.target_host);
+        check.ensure(self.vouched_hosts.len() <= MAX_VOUCHED, "vouched_hosts", format!("at most {MAX_VOUCHED}"));
+        for (index, host) in self.vouched_hosts.iter().take(MAX_VOUCHED).enumerate() {
+            check.id::<HostName>(&format!("vouched_hosts[{index}]"), host);
+        }
+        check.finish()?;
+        fill_request_id(&mut self.request_id);
+        Ok(())
+    }
+}
 
 #[cfg(test)]
 mod tests {

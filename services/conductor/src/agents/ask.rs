@@ -61,7 +61,14 @@ impl Callers {
         let mut excluded_hosts = record.tried_hosts.clone();
         excluded_hosts.extend(group.broken.iter().cloned());
         excluded_hosts.extend(moves::leaves(record));
-        let mut hints = self.resolve(spec.hints.unwrap_or_default(), &mut excluded_hosts);
+        let mut hints = spec.hints.unwrap_or_default();
+        if moves::is_later(record) {
+            // Where it was first to go, or not, and with whom, says nothing of where it may go later; whom it is to be apart from does.
+            hints.force_host.clear();
+            hints.exclude_hosts.clear();
+            hints.same_host.clear();
+        }
+        let mut hints = self.resolve(hints, &mut excluded_hosts);
         if let Some(target) = moves::target(record) {
             target.clone_into(&mut hints.force_host);
         }

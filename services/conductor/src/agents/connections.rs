@@ -22,7 +22,6 @@ use super::{COMMAND_DEADLINE, Callers, refused, within};
 use crate::attach::{complete, is_of, release};
 use crate::cache::Entry;
 use crate::placed::{Placed, Site};
-use crate::records::Records;
 
 /// A call that was not made to a host's volumes' backend is none that was not made to the host.
 fn not_of_the_host(error: CallError) -> CallError {
@@ -35,24 +34,6 @@ fn not_of_the_host(error: CallError) -> CallError {
 /// Whom a backend lets reach a volume: one connector for each host.
 pub(crate) fn connector(host: &str) -> BTreeMap<String, String> {
     [("host".to_owned(), host.to_owned())].into()
-}
-
-/// Gives the volumes of an instance that has moved the generation that the disconnects had, in the transaction that ends the
-/// move.
-pub(super) async fn fence_volumes(
-    volumes: &Records<VolumeRecord>,
-    instance: &pb::Instance,
-) -> Result<Txn, Error> {
-    let mut txn = Txn::new();
-    for attachment in &instance.attachments {
-        let Ok(id) = attachment.volume_id.parse::<VolumeId>() else { continue };
-        let Some(entry) = volumes.read(id).await? else { continue };
-        let mut record = VolumeRecord::clone(&entry.record);
-        record.volume.get_or_insert_default().generation += 1;
-        let key = VolumeRecord::key(&volumes.db.keys, id);
-        txn = txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec());
-    }
-    Ok(txn)
 }
 
 impl Callers {
@@ -84,6 +65,28 @@ impl Callers {
         let connector = host.map(connector).unwrap_or_default();
         let request = volume::TerminateConnectionRequest { command, connector };
         client.terminate_connection(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
+    }
+
+    /// Gives the volumes of an instance that has moved the generation that the disconnects had, in the transaction that ends the
+    /// move. If it was built anew, an attach or a detach that was overtaken ends with it: it has all of them (`settle`).
+    pub(super) async fn fence_volumes(
+        &self,
+        instance_id: InstanceId,
+        instance: &pb::Instance,
+        settle: bool,
+    ) -> Result<Txn, CallError> {
+        let mut txn = Txn::new();
+        for attachment in &instance.attachments {
+            let Some((id, entry)) = self.volume(&attachment.volume_id).await? else { continue };
+            let mut record = VolumeRecord::clone(&entry.record);
+            record.volume.get_or_insert_default().generation += 1;
+            if settle && is_of(record.resource(), instance_id) {
+                complete(&mut record, SystemTime::now());
+            }
+            let key = VolumeRecord::key(&self.volumes.db.keys, id);
+            txn = txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec());
+        }
+        Ok(txn)
     }
 
     /// Adds to a transaction that an instance has a volume, or has it no more.

@@ -14,10 +14,8 @@ use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_rpc::peers::Channel;
 use kilonova_store::Txn;
 
-use super::connections::fence_volumes;
 use super::{
-    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, no_such_operation, places, refused, step_id,
-    within,
+    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, no_such_operation, places, step_id, within,
 };
 use crate::history::step_name;
 use crate::moves;
@@ -71,6 +69,18 @@ impl Callers {
                 let source_host = source.host;
                 let request = compute::TakeOverInstanceRequest { command, source_host, stopped, live };
                 client.take_over_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
+            }
+            Step::LetGo | Step::LetGoAgain => {
+                // It is shut down where it is; whoever runs it next has a copy of its own.
+                let to = if way.step() == Step::LetGo { source.host } else { destination.host };
+                let destination_address = self.address(&to);
+                let request = compute::HandOverInstanceRequest {
+                    command,
+                    destination_host: to,
+                    destination_address,
+                    live: false,
+                };
+                client.hand_over_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
             }
             _ => {
                 let request = compute::TakeBackInstanceRequest { command, stopped };
@@ -198,14 +208,13 @@ impl Agents<InstanceRecord> for Callers {
                 self.disconnect(&attachment.volume_id, Some(host)).await?;
             }
         }
-        let attached = match hosts_part(operation) {
-            Kind::AttachVolume => true,
-            Kind::DetachVolume => false,
+        let undone = operation.undo_cause.is_some();
+        let attached = match operation.kind() {
+            Kind::AttachVolume => !undone,
+            Kind::DetachVolume => undone,
+            Kind::Evacuate => return self.fence_volumes(id, record.resource(), true).await,
             _ if left.is_empty() => return Ok(Txn::new()),
-            _ => {
-                let fenced = fence_volumes(&self.volumes, record.resource()).await;
-                return fenced.map_err(|error| refused(&error));
-            }
+            _ => return self.fence_volumes(id, record.resource(), false).await,
         };
         if !attached {
             self.disconnect(&operation.volume_id, None).await?;

@@ -6,6 +6,7 @@ use kilonova_model::{Error, Reason};
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::outcome::CallError;
 use kilonova_runtime::reconcile::Next;
+use tokio::time::Instant;
 
 use super::Engine;
 use super::reach::{HOST_BUSY, UNREACHABLE_AFTER, is_past};
@@ -25,9 +26,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let Some(_slot) = self.slots.take(&site.host) else { return Stepped::Stop(Next::After(HOST_BUSY)) };
         let error = match self.agents.build(id, &entry.record, &site, epoch).await {
             Ok(()) => {
-                self.unreachable.lock().remove(&id);
+                self.unreachable.lock().remove(&(id, site.attempt));
                 let (host, generation, attempt) = (site.host, entry.record.status().generation, site.attempt);
-                let at = SystemTime::now();
+                let at = Instant::now();
                 self.note_sent(id, Sent { verb: Verb::Build, host, epoch, generation, attempt, at });
                 return Stepped::On(entry.clone());
             }
@@ -52,7 +53,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             {
                 self.attempt_failed(id, entry, fence, &cause, true).await
             }
-            _ if is_past(entry.record.deadline(), UNREACHABLE_AFTER) => {
+            _ if is_past(self.deadlines(id, &*entry.record).task, UNREACHABLE_AFTER) => {
                 self.attempt_failed(id, entry, fence, &cause, true).await
             }
             _ => Stepped::Stop(Next::Retry),
@@ -95,8 +96,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let Config { max_attempts, max_refusals, .. } = *self.config;
         let refusals = record.refusals();
         let failed = record.tried().len().saturating_sub(refusals);
+        let last = record.failed_attempts().last();
+        let why = last.map_or_else(String::new, |last| format!("; last, on {}: {}", last.host, last.message));
         let message = format!(
-            "it failed on {failed} hosts of at most {max_attempts}, and {refusals} of at most {max_refusals} refused it: {tried}"
+            "it failed on {failed} hosts of at most {max_attempts}, and {refusals} of at most {max_refusals} refused it: {tried}{why}"
         );
         Error::new(Reason::MaxAttemptsExceeded, message)
             .with("max_attempts", max_attempts)
@@ -132,7 +135,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         metrics::counter!("conductor_failed_total", "resource" => P::NOUN, "reason" => fault.reason.clone())
             .increment(1);
         record.set_failed(fault, now);
-        history::end(record.actions_mut(), pb::Outcome::Failed, now);
+        // What has an operation ends with that.
+        if record.operation().is_none() {
+            history::end(record.actions_mut(), pb::Outcome::Failed, now);
+        }
         self.store(id, entry, record, fence).await
     }
 }

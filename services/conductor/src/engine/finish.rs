@@ -4,8 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use kilonova_proto::conductor::v1::Receipt;
 use kilonova_proto::types::v1 as pb;
+use kilonova_rpc::outcome::CallError;
 use kilonova_runtime::reconcile::Next;
 use kilonova_store::{Compare, Txn, TxnOutcome};
+use tokio::time::Instant;
 
 use super::Engine;
 use super::reach::{HOST_BUSY, is_past};
@@ -27,7 +29,6 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         id: P::Id,
         entry: &Entry<P>,
         receipt: Receipt,
-        now: SystemTime,
     ) -> Stepped<P> {
         let Some(epoch) = self.epoch_of(&receipt.host) else {
             return Stepped::Stop(Next::After(self.config.resend_interval.get()));
@@ -35,13 +36,20 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let Some(_slot) = self.slots.take(&receipt.host) else {
             return Stepped::Stop(Next::After(HOST_BUSY));
         };
-        let mut at = now;
-        if let Err(error) = self.agents.terminate(id, &entry.record, &receipt, epoch).await {
+        let mut at = Instant::now();
+        let taken = self.agents.terminate(id, &entry.record, &receipt, epoch).await;
+        if taken.is_ok() {
+            self.unreachable.lock().remove(&(id, receipt.attempt));
+        }
+        if let Err(error) = taken {
             tracing::info!(%id, host = receipt.host, %error, "cannot terminate yet");
+            if matches!(error, CallError::NotExecuted(_)) {
+                self.unreachable_for(id, receipt.attempt);
+            }
             // Noted all the same, as sent so long ago that it is soon sent again: one host that does not take
             // it must not keep the others from being asked.
             let resend = self.config.resend_interval.get();
-            at = now.checked_sub(resend.saturating_sub(TERMINATE_AGAIN)).unwrap_or(now);
+            at = at.checked_sub(resend.saturating_sub(TERMINATE_AGAIN)).unwrap_or(at);
         }
         let generation = entry.record.status().generation;
         let (host, attempt) = (receipt.host, receipt.attempt);
@@ -69,7 +77,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let mut released = self.agents.let_go(id, &entry.record, true).await;
         if let Err(error) = &released
             && !forced
-            && is_past(entry.record.deadline(), Duration::ZERO)
+            && is_past(self.deadlines(id, &*entry.record).task, Duration::ZERO)
         {
             // No guest is left that could use what its backend still exports to the host.
             tracing::warn!(%id, %error, "gone without its volumes' backend having been asked");

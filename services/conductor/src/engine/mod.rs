@@ -6,6 +6,7 @@
 //! shard that became this conductor's, or by the slow scan; it takes nothing from what started it.
 
 mod build;
+mod clock;
 mod decision;
 mod finish;
 mod operate;
@@ -17,10 +18,10 @@ mod store;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, HostName, ServiceKind};
+use kilonova_proto::conductor::v1::{HostRecord, Receipt};
 use kilonova_rpc::backoff::BackoffPolicy;
 use kilonova_rpc::registry::Members;
 use kilonova_runtime::reconcile::{Next, Priority, Queue, Reconcile, ReconcileOptions};
@@ -31,14 +32,17 @@ use tokio::time::Instant;
 
 use crate::accept::Lanes;
 use crate::agents::Agents;
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::groups::Groups;
 use crate::history::Actor;
+use crate::hosts::HostId;
 use crate::placed::Placed;
 use crate::plan::Sent;
 use crate::records::Records;
 use crate::shards::Shards;
 pub(crate) use build::leave_host;
+use clock::Clock;
 use slots::Slots;
 use store::Stepped;
 
@@ -55,8 +59,8 @@ pub struct Engine<P: Placed, A> {
     conductor: HostName,
     /// What was sent and accepted, by record. Lost in a crash, which only means that it is sent again.
     sent: Mutex<HashMap<P::Id, Vec<Sent>>>,
-    /// Since when the host of an attempt cannot be reached.
-    unreachable: Mutex<HashMap<P::Id, (u32, Instant)>>,
+    /// Since when the host of an attempt cannot be connected to.
+    unreachable: Mutex<HashMap<(P::Id, u32), Instant>>,
     /// One transaction on a project's usage at a time.
     lanes: Arc<Lanes>,
     /// The server groups that records are members of.
@@ -65,6 +69,12 @@ pub struct Engine<P: Placed, A> {
     since: Instant,
     /// The commands under way.
     slots: Slots,
+    /// Since when it sees what is under way.
+    clock: Clock<P::Id>,
+    /// What operators said of hosts.
+    hosts: Cache<HostId, HostRecord>,
+    /// Since when hosts that were registered are not.
+    gone: Mutex<HashMap<HostName, Instant>>,
 }
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
@@ -79,6 +89,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         conductor: HostName,
         lanes: Arc<Lanes>,
         groups: Groups,
+        hosts: Cache<HostId, HostRecord>,
     ) -> Arc<Self> {
         let (sent, unreachable) = (Mutex::default(), Mutex::default());
         let slots = Slots::new(config.host_concurrency);
@@ -95,6 +106,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             groups,
             since: Instant::now(),
             slots,
+            clock: Clock::default(),
+            hosts,
+            gone: Mutex::default(),
         })
     }
 
@@ -153,6 +167,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 .filter(|host| now.get(*host) != known.get(*host))
                 .map(HostName::as_str)
                 .collect();
+            {
+                let mut gone = self.gone.lock();
+                gone.retain(|host, _| !now.contains_key(host));
+                let left = known.keys().filter(|host| !now.contains_key(*host));
+                left.for_each(|host| _ = gone.entry(host.clone()).or_insert_with(Instant::now));
+            }
             if !changed.is_empty() {
                 self.nudge_all(&queue, Priority::Repair, |record| {
                     record.receipts().iter().any(|receipt| changed.contains(receipt.host.as_str()))
@@ -169,9 +189,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         loop {
             tokio::time::sleep(self.config.scan_interval.get()).await;
             self.sent.lock().retain(|id, _| self.records.cache.get(id).is_some());
-            self.unreachable.lock().retain(|id, _| self.records.cache.get(id).is_some());
-            let now = SystemTime::now();
-            let late = self.records.cache.ids(|id, record| self.shards.owns(id) && record.is_late(now)).len();
+            self.unreachable.lock().retain(|(id, attempt), _| {
+                let there = |receipt: &Receipt| receipt.attempt == *attempt;
+                self.records.cache.get(id).is_some_and(|entry| entry.record.receipts().iter().any(there))
+            });
+            self.clock.retain(|id| self.shards.owns(id) && self.records.cache.get(id).is_some());
+            let late = self.records.cache.ids(|id, record| self.shards.owns(id) && self.is_late(*id, record)).len();
             metrics::gauge!("conductor_late", "resource" => P::NOUN).set(late as f64);
             self.nudge_all(&queue, Priority::Housekeeping, |_| true);
         }

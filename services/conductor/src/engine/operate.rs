@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use kilonova_model::time::system_time;
 use kilonova_model::{Error, Reason};
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::outcome::CallError;
 use kilonova_runtime::reconcile::Next;
+use tokio::time::Instant;
 
 use super::Engine;
 use super::reach::{HOST_BUSY, UNREACHABLE_AFTER, is_past};
@@ -29,7 +29,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let error = match self.agents.operate(id, &entry.record, operation, &site, epoch).await {
             Ok(()) => {
                 let (host, generation, attempt) = (site.host, operation.generation, site.attempt);
-                let at = SystemTime::now();
+                let at = Instant::now();
                 self.note_sent(id, Sent { verb: Verb::Operate, host, epoch, generation, attempt, at });
                 return Stepped::On(entry.clone());
             }
@@ -38,7 +38,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         tracing::info!(%id, host = site.host, kind = operation.kind().as_str_name(), %error,
             "the host did not take the operation");
         let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
-        let deadline = operation.deadline_time.as_ref().and_then(system_time);
+        let deadline = self.deadlines(id, &*entry.record).operation;
         match (&error, cause.reason) {
             // The registry or the record is about to say something newer, or the host to finish an older one.
             (
@@ -77,7 +77,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 Error::new(Reason::OperationTimeout, message).with("timeout", limit)
             }
             Leave::NotRegistered => {
-                Error::new(Reason::NoSuchHost, format!("{host} was not registered for {limit}"))
+                Error::new(Reason::NoSuchHost, format!("{host} is gone: it is not registered"))
             }
         }
         .with("host", host)

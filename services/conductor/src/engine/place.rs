@@ -51,10 +51,11 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 Err(error) => return self.store_failed(id, &error),
             };
             let member = id.to_string();
+            let is_gone = |host: &str| self.is_gone(host);
             let wish = group.map_or_else(GroupWish::default, |(_, group)| {
-                refused.retain(|place| !rule::allows(&group.record, &member, &place.host));
+                refused.retain(|place| !rule::allows(&group.record, &member, &place.host, &is_gone));
                 let broken = refused.iter().map(|place| place.host.clone()).collect();
-                GroupWish { hosts: Some(rule::hosts(&group.record, &member)), broken }
+                GroupWish { hosts: Some(rule::hosts(&group.record, &member, &is_gone)), broken }
             });
             let selected = match self.agents.select(id, &entry.record, self.config.alternates, &wish).await {
                 Ok(selected) => selected,
@@ -137,8 +138,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 Ok(group) => group,
                 Err(error) => return Some(self.store_failed(id, &error)),
             };
+            let is_gone = |host: &str| self.is_gone(host);
             let may_go = |place: &Alternate| {
-                group.as_ref().is_none_or(|(_, group)| rule::allows(&group.record, &member, &place.host))
+                group.as_ref().is_none_or(|(_, group)| rule::allows(&group.record, &member, &place.host, &is_gone))
             };
             let taken = places.iter().position(may_go)?;
             let now = SystemTime::now();

@@ -23,11 +23,14 @@ pub fn place_of(host: &str, receipts: &[Receipt]) -> Option<MemberPlace> {
     (place != MemberPlace::default()).then_some(place)
 }
 
+/// Whether a host is gone: a member on one that is can neither be joined nor hold others back from leaving it.
+pub type IsGone<'a> = &'a (dyn Fn(&str) -> bool + Send + Sync);
+
 /// Whether a member may be placed on a host.
 #[must_use]
-pub fn allows(record: &ServerGroupRecord, member: &str, host: &str) -> bool {
+pub fn allows(record: &ServerGroupRecord, member: &str, host: &str, is_gone: IsGone<'_>) -> bool {
     let (policy, max_per_host) = rule(record);
-    let there = others(record, member);
+    let there = others(record, member, is_gone);
     match policy {
         Policy::Affinity => there.keys().all(|other| *other == host),
         Policy::AntiAffinity => there.get(host).copied().unwrap_or(0) < max_per_host.max(1),
@@ -37,23 +40,24 @@ pub fn allows(record: &ServerGroupRecord, member: &str, host: &str) -> bool {
 
 /// The group as a scheduler is told of it that looks for a place for a member.
 #[must_use]
-pub fn hosts(record: &ServerGroupRecord, member: &str) -> GroupHosts {
+pub fn hosts(record: &ServerGroupRecord, member: &str, is_gone: IsGone<'_>) -> GroupHosts {
     let (policy, max_per_host) = rule(record);
     let host = |(host, members): (&str, u32)| GroupHost { host: host.to_owned(), members };
     GroupHosts {
         policy: policy.into(),
         max_per_host,
-        hosts: others(record, member).into_iter().map(host).collect(),
+        hosts: others(record, member, is_gone).into_iter().map(host).collect(),
     }
 }
 
 /// How many other members count on which host.
-fn others<'a>(record: &'a ServerGroupRecord, member: &str) -> BTreeMap<&'a str, u32> {
+fn others<'a>(record: &'a ServerGroupRecord, member: &str, is_gone: IsGone<'_>) -> BTreeMap<&'a str, u32> {
     let spreads = matches!(rule(record).0, Policy::AntiAffinity | Policy::SoftAntiAffinity);
     let mut counts = BTreeMap::new();
     for (_, place) in record.places.iter().filter(|(id, _)| *id != member) {
         let left = place.left_hosts.iter().filter(|_| spreads);
-        for host in std::iter::once(&place.host).chain(left).filter(|host| !host.is_empty()) {
+        let counts_there = |host: &&String| !host.is_empty() && (spreads || !is_gone(host));
+        for host in std::iter::once(&place.host).chain(left).filter(counts_there) {
             *counts.entry(host.as_str()).or_default() += 1;
         }
     }
@@ -112,22 +116,32 @@ mod tests {
         ];
         for (policy, max, places, expected) in cases {
             let record = record(*policy, *max, places);
-            assert_eq!(allows(&record, "new", "h1"), *expected, "{policy:?} {max} {places:?}");
+            assert_eq!(allows(&record, "new", "h1", &|_| false), *expected, "{policy:?} {max} {places:?}");
         }
     }
 
     #[test]
+    fn members_whose_host_is_gone_pin_nothing_and_still_keep_others_apart() {
+        let gone = |host: &str| host == "h2";
+        let together = record(Policy::Affinity, 0, &[("h2", ""), ("h2", "")]);
+        assert!(allows(&together, "new", "h1", &gone) && hosts(&together, "new", &gone).hosts.is_empty());
+        let follows = record(Policy::Affinity, 0, &[("h2", ""), ("h3", "")]);
+        assert!(!allows(&follows, "new", "h1", &gone) && allows(&follows, "new", "h3", &gone));
+        assert!(!allows(&record(Policy::AntiAffinity, 0, &[("h2", "")]), "new", "h2", &gone));
+    }
+
+    #[test]
     fn a_member_is_not_in_its_own_way() {
-        assert!(allows(&record(Policy::AntiAffinity, 0, &[("h1", "")]), "a", "h1"));
-        assert!(allows(&record(Policy::Affinity, 0, &[("h2", "")]), "a", "h1"));
-        assert!(!allows(&record(Policy::Affinity, 0, &[("h2", ""), ("h2", "")]), "a", "h1"));
+        assert!(allows(&record(Policy::AntiAffinity, 0, &[("h1", "")]), "a", "h1", &|_| false));
+        assert!(allows(&record(Policy::Affinity, 0, &[("h2", "")]), "a", "h1", &|_| false));
+        assert!(!allows(&record(Policy::Affinity, 0, &[("h2", ""), ("h2", "")]), "a", "h1", &|_| false));
     }
 
     #[test]
     fn a_scheduler_is_told_of_hosts_and_of_nothing_else() {
         let places = [("h1", ""), ("h1", "h2"), ("", "h2"), ("", "")];
         let told = |policy| {
-            let hosts = hosts(&record(policy, 3, &places), "a").hosts;
+            let hosts = hosts(&record(policy, 3, &places), "a", &|_| false).hosts;
             hosts.into_iter().map(|host| (host.host, host.members)).collect::<Vec<_>>()
         };
         assert_eq!(told(Policy::AntiAffinity), [("h1".to_owned(), 1), ("h2".to_owned(), 2)]);

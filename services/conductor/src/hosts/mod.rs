@@ -1,8 +1,10 @@
 //! Hosts and backends: what they registered, what administrators say of them, and their figures as a scheduler has them.
 
+mod fence;
 mod tell;
 mod zones;
 
+pub use fence::is_fenced;
 pub use zones::HostChange;
 
 use std::collections::HashMap;
@@ -19,12 +21,13 @@ use kilonova_runtime::tasks::Tasks;
 use kilonova_store::keys::Key;
 use kilonova_store::{Compare, Txn, TxnOutcome};
 use prost::Message;
-use tonic::Request;
+use tonic::Request as Call;
 
+use crate::accept::{Acceptor, Request};
 use crate::agents::Callers;
 use crate::aggregates::Aggregates;
 use crate::cache::{Cache, Entry};
-use crate::db::{Db, conflict};
+use crate::db::{Db, Read, conflict};
 use crate::history::service_kind;
 
 /// How often a change is tried again when somebody else was faster.
@@ -34,6 +37,14 @@ const STATES_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A host's or backend's name with its kind.
 pub type HostId = (ServiceKind, HostName);
+
+/// What an administrator asks, and what makes it one request.
+pub struct Once<'a> {
+    /// What knows the earlier requests.
+    pub acceptor: &'a Acceptor,
+    /// The request.
+    pub request: Request,
+}
 
 /// All hosts and backends. Clones share them.
 #[derive(Clone)]
@@ -83,7 +94,7 @@ impl Hosts {
             }
             Ok(())
         };
-        let entry = self.modify(id, true, known).await?;
+        let entry = self.modify(id, None, &Txn::new(), known).await?;
         self.aggregates.at_least(Revision(request.aggregates_revision)).await?;
         Ok((self.shown(&entry), self.placement(id, &entry)))
     }
@@ -105,9 +116,15 @@ impl Hosts {
     }
 
     /// The administrator's word. It is stored first; then the host is told, if it is up.
-    pub async fn set_enabled(&self, id: &HostId, enabled: bool, reason: &str) -> Result<pb::Host, Error> {
+    pub async fn set_enabled(
+        &self,
+        once: &Once<'_>,
+        id: &HostId,
+        enabled: bool,
+        reason: &str,
+    ) -> Result<pb::Host, Error> {
         let entry = self
-            .modify(id, false, |record| {
+            .modify(id, Some(once), &Txn::new(), |record| {
                 let host = record.host.get_or_insert_default();
                 let state =
                     if enabled { pb::host::AdminState::Enabled } else { pb::host::AdminState::Disabled };
@@ -117,31 +134,45 @@ impl Hosts {
             })
             .await?;
         let host = self.shown(&entry);
-        self.tell_enabled(id, Epoch(host.epoch), enabled, reason).await;
+        // As it is now: a repetition of an earlier word is answered with the word that holds.
+        let enabled = host.admin_state() != pb::host::AdminState::Disabled;
+        self.tell_enabled(id, Epoch(host.epoch), enabled, &host.disabled_reason).await;
         Ok(host)
     }
 
+    /// Changes a host's record in one transaction with `with`. One that is not there is made, unless an administrator asks
+    /// (`once`): what an administrator asks is done once for its request id.
     async fn modify(
         &self,
         id: &HostId,
-        create: bool,
+        once: Option<&Once<'_>>,
+        with: &Txn,
         change: impl Fn(&mut HostRecord) -> Result<(), Error>,
     ) -> Result<Entry<HostRecord>, Error> {
         let key = self.db.keys.host(id.0, &id.1);
         for _ in 0..TRIES {
             let read = self.db.read_or_default::<HostRecord>(&key).await?;
-            if read.revision.0 == 0 && !create {
-                return Err(not_found(id));
+            let as_it_is =
+                |read: Read<HostRecord>| Entry { record: Arc::new(read.record), revision: read.revision };
+            if let Some(Once { acceptor, request }) = once {
+                if acceptor.replay(request).await?.is_some() {
+                    return Ok(as_it_is(read));
+                }
+                if read.revision.0 == 0 {
+                    return Err(not_found(id));
+                }
             }
             let mut record = read.record.clone();
             change(&mut record)?;
-            if record == read.record {
-                return Ok(Entry { record: Arc::new(record), revision: read.revision });
-            }
-            let txn = Txn::new()
-                .when(Compare::ModRevision(key.clone(), read.revision))
-                .put(key.clone(), record.encode_to_vec());
-            if let TxnOutcome::Committed { revision } = self.db.commit(txn).await? {
+            let txn = with.clone().when(Compare::ModRevision(key.clone(), read.revision));
+            let txn = match once {
+                None if record == read.record => return Ok(as_it_is(read)),
+                None => txn,
+                Some(Once { acceptor, request }) => acceptor.remember(request, vec![id.1.to_string()], txn),
+            };
+            if let TxnOutcome::Committed { revision } =
+                self.db.commit(txn.put(key.clone(), record.encode_to_vec())).await?
+            {
                 let entry = Entry { record: Arc::new(record), revision };
                 self.cache.committed(id.clone(), entry.record.clone(), revision);
                 return Ok(entry);
@@ -205,7 +236,7 @@ impl Hosts {
             _ => Vec::new(),
         };
         let aggregates = aggregates.into_iter().map(|aggregate| aggregate.id).collect();
-        pb::Host { etag: entry.etag(), aggregates, ..host }
+        pb::Host { etag: entry.etag(), aggregates, fenced: is_fenced(&entry.record), ..host }
     }
 
     async fn states(
@@ -219,7 +250,7 @@ impl Hosts {
         let mut client = SchedulerServiceClient::new(self.callers.peers.call(ServiceKind::Scheduler));
         let page_size = i32::try_from(names.len()).unwrap_or(i32::MAX);
         let states = if kind == ServiceKind::Compute {
-            let mut request = Request::new(scheduler::ListHostStatesRequest {
+            let mut request = Call::new(scheduler::ListHostStatesRequest {
                 page_size,
                 hosts: names,
                 ..Default::default()
@@ -227,7 +258,7 @@ impl Hosts {
             request.set_timeout(STATES_DEADLINE);
             client.list_host_states(request).await.map(|answer| answer.into_inner().hosts)
         } else {
-            let mut request = Request::new(scheduler::ListBackendStatesRequest {
+            let mut request = Call::new(scheduler::ListBackendStatesRequest {
                 page_size,
                 backends: names,
                 ..Default::default()

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use kilonova_model::{Epoch, Error, Reason};
 use kilonova_proto::types::v1 as pb;
 
-use super::{HostId, Hosts};
+use kilonova_store::Txn;
+
+use super::{HostId, Hosts, Once};
 
 /// What is to be changed; what is not set stays.
 #[derive(Debug, Clone, Default)]
@@ -25,12 +27,13 @@ impl Hosts {
     /// Changes what administrators say of a host, and tells it. `bound` counts what is on it that asked for a zone.
     pub async fn update(
         &self,
+        once: &Once<'_>,
         id: &HostId,
         change: &HostChange,
         bound: impl Fn(&str) -> usize,
     ) -> Result<pb::Host, Error> {
         let entry = self
-            .modify(id, false, |record| {
+            .modify(id, Some(once), &Txn::new(), |record| {
                 let host = record.host.get_or_insert_default();
                 if let Some(traits) = &change.traits {
                     host.traits.clone_from(traits);

@@ -12,7 +12,8 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_store::Txn;
 
-use super::{more_than, stand_at};
+use super::more_than;
+use super::reach::{Reach, Standing, home_is_gone, other_is_gone};
 use crate::accept::{Acceptor, project};
 use crate::cache::Entry;
 use crate::history;
@@ -69,7 +70,9 @@ impl Asked {
                 &[State::Active, State::Stopped]
             }
             Self::Migrate { live: true, .. } => &[State::Active],
-            Self::Confirm | Self::Revert => &[State::Resized],
+            Self::Confirm => &[State::Resized],
+            // A revert that could not be finished may be asked for again.
+            Self::Revert => &[State::Resized, State::Error],
         }
     }
 }
@@ -80,6 +83,8 @@ pub struct Ask<'a> {
     pub asked: Asked,
     /// What counts it.
     pub acceptor: &'a Acceptor,
+    /// Who is registered, and who is fenced.
+    pub reach: &'a Reach,
     /// How long its first step may take.
     pub timeout: Duration,
     /// Who accepts it.
@@ -93,7 +98,35 @@ impl Change<InstanceRecord> for Ask<'_> {
         let mut record = InstanceRecord::clone(&entry.record);
         let more = begin(&mut record, &self.asked, now + self.timeout, now, self.acceptance)?;
         let with = count(self.acceptor, &project(record.project_id())?, &more).await?;
-        Ok((record, with))
+        Ok((record, with.and(self.hosts_there(&entry.record).await?)))
+    }
+}
+
+impl Ask<'_> {
+    /// What holds only while the hosts are there that have to be: judged in the transaction that accepts it.
+    async fn hosts_there(&self, record: &InstanceRecord) -> Result<Txn, Error> {
+        let host = record.resource().host.as_str();
+        match self.asked {
+            Asked::Resize(_) | Asked::Migrate { .. } | Asked::Rebuild(_) => {
+                self.reach.registered(host, || home_is_gone(host)).await
+            }
+            Asked::Confirm => {
+                let what = "confirming would remove the only other copy of the instance";
+                self.reach.registered(host, || other_is_gone(host, what)).await
+            }
+            Asked::Revert => {
+                let back = record.resized_from.as_ref().map_or("", |place| place.host.as_str());
+                let with = self
+                    .reach
+                    .registered(back, || other_is_gone(back, "the instance would have to run there again"))
+                    .await?;
+                if self.reach.standing(host) == Standing::Fenced {
+                    return Ok(with);
+                }
+                let what = "it may still run the instance";
+                Ok(with.and(self.reach.registered(host, || other_is_gone(host, what)).await?))
+            }
+        }
     }
 }
 
@@ -127,7 +160,7 @@ pub fn begin(
             operation.r#move = Some(way_out(record, Place { flavor, ..Default::default() }));
             operation.target_host.clone_from(target_host);
         }
-        Asked::Revert => operation.r#move = way_back(record),
+        Asked::Revert => operation.r#move = Some(way_back(record)?),
         Asked::Confirm => {}
         Asked::Rebuild(image) => operation.image = Some(image.clone()),
     }
@@ -136,6 +169,10 @@ pub fn begin(
         record.extra_usage = Some(quota::sum(&extra, &more));
     }
     let instance = record.instance.get_or_insert_default();
+    if instance.state() == State::Error {
+        // Its fault stays until that is done, and makes it an ERROR again if it is not.
+        instance.set_state(State::Resized);
+    }
     instance.set_task(asked.task());
     instance.generation += 1;
     instance.update_time = Some(timestamp(now));
@@ -201,17 +238,14 @@ fn way_out(record: &mut InstanceRecord, destination: Place) -> Move {
     way
 }
 
-/// The way back: it is at the source again as far as the record says, and runs there once the destination is cleared.
-fn way_back(record: &mut InstanceRecord) -> Option<Move> {
-    let source = record.resized_from.take()?;
-    let destination = place_of(record);
-    stand_at(record, &source);
-    let instance = record.instance.get_or_insert_default();
-    instance.previous_host.clear();
-    instance.set_state(super::wanted_state(instance.desired()));
-    let mut way = Move { source: Some(source), destination: Some(destination), ..Default::default() };
-    way.set_step(Step::Clear);
-    Some(way)
+/// The way back: the destination lets go of it, and then it runs at the source again.
+fn way_back(record: &InstanceRecord) -> Result<Move, Error> {
+    let Some(source) = record.resized_from.clone() else {
+        return Err(Error::new(Reason::InvalidState, "the instance was not resized: there is nothing to go back to"));
+    };
+    let mut way = Move { source: Some(source), destination: Some(place_of(record)), ..Default::default() };
+    way.set_step(Step::LetGo);
+    Ok(way)
 }
 
 /// Where it is, and as what.
@@ -223,5 +257,6 @@ pub(super) fn place_of(record: &InstanceRecord) -> Place {
         availability_zone: instance.availability_zone.clone(),
         flavor: instance.flavor.clone(),
         state: instance.state,
+        told: false,
     }
 }

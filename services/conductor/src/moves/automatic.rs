@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!   registered ──► gone ── delay ──► due ── within the rate, and not too many gone ──► evacuated, one instance after another
-//!       ▲           │
-//!       └── back ───┘
+//!       ▲           │                 ▲                                                  │
+//!       └── back ───┘                 └── found no place: after a pause that doubles ◄───┘
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,12 +16,11 @@ use std::time::{Duration, SystemTime};
 use kilonova_model::{HostName, InstanceId, ServiceKind};
 use kilonova_proto::conductor::v1::{HostRecord, InstanceRecord};
 use kilonova_proto::types::v1::instance::{State, Task};
-use kilonova_rpc::registry::Members;
 use tokio::time::Instant;
 
 use super::evacuate::Evacuate;
+use super::reach::{Reach, Standing};
 use crate::accept::{Acceptor, Request};
-use crate::cache::Cache;
 use crate::config::Evacuation;
 use crate::hosts::HostId;
 use crate::once::change_once;
@@ -32,6 +31,9 @@ use crate::shards::Shards;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long an instance that was tried is left alone the first time; twice as long each time after.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// What it works with.
 pub struct Automatic {
@@ -39,10 +41,8 @@ pub struct Automatic {
     pub config: Evacuation,
     /// This conductor's name.
     pub conductor: HostName,
-    /// The hosts that ever registered.
-    pub hosts: Cache<HostId, HostRecord>,
-    /// The hosts that are registered.
-    pub members: Members,
+    /// The hosts that ever registered, and those that are registered.
+    pub reach: Reach,
     /// What is evacuated.
     pub instances: Records<InstanceRecord>,
     /// Which instances are this conductor's.
@@ -57,6 +57,8 @@ struct Watch {
     gone: BTreeMap<String, Instant>,
     /// When the next instance may go.
     next: Option<Instant>,
+    /// The instances that were tried: when each may be tried again, and after how long the time after that.
+    tried: BTreeMap<InstanceId, (Instant, Duration)>,
 }
 
 impl Watch {
@@ -79,13 +81,18 @@ impl Watch {
         due.map(|(host, _)| host.clone()).collect()
     }
 
-    /// Whether one more may go now.
-    fn may_go(&mut self, config: &Evacuation, now: Instant) -> bool {
+    /// The first that may be tried now, which begins its next pause; none while the rate does not allow one.
+    fn take(&mut self, config: &Evacuation, left: &BTreeSet<InstanceId>, now: Instant) -> Option<InstanceId> {
+        self.tried.retain(|id, (due, _)| left.contains(id) || *due > now);
         if self.next.is_some_and(|next| next > now) {
-            return false;
+            return None;
         }
+        let may_go = |id: &&InstanceId| self.tried.get(id).is_none_or(|(due, _)| *due <= now);
+        let id = *left.iter().find(may_go)?;
+        let pause = self.tried.get(&id).map_or(FIRST_PAUSE, |(_, pause)| *pause);
+        self.tried.insert(id, (now + pause, (pause * 2).min(LONGEST_PAUSE)));
         self.next = Some(now + Duration::from_secs(60) / config.per_minute.max(1));
-        true
+        Some(id)
     }
 }
 
@@ -95,28 +102,30 @@ impl Automatic {
         let mut watch = Watch::default();
         loop {
             tokio::time::sleep(LOOK).await;
-            let registered = self.members.current();
-            let is_compute = |id: &HostId, _: &HostRecord| id.0 == ServiceKind::Compute;
-            let known = self.hosts.ids(is_compute);
-            let gone = known.iter().map(|(_, host)| host).filter(|host| registered.callable(host).is_none());
-            let gone: BTreeSet<String> = gone.map(ToString::to_string).collect();
-            let due = watch.due(&self.config, known.len(), &gone, Instant::now());
-            metrics::gauge!("conductor_hosts_gone").set(gone.len() as f64);
-            if due.is_empty() {
-                continue;
-            }
-            for id in self.left_on(&due) {
-                while !watch.may_go(&self.config, Instant::now()) {
-                    tokio::time::sleep(LOOK).await;
-                }
+            // Each is judged by how things stand at its own turn.
+            while let Some(id) = self.next(&mut watch) {
                 self.evacuate(id).await;
             }
         }
     }
 
+    /// The instance that is to go now, if any.
+    fn next(&self, watch: &mut Watch) -> Option<InstanceId> {
+        let is_compute = |id: &HostId, _: &HostRecord| id.0 == ServiceKind::Compute;
+        let known = self.reach.hosts.ids(is_compute);
+        let names = known.iter().map(|(_, host)| host.to_string());
+        let gone: BTreeSet<String> =
+            names.filter(|host| self.reach.standing(host) != Standing::Registered).collect();
+        metrics::gauge!("conductor_hosts_gone").set(gone.len() as f64);
+        let now = Instant::now();
+        let due = watch.due(&self.config, known.len(), &gone, now);
+        let left = if due.is_empty() { BTreeSet::new() } else { self.left_on(&due) };
+        watch.take(&self.config, &left, now)
+    }
+
     /// This conductor's instances on those hosts that nothing is being done with.
-    fn left_on(&self, hosts: &[String]) -> Vec<InstanceId> {
-        self.instances.cache.ids(|id, record| {
+    fn left_on(&self, hosts: &[String]) -> BTreeSet<InstanceId> {
+        let left = self.instances.cache.ids(|id, record| {
             let instance = record.resource();
             let there = matches!(instance.state(), State::Active | State::Stopped);
             there
@@ -124,7 +133,8 @@ impl Automatic {
                 && record.operations.is_empty()
                 && hosts.contains(&instance.host)
                 && self.shards.owns(id)
-        })
+        });
+        left.into_iter().collect()
     }
 
     async fn evacuate(&self, id: InstanceId) {
@@ -138,8 +148,7 @@ impl Automatic {
             arrived: SystemTime::now(),
             request_id: &request_id,
         };
-        let keys = &self.acceptor.db().keys;
-        let evacuate = Evacuate { target_host: "", members: self.members.clone(), keys, acceptance };
+        let evacuate = Evacuate { target_host: "", vouched_hosts: &[], reach: &self.reach, acceptance };
         let named = Named { id, project: &project, etag: "" };
         let accepted = match Request::new("EvacuateInstance", &project, &request_id, &()) {
             Ok(request) => change_once(&self.acceptor, &request, &self.instances, named, &evacuate).await,
@@ -190,11 +199,33 @@ mod tests {
         assert_eq!(watch.due(&config(), 10, &set(&["h1", "h2"]), later).len(), 2, "two of ten");
     }
 
+    fn ids(count: usize) -> BTreeSet<InstanceId> {
+        (0..count).map(|_| InstanceId::generate()).collect()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn instances_go_at_the_rate() {
-        let (start, mut watch) = (Instant::now(), Watch::default());
-        assert!(watch.may_go(&config(), start));
-        assert!(!watch.may_go(&config(), start + Duration::from_millis(1900)));
-        assert!(watch.may_go(&config(), start + Duration::from_secs(2)));
+        let (start, mut watch, left) = (Instant::now(), Watch::default(), ids(3));
+        let first = watch.take(&config(), &left, start).unwrap();
+        assert_eq!(watch.take(&config(), &left, start + Duration::from_millis(1900)), None);
+        let second = watch.take(&config(), &left, start + Duration::from_secs(2)).unwrap();
+        assert_ne!(first, second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_finds_no_place_is_tried_less_and_less_often_and_does_not_hold_up_others() {
+        let (start, mut watch, mut left) = (Instant::now(), Watch::default(), ids(1));
+        let mut times = Vec::new();
+        for second in 0..900 {
+            if watch.take(&config(), &left, start + Duration::from_secs(second)).is_some() {
+                times.push(second);
+            }
+        }
+        assert_eq!(times, [0, 60, 180, 420]);
+        let new = InstanceId::generate();
+        left.insert(new);
+        assert_eq!(watch.take(&config(), &left, start + Duration::from_secs(899)), Some(new));
+        watch.take(&config(), &BTreeSet::new(), start + Duration::from_secs(10_000));
+        assert!(watch.tried.is_empty(), "what left is forgotten");
     }
 }

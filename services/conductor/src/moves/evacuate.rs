@@ -2,35 +2,40 @@
 //!
 //! The transaction that accepts it is the fence: from then on the record says that the instance does not belong on its old
 //! host, which is what that host is told before it is ready again. It compares that the host is not registered, so that one
-//! that is back already, and was told to keep it, does keep it.
+//! that is back already, and was told to keep it, does keep it. No other host may hold anything of it, unless an operator
+//! says that it does not run the guest.
+//!
+//! What waits at the old host is overtaken: the instance is built as its user last wanted it, with all the volumes it has or
+//! was to have.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, HostName, Reason, ServiceKind};
+use kilonova_proto::conductor::v1::r#move::Step;
 use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
-use kilonova_rpc::registry::Members;
 use kilonova_store::Txn;
-use kilonova_store::keys::Keys;
 
-use super::ask::{check_state, place_of};
+use super::ask::place_of;
+use super::{of, others, reach};
 use crate::cache::Entry;
 use crate::history;
 use crate::once::Change;
-use crate::placed::Placed;
+use crate::placed::{Placed, Wanted};
 use crate::requests::Acceptance;
+use reach::{Reach, Standing};
 
 /// An evacuation, as it is asked for.
 pub struct Evacuate<'a> {
     /// The only host it may go to; empty for any.
     pub target_host: &'a str,
-    /// Who is registered.
-    pub members: Members,
-    /// Where registrations are.
-    pub keys: &'a Keys,
+    /// Hosts of which the operator says that they do not run the guest.
+    pub vouched_hosts: &'a [String],
+    /// Who is registered, and who is fenced.
+    pub reach: &'a Reach,
     /// Who accepts it.
     pub acceptance: Acceptance<'a>,
 }
@@ -39,38 +44,60 @@ pub struct Evacuate<'a> {
 impl Change<InstanceRecord> for Evacuate<'_> {
     async fn begin(&self, entry: &Entry<InstanceRecord>) -> Result<(InstanceRecord, Txn), Error> {
         let mut record = InstanceRecord::clone(&entry.record);
-        let members = self.members.current();
-        let is_registered =
-            |host: &str| HostName::parse(host).is_ok_and(|host| members.callable(&host).is_some());
-        begin(&mut record, self.target_host, is_registered, SystemTime::now(), self.acceptance)?;
-        let host = HostName::parse(&entry.record.resource().host);
-        let host = host.map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
-        Ok((record, Txn::new().when_absent(self.keys.endpoint(ServiceKind::Compute, &host))))
+        let asked = Asked { target_host: self.target_host, vouched_hosts: self.vouched_hosts };
+        let standing = |host: &str| self.reach.standing(host);
+        begin(&mut record, asked, &standing, SystemTime::now(), self.acceptance)?;
+        let host = &entry.record.resource().host;
+        if host.is_empty() {
+            return Ok((record, Txn::new()));
+        }
+        let host = HostName::parse(host).map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
+        Ok((record, Txn::new().when_absent(self.reach.keys().endpoint(ServiceKind::Compute, &host))))
     }
+}
+
+/// What is asked, of whatever record.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    /// The only host it may go to; empty for any.
+    pub target_host: &'a str,
+    /// Hosts of which the operator says that they do not run the guest.
+    pub vouched_hosts: &'a [String],
 }
 
 /// Enters it in the record of an instance whose host is gone.
 pub fn begin(
     record: &mut InstanceRecord,
-    target_host: &str,
-    is_registered: impl Fn(&str) -> bool,
+    asked: Asked<'_>,
+    standing: &dyn Fn(&str) -> Standing,
     now: SystemTime,
     acceptance: Acceptance<'_>,
 ) -> Result<(), Error> {
-    check_state(record, &[State::Active, State::Stopped, State::Error])?;
+    check_state(record)?;
     let host = record.resource().host.clone();
-    if host.is_empty() {
-        return Err(Error::new(Reason::InvalidState, "the instance is on no host"));
-    }
-    if is_registered(&host) {
+    if standing(&host) == Standing::Registered {
         let message = format!("{host} is registered; migrate the instance instead");
         return Err(Error::new(Reason::InvalidState, message).with("host", host));
     }
+    let may_run = |other: &String| {
+        standing(other) != Standing::Fenced && !asked.vouched_hosts.iter().any(|vouched| vouched == other)
+    };
+    if let Some(other) = others(record).into_iter().find(may_run) {
+        let message = format!(
+            "{other} may also hold a copy of the instance: wait until it is removed there, or, if {other} is off, say so \
+             (`kilonova host fence {other}`), or name {other} in vouched_hosts if it surely does not run the guest"
+        );
+        return Err(Error::new(Reason::InvalidState, message).with("host", other));
+    }
     record.evacuated_from = Some(place_of(record));
+    record.resized_from = None;
     record.tried_hosts.clear();
     record.refusals = 0;
     record.alternates.clear();
+    record.operations.clear();
+    history::supersede(&mut record.actions, now);
     let instance = record.instance.get_or_insert_default();
+    instance.previous_host.clear();
     instance.host.clear();
     instance.availability_zone.clear();
     instance.set_state(State::Building);
@@ -84,18 +111,30 @@ pub fn begin(
         kind: Kind::Evacuate.into(),
         generation: instance.generation,
         host_done: true,
-        target_host: target_host.to_owned(),
+        target_host: asked.target_host.to_owned(),
         ..Default::default()
     });
     acceptance.note(&mut record.actions, Kind::Evacuate);
-    let step = history::done(
-        "leave",
-        acceptance.actor(),
-        now,
-        Duration::ZERO,
-        record.status().attempt,
-        format!("{host} is gone"),
-    );
+    let detail = if host.is_empty() { "it is on no host".to_owned() } else { format!("{host} is gone") };
+    let attempt = record.status().attempt;
+    let step = history::begun(history::step_name(Kind::Evacuate), acceptance.actor(), now, attempt, detail);
     history::add_to_newest(&mut record.actions, step);
     Ok(())
+}
+
+/// Refuses an instance that is in another state, or that another host may be about to run.
+fn check_state(record: &InstanceRecord) -> Result<(), Error> {
+    let instance = record.resource();
+    let state = instance.state();
+    let was_there = !instance.host.is_empty() || instance.launch_time.is_some();
+    let states = matches!(state, State::Active | State::Stopped | State::Resized | State::Error);
+    let moves = of(record).is_some_and(|way| way.step() != Step::Prepare);
+    if states && was_there && !moves && record.status().wanted == Wanted::Present {
+        return Ok(());
+    }
+    let (state, task) = (state.as_str_name(), instance.task().as_str_name());
+    let message = format!(
+        "the instance is {state}, {task}; this needs one that was there, is not being moved or deleted, and whose host is gone"
+    );
+    Err(Error::new(Reason::InvalidState, message).with("state", state).with("task", task))
 }

@@ -12,17 +12,26 @@
 //!   (destination)            (source)    │      (destination)  │
 //!      │ refused, failed, late:          │ did not             │ did not, or was lost
 //!      │ the next destination            ▼                     ▼
-//!      │ none left                      CLEAR (destination) ◄──┘     ◄──────── revert, of what is RESIZED
+//!      │ none left                      CLEAR (destination, while the source is there)
 //!      ▼                                 │ nothing is left there
 //!   as it was, FAILED                    ▼
-//!        ▲                             TAKE_BACK (source) ──► as it was: FAILED; for a revert SUCCEEDED
+//!        ▲                             TAKE_BACK (source) ──► as it was: FAILED
 //!        └───────────────────────────────┘
 //!
-//!   RESIZED ── confirm ──► what is left at the source is removed ──► ACTIVE
+//!   RESIZED ── confirm, while the destination is there ──► what is left at the source is removed ──► ACTIVE
+//!
+//!   RESIZED ── revert ──► LET_GO ──────► TAKE_BACK ──────► at the source; the destination's copy is removed
+//!                         (destination)  (source)
+//!                            │ did not      │ did not ──► LET_GO_AGAIN (source)
+//!                            ▼              ▼                │ let go, or has nothing
+//!                         RESUME (destination) ◄─────────────┘
+//!                            └──► RESIZED as it was, FAILED
 //! ```
 //!
-//! If a destination that may run the guest cannot be cleared in time, or the source does not take it back, the instance ends in
-//! ERROR and says so: running it anyway could make two of it. The source keeps its copy until a move is confirmed.
+//! No copy is removed before another has it: a confirm needs the destination, a destination is cleared only while the source is there,
+//! and a revert removes the destination's copy once the source runs it. If a host that may run the guest cannot be made sure of in
+//! time, the instance ends in ERROR with all copies kept: running one anyway could make two of it. An operator who knows that a
+//! host is off says so (a fence); then it counts as one that runs nothing, and a hard reboot runs what is left.
 //!
 //! An evacuation is no move, since its source cannot take part: the instance loses its host and is built anew elsewhere. The host
 //! that lost it is told so when it is back, and removes its copy before it is ready.
@@ -30,9 +39,12 @@
 pub mod ask;
 pub mod automatic;
 pub mod evacuate;
+pub mod reach;
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use kilonova_model::Reason;
 use kilonova_model::time::timestamp;
 use kilonova_proto::conductor::v1::r#move::Step;
 use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Move, Operation, Place};
@@ -85,7 +97,7 @@ pub fn wanted_state(desired: Desired) -> State {
 #[must_use]
 pub fn hosts_part(operation: &Operation, way: &Move) -> Kind {
     match way.step() {
-        Step::TakeBack => Kind::RevertResize,
+        Step::TakeBack | Step::Resume => Kind::RevertResize,
         _ if operation.kind() == Kind::LiveMigrate => Kind::LiveMigrate,
         _ => Kind::Migrate,
     }
@@ -95,8 +107,17 @@ pub fn hosts_part(operation: &Operation, way: &Move) -> Kind {
 #[must_use]
 pub fn acts_at(record: &InstanceRecord) -> Option<Site> {
     let way = of(record)?;
-    let place = if way.step() == Step::TakeOver { &way.destination } else { &way.source };
+    let place = match way.step() {
+        Step::TakeOver | Step::LetGo | Step::Resume => &way.destination,
+        _ => &way.source,
+    };
     place.as_ref().map(site)
+}
+
+/// Whether the present step's host has only to stop running it.
+#[must_use]
+pub fn lets_go(record: &InstanceRecord) -> bool {
+    of(record).is_some_and(|way| matches!(way.step(), Step::LetGo | Step::LetGoAgain))
 }
 
 /// Whether its guest is handed over to that place.
@@ -113,6 +134,12 @@ pub fn is_going_to(record: &InstanceRecord, place: &Site) -> bool {
 pub fn leaves(record: &InstanceRecord) -> Vec<String> {
     let source = of(record).and_then(|way| way.source.as_ref()).or(record.evacuated_from.as_ref());
     source.map(|place| place.host.clone()).into_iter().collect()
+}
+
+/// Whether it was placed before, and is to be placed again: moved, or evacuated.
+#[must_use]
+pub fn is_later(record: &InstanceRecord) -> bool {
+    of(record).is_some() || record.evacuated_from.is_some()
 }
 
 /// The only host it may go to.
@@ -140,16 +167,34 @@ pub fn keeps(record: &InstanceRecord) -> Vec<String> {
     std::iter::once(own).chain(others).filter(|host| !host.is_empty()).collect()
 }
 
-/// The host that has to be cleared before the operation goes on.
+/// The hosts that have to be cleared before the operation goes on.
 #[must_use]
-pub fn clears(record: &InstanceRecord) -> Option<String> {
-    let operation = record.operations.first()?;
+pub fn clears(record: &InstanceRecord) -> Vec<String> {
+    let Some(operation) = record.operations.first() else { return Vec::new() };
     let place = match &operation.r#move {
         Some(way) if way.step() == Step::Clear => way.destination.as_ref(),
         None if operation.kind() == Kind::ConfirmResize => record.resized_from.as_ref(),
+        None if operation.clears_others => return others(record),
         _ => None,
     };
-    place.map(|place| place.host.clone())
+    place.into_iter().map(|place| place.host.clone()).collect()
+}
+
+/// The host whose copy is the one to go on with once the others are cleared.
+#[must_use]
+pub fn clears_for(record: &InstanceRecord) -> Option<String> {
+    match of(record) {
+        Some(way) => way.source.as_ref().map(|place| place.host.clone()),
+        None => Some(record.resource().host.clone()),
+    }
+}
+
+/// The hosts besides its own that may hold something of it, each once.
+#[must_use]
+pub fn others(record: &InstanceRecord) -> Vec<String> {
+    let own = &record.resource().host;
+    let hosts = record.receipts.iter().map(|receipt| receipt.host.clone());
+    hosts.filter(|host| host != own).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The instance as a host has to see it that compares records with guests: with that host's attempt, and as being built while the
@@ -191,9 +236,12 @@ pub fn prepared(record: &mut InstanceRecord, until: SystemTime) {
 /// Nothing is left where the present step had to clear up.
 pub fn cleared(record: &mut InstanceRecord, until: SystemTime) {
     if of(record).is_some() {
-        go_to(record, Step::TakeBack, until);
-    } else if let Some(operation) = record.operations.first_mut() {
-        operation.host_done = true;
+        return go_to(record, Step::TakeBack, until);
+    }
+    let Some(operation) = record.operations.first_mut() else { return };
+    match operation.kind() {
+        Kind::ConfirmResize => operation.host_done = true,
+        _ => operation.clears_others = false,
     }
 }
 
@@ -213,9 +261,28 @@ pub fn host_did(record: &mut InstanceRecord, until: SystemTime) {
     match of(record).map(Move::step) {
         Some(Step::HandOver) => go_to(record, Step::TakeOver, until),
         Some(Step::TakeOver) => arrive(record),
+        Some(Step::LetGo) => go_to(record, Step::TakeBack, until),
+        Some(Step::LetGoAgain) => go_to(record, Step::Resume, until),
+        Some(Step::TakeBack) if reverts(record) => return_to_source(record),
         Some(_) => finish(record),
         None => {}
     }
+}
+
+/// Whether the move that goes on is a revert.
+fn reverts(record: &InstanceRecord) -> bool {
+    record.operations.first().is_some_and(|operation| operation.kind() == Kind::RevertResize)
+}
+
+/// The source runs it again: from here on it is there.
+fn return_to_source(record: &mut InstanceRecord) {
+    let source = of(record).and_then(|way| way.source.clone());
+    if let Some(source) = source {
+        stand_at(record, &source);
+    }
+    record.resized_from = None;
+    record.instance.get_or_insert_default().previous_host.clear();
+    finish(record);
 }
 
 fn finish(record: &mut InstanceRecord) {
@@ -258,16 +325,31 @@ fn stand_at(record: &mut InstanceRecord, place: &Place) {
 
 /// The host did not do its part of the present step, and will not.
 pub fn host_did_not(record: &mut InstanceRecord, fault: &pb::Fault, until: SystemTime) {
+    let reverts = reverts(record);
     let Some(operation) = record.operations.first_mut() else { return };
     let Some(step) = operation.r#move.as_ref().map(Move::step) else { return };
     operation.undo_cause.get_or_insert_with(|| fault.clone());
+    let has_nothing = fault.reason == Reason::InstanceNotFound.as_str();
     match step {
         Step::HandOver | Step::TakeOver => go_to(record, Step::Clear, until),
-        Step::Clear | Step::TakeBack => {
+        Step::LetGo => go_to(record, Step::Resume, until),
+        Step::TakeBack if reverts => go_to(record, Step::LetGoAgain, until),
+        Step::LetGoAgain if has_nothing => go_to(record, Step::Resume, until),
+        Step::Clear | Step::TakeBack | Step::LetGoAgain | Step::Resume => {
             operation.broken = true;
             operation.host_done = true;
         }
         Step::Unspecified | Step::Prepare => operation.host_done = true,
+    }
+}
+
+/// A confirm did not get the source cleared. It is over all the same, and the source is asked again whenever it can be; but if it is
+/// the destination that is gone, the source has the copy to go back to, and all stays as it was.
+pub fn not_confirmed(record: &mut InstanceRecord, fault: &pb::Fault) {
+    let is_gone = fault.metadata.get("host") == Some(&record.resource().host);
+    if let Some(operation) = record.operations.first_mut() {
+        operation.undo_cause = is_gone.then(|| fault.clone());
+        operation.host_done = true;
     }
 }
 
@@ -278,8 +360,10 @@ pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
     let host = |place: &Option<Place>| place.iter().map(|place| place.host.clone()).collect::<Vec<_>>();
     let mut hosts = match (&operation.r#move, operation.kind()) {
         _ if operation.broken => Vec::new(),
+        (None, Kind::ConfirmResize) if operation.undo_cause.is_some() => Vec::new(),
         (None, Kind::ConfirmResize) => host(&record.resized_from),
         (None, Kind::Evacuate) => [host(&record.evacuated_from), record.tried_hosts.clone()].concat(),
+        (Some(_), Kind::RevertResize) if operation.undo_cause.is_some() => Vec::new(),
         (Some(way), Kind::RevertResize) => host(&way.destination),
         (Some(way), Kind::LiveMigrate) if operation.undo_cause.is_none() => {
             [host(&way.source), record.tried_hosts.clone()].concat()
@@ -295,42 +379,61 @@ pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
 
 /// Ends a move, a confirm or an evacuation. The operation is no longer in the record.
 pub fn end(record: &mut InstanceRecord, operation: &Operation) {
-    let resized = operation.undo_cause.is_none()
-        && matches!(operation.kind(), Kind::Resize | Kind::Migrate)
-        && !operation.broken;
+    let undone = operation.undo_cause.is_some();
+    let stays_resized = match operation.kind() {
+        Kind::Resize | Kind::Migrate => !undone && !operation.broken,
+        Kind::ConfirmResize | Kind::RevertResize => undone,
+        _ => false,
+    };
     record.evacuated_from = None;
-    if !resized {
+    if !stays_resized {
         (record.resized_from, record.extra_usage) = (None, None);
     }
     let instance = record.instance.get_or_insert_default();
     instance.set_task(pb::instance::Task::Unspecified);
-    if !resized {
+    if !stays_resized {
         instance.previous_host.clear();
     }
     if operation.broken {
         instance.set_state(State::Error);
         instance.fault.clone_from(&operation.undo_cause);
-    } else if resized {
-        instance.set_state(State::Resized);
+    } else if stays_resized {
+        instance.set_state(if instance.fault.is_some() { State::Error } else { State::Resized });
+    } else if operation.kind() == Kind::Evacuate && undone {
+        // It stays where it was, as what it was.
     } else {
+        instance.fault = None;
         instance.set_state(wanted_state(instance.desired()));
     }
 }
 
-/// An evacuation that finds no place leaves the instance where it was, if no other host may hold something of it and its host has
-/// not said that nothing is left there.
-pub fn stay_after_all(record: &mut InstanceRecord, now: SystemTime) -> bool {
+/// An evacuation that finds no place leaves the instance where it was, if no other host may hold something of it, and its host has
+/// not been told since that it does not belong there.
+pub fn stay_after_all(record: &mut InstanceRecord, fault: &pb::Fault, now: SystemTime) -> bool {
     let Some(from) = record.evacuated_from.take() else { return false };
-    if record.receipts.is_empty() || record.receipts.iter().any(|receipt| receipt.host != from.host) {
+    let elsewhere = record.receipts.iter().any(|receipt| receipt.host != from.host);
+    if from.host.is_empty() || from.told || record.receipts.is_empty() || elsewhere {
         return false;
     }
     stand_at(record, &from);
     let instance = record.instance.get_or_insert_default();
     instance.set_state(from.state());
+    instance.fault = (from.state() == State::Error).then(|| fault.clone());
     instance.set_task(pb::instance::Task::Unspecified);
     instance.failed_attempts.clear();
     instance.update_time = Some(timestamp(now));
     true
+}
+
+/// Notes that a host is told that the instance does not belong there; says whether that is news.
+pub fn note_told(record: &mut InstanceRecord, host: &str) -> bool {
+    match &mut record.evacuated_from {
+        Some(from) if from.host == host && !from.told => {
+            from.told = true;
+            true
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

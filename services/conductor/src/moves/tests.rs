@@ -3,6 +3,7 @@ use kilonova_proto::conductor::v1::Receipt;
 use kilonova_proto::types::v1::instance::Task;
 
 use super::ask::{Asked, begin};
+use super::reach::Standing;
 use super::*;
 use crate::history;
 use crate::requests::Acceptance;
@@ -89,7 +90,7 @@ fn a_confirm_gives_up_the_source_and_a_revert_the_destination() {
     record.conclude(NOW);
     let mut kept = record.clone();
     asked(&mut kept, Asked::Confirm).unwrap();
-    assert_eq!((kept.keeps(), kept.clears()), (vec!["h2".to_owned()], Some("h1".into())));
+    assert_eq!((kept.keeps(), kept.clears()), (vec!["h2".to_owned()], vec!["h1".to_owned()]));
     assert_eq!(left_behind(&kept), ["h1"]);
     kept.cleared(LATER);
     assert!(kept.operations[0].host_done);
@@ -97,16 +98,77 @@ fn a_confirm_gives_up_the_source_and_a_revert_the_destination() {
     assert_eq!((kept.resource().state(), kept.resized_from.is_none()), (State::Active, true));
 
     asked(&mut record, Asked::Revert).unwrap();
-    assert_eq!((record.resource().host.as_str(), record.resource().attempt), ("h1", 1));
-    assert_eq!((record.keeps(), record.clears()), (vec!["h1".to_owned()], Some("h2".into())));
-    record.cleared(LATER);
-    assert_eq!((step(&record), record.acts_at(), record.clears()), (Step::TakeBack, at("h1", 1), None));
+    assert_eq!((step(&record), record.acts_at(), record.resource().host.as_str()), (Step::LetGo, at("h2", 2), "h2"));
+    assert_eq!((record.keeps().contains(&"h1".to_owned()), record.keeps().contains(&"h2".to_owned())), (true, true));
+    assert!(record.lets_go());
     record.host_did(LATER, NOW);
-    assert_eq!(left_behind(&record), ["h2"]);
+    assert_eq!((step(&record), record.acts_at(), record.lets_go()), (Step::TakeBack, at("h1", 1), false));
+    assert!(record.keeps().contains(&"h2".to_owned()), "its copy is kept until the other runs");
+    record.host_did(LATER, NOW);
+    assert_eq!((record.keeps(), left_behind(&record)), (vec!["h1".to_owned()], vec!["h2".to_owned()]));
     record.conclude(NOW);
     let instance = record.resource();
     assert_eq!((instance.state(), instance.flavor.as_ref().unwrap().id.as_str()), (State::Active, "small"));
     assert_eq!(record.actions.last().unwrap().outcome(), pb::Outcome::Succeeded);
+}
+
+/// A migration from h1 to h2 that is neither confirmed nor reverted.
+fn resized() -> InstanceRecord {
+    let mut record = placed(migration(false));
+    record.set_ready(LATER, NOW);
+    record.host_did(LATER, NOW);
+    record.host_did(LATER, NOW);
+    record.conclude(NOW);
+    record
+}
+
+#[test]
+fn a_revert_that_fails_runs_it_again_where_it_was_once_the_source_has_let_go() {
+    let mut record = resized();
+    asked(&mut record, Asked::Revert).unwrap();
+    record.host_did(LATER, NOW);
+    record.host_did_not(&fault(), LATER, NOW);
+    assert_eq!((step(&record), record.acts_at(), record.lets_go()), (Step::LetGoAgain, at("h1", 1), true));
+    let mut doubtful = record.clone();
+    let has_nothing = history::fault(&Error::new(Reason::InstanceNotFound, "x"), "h1", 1, NOW);
+    record.host_did_not(&has_nothing, LATER, NOW);
+    assert_eq!((step(&record), record.acts_at()), (Step::Resume, at("h2", 2)));
+    record.host_did(LATER, NOW);
+    record.conclude(NOW);
+    assert_eq!((record.resource().state(), record.resource().host.as_str()), (State::Resized, "h2"));
+    assert_eq!(record.actions.last().unwrap().outcome(), pb::Outcome::Failed);
+    assert!(record.resized_from.is_some() && left_behind(&record).is_empty());
+
+    doubtful.host_did_not(&fault(), LATER, NOW);
+    doubtful.conclude(NOW);
+    assert_eq!(doubtful.resource().state(), State::Error, "both may run it");
+    assert_eq!(doubtful.keeps(), ["h2", "h1"], "and both keep it");
+    asked(&mut doubtful, Asked::Revert).unwrap();
+    doubtful.host_did(LATER, NOW);
+    doubtful.host_did(LATER, NOW);
+    doubtful.conclude(NOW);
+    assert_eq!((doubtful.resource().state(), doubtful.resource().fault.is_none()), (State::Active, true));
+}
+
+#[test]
+fn a_confirm_whose_destination_is_gone_leaves_the_source_its_copy() {
+    let gone = |host: &str| {
+        let mut fault = fault();
+        fault.metadata.insert("host".into(), host.into());
+        fault
+    };
+    let mut record = resized();
+    asked(&mut record, Asked::Confirm).unwrap();
+    assert_eq!(record.clears_for(), Some("h2".into()));
+    let mut source_is_gone = record.clone();
+    record.host_did_not(&gone("h2"), LATER, NOW);
+    assert!(left_behind(&record).is_empty());
+    record.conclude(NOW);
+    assert_eq!((record.resource().state(), record.keeps()), (State::Resized, vec!["h2".into(), "h1".into()]));
+    assert_eq!(record.actions.last().unwrap().outcome(), pb::Outcome::Failed);
+    source_is_gone.host_did_not(&gone("h1"), LATER, NOW);
+    source_is_gone.conclude(NOW);
+    assert_eq!((source_is_gone.resource().state(), source_is_gone.keeps()), (State::Active, vec!["h2".into()]));
 }
 
 #[test]
@@ -118,7 +180,7 @@ fn what_fails_after_the_room_was_taken_is_cleared_before_it_is_taken_back() {
             record.host_did(LATER, NOW);
         }
         record.host_did_not(&fault(), LATER, NOW);
-        assert_eq!((step(&record), record.clears()), (Step::Clear, Some("h2".into())));
+        assert_eq!((step(&record), record.clears()), (Step::Clear, vec!["h2".to_owned()]));
         assert_eq!(record.keeps(), ["h1"]);
         record.cleared(LATER);
         assert_eq!((step(&record), record.acts_at()), (Step::TakeBack, at("h1", 1)));
@@ -208,6 +270,9 @@ fn each_host_sees_the_instance_as_it_concerns_it() {
     record.conclude(NOW);
     assert_eq!(seen(&record, "h1"), Some(("h1".into(), 1, State::Active)), "until it is confirmed");
     asked(&mut record, Asked::Revert).unwrap();
+    assert_ne!(seen(&record, "h2").unwrap().2, State::Deleted, "until h1 runs it");
+    record.host_did(LATER, NOW);
+    record.host_did(LATER, NOW);
     assert_eq!(seen(&record, "h2"), Some(("h2".into(), 2, State::Deleted)));
 }
 
@@ -231,10 +296,20 @@ fn each_needs_its_state_and_nothing_else_going_on() {
     assert_eq!(asked(&mut record, Asked::Rebuild(pb::Image::default())), Err(Reason::InvalidState));
 }
 
+fn evacuate(record: &mut InstanceRecord, vouched: &[&str], standing: fn(&str) -> Standing) -> Result<(), Reason> {
+    let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
+    let vouched: Vec<String> = vouched.iter().map(ToString::to_string).collect();
+    let asked = evacuate::Asked { target_host: "", vouched_hosts: &vouched };
+    evacuate::begin(record, asked, &standing, NOW, acceptance).map_err(|error| error.reason)
+}
+
+fn all_gone(_: &str) -> Standing {
+    Standing::Gone
+}
+
 fn evacuated() -> InstanceRecord {
     let mut record = there();
-    let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
-    evacuate::begin(&mut record, "", |_| false, NOW, acceptance).unwrap();
+    evacuate(&mut record, &[], all_gone).unwrap();
     record
 }
 
@@ -251,32 +326,77 @@ fn an_evacuated_instance_belongs_to_its_old_host_no_more() {
     record.conclude(NOW);
     assert_eq!((record.resource().state(), record.evacuated_from.is_none()), (State::Active, true));
 
-    let refused = |host_is_there: bool, state| {
+    let refused = |standing, state| {
         let mut record = there();
         record.instance.as_mut().unwrap().set_state(state);
-        let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
-        evacuate::begin(&mut record, "", |_| host_is_there, NOW, acceptance).is_err()
+        evacuate(&mut record, &[], standing).is_err()
     };
-    assert!(refused(true, State::Active) && refused(false, State::Building));
+    assert!(refused(|_| Standing::Registered, State::Active) && refused(all_gone, State::Building));
+}
+
+#[test]
+fn an_evacuation_is_refused_while_a_third_host_may_run_the_guest() {
+    let in_doubt = || {
+        let mut record = there();
+        record.receipts.push(Receipt { host: "h3".into(), attempt: 2, create_time: None });
+        record
+    };
+    assert_eq!(evacuate(&mut in_doubt(), &[], all_gone), Err(Reason::InvalidState));
+    let h3_is_there = |host: &str| if host == "h3" { Standing::Registered } else { Standing::Gone };
+    assert_eq!(evacuate(&mut in_doubt(), &[], h3_is_there), Err(Reason::InvalidState));
+    assert_eq!(evacuate(&mut in_doubt(), &["h2"], h3_is_there), Err(Reason::InvalidState));
+    assert_eq!(evacuate(&mut in_doubt(), &["h3"], h3_is_there), Ok(()));
+    let h3_is_off = |host: &str| if host == "h3" { Standing::Fenced } else { Standing::Gone };
+    assert_eq!(evacuate(&mut in_doubt(), &[], h3_is_off), Ok(()));
+    assert_eq!(evacuate(&mut resized(), &[], all_gone), Err(Reason::InvalidState), "h1 has the copy to go back to");
+}
+
+#[test]
+fn an_evacuation_overtakes_what_waits_at_the_host_that_is_gone() {
+    let mut record = there();
+    let instance = record.instance.as_mut().unwrap();
+    instance.set_task(Task::Stopping);
+    instance.set_desired(Desired::Stopped);
+    record.operations.push(Operation { kind: Kind::Stop.into(), generation: 2, ..Default::default() });
+    history::begin(&mut record.actions, Kind::Stop, "", NOW);
+    evacuate(&mut record, &[], all_gone).unwrap();
+    assert_eq!(record.actions[0].outcome(), pb::Outcome::Superseded);
+    record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
+    record.set_ready(LATER, NOW);
+    record.conclude(NOW);
+    assert_eq!(record.resource().state(), State::Stopped, "as its user wanted it last");
+    let mut moving = placed(migration(true));
+    moving.set_ready(LATER, NOW);
+    assert_eq!(evacuate(&mut moving, &["h2"], all_gone), Err(Reason::InvalidState));
 }
 
 #[test]
 fn an_evacuation_that_fails_stays_only_if_nothing_else_may_be_elsewhere() {
     let mut record = evacuated();
     record.set_failed(fault(), NOW);
+    record.conclude(NOW);
     assert_eq!((record.resource().state(), record.resource().host.as_str()), (State::Active, "h1"));
     assert_eq!(record.resource().attempt, 1);
+    let action = record.actions.last().unwrap();
+    let step = action.steps.iter().find(|step| step.name == "evacuate").unwrap();
+    assert_eq!((action.outcome(), step.fault.as_ref()), (pb::Outcome::Failed, Some(&fault())), "and says why");
 
     let mut record = evacuated();
     record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
     record.set_attempt_failed(fault(), NOW);
     record.set_failed(fault(), NOW);
+    record.conclude(NOW);
     assert_eq!((record.resource().state(), record.resource().host.as_str()), (State::Error, ""));
 
     let mut record = evacuated();
     record.drop_receipt("h1", 1);
     record.set_failed(fault(), NOW);
     assert_eq!(record.resource().state(), State::Error, "its host has removed it");
+
+    let mut record = evacuated();
+    assert!(note_told(&mut record, "h1") && !note_told(&mut record, "h1"));
+    record.set_failed(fault(), NOW);
+    assert_eq!(record.resource().state(), State::Error, "its host is removing it");
 }
 
 #[test]

@@ -94,8 +94,20 @@ impl Placed for InstanceRecord {
     fn keeps(&self) -> Vec<String> {
         moves::keeps(self)
     }
-    fn clears(&self) -> Option<String> {
+    fn clears(&self) -> Vec<String> {
         moves::clears(self)
+    }
+    fn clears_for(&self) -> Option<String> {
+        moves::clears_for(self)
+    }
+    fn moves(&self) -> bool {
+        moves::of(self).is_some()
+    }
+    fn lets_go(&self) -> bool {
+        moves::lets_go(self)
+    }
+    fn note_told(&mut self, host: &str) -> bool {
+        moves::note_told(self, host)
     }
     fn seen_at(&self, host: &str, etag: String) -> pb::Instance {
         moves::seen_at(self, host, etag)
@@ -115,6 +127,9 @@ impl Placed for InstanceRecord {
     }
     fn conclude(&mut self, now: SystemTime) {
         operations::conclude(self, now);
+    }
+    fn failed_attempts(&self) -> &[pb::Fault] {
+        &self.resource().failed_attempts
     }
     fn refusals(&self) -> usize {
         self.refusals as usize
@@ -171,10 +186,15 @@ impl Own for InstanceRecord {
         instance.launch_time.get_or_insert(timestamp(now));
         instance.update_time = Some(timestamp(now));
     }
+    fn cut_off(&mut self, fault: &pb::Fault, _: SystemTime) {
+        operations::cut_off(self, fault);
+    }
     fn give_up(&mut self, fault: pb::Fault, now: SystemTime) {
-        if moves::stay_after_all(self, now) {
+        if moves::stay_after_all(self, &fault, now) {
             return;
         }
+        // What it cannot come back from by itself: a move or an evacuation that was under way.
+        self.operations.iter_mut().for_each(|operation| operation.broken = true);
         self.evacuated_from = None;
         let instance = self.instance.get_or_insert_default();
         instance.set_state(pb::instance::State::Error);
@@ -205,29 +225,5 @@ impl Own for InstanceRecord {
         instance.host.clear();
         instance.delete_time = Some(timestamp(now));
         instance.update_time = Some(timestamp(now));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn it_is_late_by_the_deadline_of_what_is_done_with_it() {
-        let (begun, over) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(60));
-        let mut record = InstanceRecord::default();
-        record.set_place(&Alternate { host: "h1".into(), ..Default::default() }, over, begun);
-        assert_eq!((record.is_late(begun), record.is_late(over)), (false, true), "it is being built");
-        record.set_ready(over, begun);
-        assert!(!record.is_late(over), "nothing is done with it");
-        let deadline_time = Some(timestamp(over));
-        record.operations = vec![Operation { deadline_time, ..Operation::default() }];
-        assert_eq!((record.is_late(begun), record.is_late(over)), (false, true));
-        record.set_absent(over, begun);
-        assert_eq!((record.is_late(begun), record.is_late(over)), (false, true), "it is being deleted");
-        record.set_gone(over, begun);
-        assert!(!record.is_late(over));
     }
 }

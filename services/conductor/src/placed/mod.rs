@@ -11,7 +11,6 @@ use std::hash::Hash;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use kilonova_model::time::system_time;
 use kilonova_model::{InvalidId, Reason, ServerGroupId, ServiceKind};
 use kilonova_proto::conductor::v1::{Alternate, Operation, Receipt};
 use kilonova_proto::types::v1 as pb;
@@ -129,9 +128,25 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
         let host = self.status().host;
         if host.is_empty() { Vec::new() } else { vec![host] }
     }
-    /// The host that has to say that nothing is left there, before the first operation goes on.
-    fn clears(&self) -> Option<String> {
+    /// The hosts that have to say that nothing is left there, before the first operation goes on.
+    fn clears(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// The host whose copy is the one to go on with once those are cleared.
+    fn clears_for(&self) -> Option<String> {
         None
+    }
+    /// Whether the first operation moves it between hosts.
+    fn moves(&self) -> bool {
+        false
+    }
+    /// Whether its host has only to stop running it, for the first operation.
+    fn lets_go(&self) -> bool {
+        false
+    }
+    /// Notes that a host is told that it does not belong there; says whether that is to be stored first.
+    fn note_told(&mut self, _host: &str) -> bool {
+        false
     }
     /// Whether a host is to have something of it.
     fn belongs_on(&self, host: &str) -> bool {
@@ -149,18 +164,6 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
         let receipt = there.max_by_key(|receipt| receipt.attempt)?;
         Some(if self.belongs_on(host) { self.seen_at(host, etag) } else { self.left_at(receipt, etag) })
     }
-    /// Whether what is being done with it should have ended.
-    fn is_late(&self, now: SystemTime) -> bool {
-        let status = self.status();
-        let deadline = match (status.wanted, status.phase) {
-            (_, Phase::Gone) => None,
-            (Wanted::Absent, _) | (_, Phase::Building) => self.deadline(),
-            _ => {
-                self.operation().and_then(|operation| operation.deadline_time.as_ref()).and_then(system_time)
-            }
-        };
-        deadline.is_some_and(|deadline| deadline <= now)
-    }
     /// The server group it is a member of.
     fn group(&self) -> Option<ServerGroupId> {
         None
@@ -176,6 +179,10 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn actions_mut(&mut self) -> &mut Vec<pb::Action>;
     /// The hosts tried.
     fn tried(&self) -> &[String];
+    /// Why the attempts so far came to nothing, oldest first.
+    fn failed_attempts(&self) -> &[pb::Fault] {
+        &[]
+    }
     /// How many of them refused it and did nothing for it.
     fn refusals(&self) -> usize {
         0
@@ -190,8 +197,6 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn receipts(&self) -> &[Receipt];
     /// What is being done with it now that it is there.
     fn operation(&self) -> Option<&Operation>;
-    /// When the present task is late.
-    fn deadline(&self) -> Option<SystemTime>;
     /// When the record may be removed.
     fn expiry(&self) -> Option<SystemTime>;
 
@@ -244,9 +249,6 @@ macro_rules! shared {
         fn operation(&self) -> Option<&Operation> {
             self.operations.first()
         }
-        fn deadline(&self) -> Option<SystemTime> {
-            self.deadline_time.as_ref().and_then(system_time)
-        }
         fn expiry(&self) -> Option<SystemTime> {
             self.expire_time.as_ref().and_then(system_time)
         }
@@ -274,9 +276,8 @@ macro_rules! shared {
         }
         fn set_failed(&mut self, fault: pb::Fault, now: SystemTime) {
             self.deadline_time = None;
-            self.keep_counting();
-            self.operations.clear();
             self.alternates.clear();
+            self.cut_off(&fault, now);
             self.give_up(fault, now);
         }
         fn set_absent(&mut self, deadline: SystemTime, now: SystemTime) {
@@ -302,8 +303,8 @@ use shared;
 
 /// The parts of [`Placed`] that differ, one implementation a record type.
 trait Own {
-    /// Its operations are about to be cut off: what they count stays counted until it is gone.
-    fn keep_counting(&mut self) {}
+    /// Its operations come to nothing: each ends, at once or in the step that settles what else it is about.
+    fn cut_off(&mut self, _fault: &pb::Fault, _now: SystemTime) {}
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32;
     fn leave(&mut self, fault: pb::Fault, now: SystemTime);
     fn arrive(&mut self, until: SystemTime, now: SystemTime);

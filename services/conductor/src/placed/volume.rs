@@ -10,7 +10,7 @@ use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
 
 use super::{Own, Phase, Placed, Status, Wanted, shared};
-use crate::extend;
+use crate::{extend, history};
 
 static EMPTY_VOLUME: LazyLock<pb::Volume> = LazyLock::new(pb::Volume::default);
 
@@ -77,6 +77,9 @@ impl Placed for VolumeRecord {
     fn conclude(&mut self, now: SystemTime) {
         extend::conclude(self, now);
     }
+    fn failed_attempts(&self) -> &[pb::Fault] {
+        &self.resource().failed_attempts
+    }
     fn refusals(&self) -> usize {
         self.refusals as usize
     }
@@ -90,9 +93,14 @@ impl Placed for VolumeRecord {
 }
 
 impl Own for VolumeRecord {
-    fn keep_counting(&mut self) {
+    /// What an extend counted stays counted until the volume is gone.
+    fn cut_off(&mut self, fault: &pb::Fault, now: SystemTime) {
         let counted = extend::counted_for(self);
         self.extra_usage = Some(counted).filter(|counted| *counted != pb::QuotaUsage::default());
+        for operation in std::mem::take(&mut self.operations) {
+            history::close(&mut self.actions, history::step_name(operation.kind()), Some(fault), now);
+            history::end(&mut self.actions, pb::Outcome::Failed, now);
+        }
     }
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32 {
         let volume = self.volume.get_or_insert_default();

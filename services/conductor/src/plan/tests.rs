@@ -2,41 +2,56 @@
 
 use super::*;
 
-const NOW: SystemTime = SystemTime::UNIX_EPOCH;
-
 struct World {
     status: Status,
     receipts: Vec<Receipt>,
     alternates: usize,
     tried: usize,
     refusals: usize,
-    clears: Option<&'static str>,
+    clears: Vec<String>,
+    clears_for: Option<&'static str>,
+    moves: bool,
+    lets_go: bool,
     settling: Duration,
     only_place: bool,
     operation: Option<Operation>,
-    deadline: Option<SystemTime>,
-    expiry: Option<SystemTime>,
+    since: Instant,
+    deadline: Instant,
+    operation_deadline: Instant,
+    kept: Duration,
     sent: Vec<Sent>,
     up: Vec<&'static str>,
-    now: SystemTime,
+    fenced: Vec<&'static str>,
+    gone_for: Duration,
+    unreachable: Vec<u32>,
+    now: Instant,
 }
 
 fn world(wanted: Wanted, phase: Phase, host: &str, attempt: u32) -> World {
+    let now = Instant::now() + Duration::from_secs(1000);
     World {
         status: Status { wanted, phase, host: host.into(), attempt, generation: 1 },
         receipts: Vec::new(),
         alternates: 0,
         tried: 0,
         refusals: 0,
-        clears: None,
+        clears: Vec::new(),
+        clears_for: None,
+        moves: false,
+        lets_go: false,
         settling: Duration::ZERO,
         only_place: false,
         operation: None,
-        deadline: None,
-        expiry: None,
+        since: now,
+        deadline: now + Duration::from_secs(60),
+        operation_deadline: now + Duration::from_secs(60),
+        kept: Duration::ZERO,
         sent: Vec::new(),
         up: vec!["h1", "h2"],
-        now: NOW + Duration::from_secs(1000),
+        fenced: Vec::new(),
+        gone_for: Duration::ZERO,
+        unreachable: Vec::new(),
+        now,
     }
 }
 
@@ -62,21 +77,31 @@ impl World {
             placing,
             building_at: Some(&site).filter(|site| placing && !site.host.is_empty()),
             acts_at: &site,
-            clears: self.clears,
+            clears: &self.clears,
+            clears_for: self.clears_for,
+            moves: self.moves,
+            lets_go: self.lets_go,
             tried: self.tried,
             refusals: self.refusals,
             settling: self.settling,
             alternates: self.alternates,
             operation: self.operation.as_ref(),
+            since: self.since,
             deadline: self.deadline,
-            expiry: self.expiry,
+            operation_deadline: self.operation_deadline,
+            kept: self.kept,
             sent: &self.sent,
             epoch_of: &|host| self.up.contains(&host).then_some(Epoch(7)),
+            gone_for: &|_| self.gone_for,
+            is_fenced: &|host| self.fenced.contains(&host),
+            is_unreachable: &|attempt| self.unreachable.contains(&attempt),
             now: self.now,
             max_attempts: 3,
             max_refusals: 20,
             only_place: self.only_place,
             resend: Duration::from_secs(10),
+            leave_timeout: Duration::from_secs(60),
+            gone_after: Duration::from_secs(30),
         })
     }
 }
@@ -110,7 +135,7 @@ fn a_refusal_is_no_attempt_unless_there_is_no_other_place_and_has_a_limit_of_its
 #[test]
 fn a_build_is_sent_once_and_again_when_unanswered_or_to_a_new_incarnation() {
     let mut w = world(Wanted::Present, Phase::Building, "h1", 1).receipt("h1", 1);
-    w.deadline = Some(w.now + Duration::from_secs(60));
+    w.deadline = w.now + Duration::from_secs(60);
     assert_eq!(w.plan(), Decision::Build);
     let mut w = w.sent(Verb::Build, "h1", 1, 5);
     assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(60)));
@@ -124,7 +149,7 @@ fn a_build_is_sent_once_and_again_when_unanswered_or_to_a_new_incarnation() {
 #[test]
 fn a_late_or_vanished_host_is_left_and_its_receipt_is_cleaned_up_later() {
     let mut w = world(Wanted::Present, Phase::Building, "h1", 1).receipt("h1", 1);
-    w.deadline = Some(w.now - Duration::from_secs(60));
+    w.deadline = w.now - Duration::from_secs(60);
     assert_eq!(w.plan(), Decision::Build, "it is asked once more");
     let mut w = w.sent(Verb::Build, "h1", 1, 3);
     assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(7)));
@@ -139,9 +164,9 @@ fn a_late_or_vanished_host_is_left_and_its_receipt_is_cleaned_up_later() {
 }
 
 impl World {
-    fn operated_until(mut self, deadline: SystemTime) -> Self {
-        let deadline_time = Some(kilonova_model::time::timestamp(deadline));
-        self.operation = Some(Operation { generation: 1, deadline_time, ..Default::default() });
+    fn operated_until(mut self, deadline: Instant) -> Self {
+        self.operation_deadline = deadline;
+        self.operation = Some(Operation { generation: 1, ..Default::default() });
         self
     }
 }
@@ -184,7 +209,7 @@ fn an_operation_waits_for_a_host_that_left_until_it_is_late() {
 #[test]
 fn an_operation_goes_on_once_the_host_in_its_way_is_cleared() {
     let mut w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1).receipt("h2", 2);
-    w.clears = Some("h2");
+    w.clears = vec!["h2".into()];
     let now = w.now;
     let w = w.operated_until(now + Duration::from_secs(30));
     assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h2"));
@@ -195,6 +220,73 @@ fn an_operation_goes_on_once_the_host_in_its_way_is_cleared() {
     assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
     w.receipts.pop();
     assert_eq!(w.plan(), Decision::GoOn);
+}
+
+#[test]
+fn a_build_goes_elsewhere_once_the_host_it_left_has_said_that_nothing_is_left_there() {
+    let w = world(Wanted::Present, Phase::Building, "", 1).receipt("h1", 1);
+    assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h1"));
+    let mut w = w.sent(Verb::Terminate, "h1", 1, 4);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)), "it has not said so yet");
+    w.alternates = 1;
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(6)));
+    w.since = w.now - Duration::from_secs(57);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(3)));
+    w.since = w.now - Duration::from_secs(60);
+    assert_eq!(w.plan(), Decision::TakeAlternate, "it is not waited for for ever");
+    w.since = w.now;
+    w.unreachable = vec![1];
+    assert_eq!(w.plan(), Decision::TakeAlternate, "nothing listens there");
+    (w.unreachable, w.up) = (vec![], vec!["h2"]);
+    assert_eq!(w.plan(), Decision::TakeAlternate, "it cannot be asked");
+    (w.up, w.receipts) = (vec!["h1", "h2"], vec![]);
+    assert_eq!(w.plan(), Decision::TakeAlternate);
+}
+
+#[test]
+fn nothing_is_cleared_while_the_host_that_is_to_run_it_is_away() {
+    let mut w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1).receipt("h2", 2);
+    (w.clears, w.clears_for, w.moves) = (vec!["h2".into()], Some("h1"), true);
+    let until = w.now + Duration::from_secs(60);
+    let mut w = w.operated_until(until);
+    assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h2"));
+    w.up = vec!["h2"];
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(30)));
+    w.gone_for = Duration::from_secs(30);
+    assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
+    w.operation = None;
+    assert_eq!(w.plan(), Decision::Done, "nor is anything that is left over");
+    w.up = vec!["h1", "h2"];
+    assert!(matches!(w.plan(), Decision::Terminate(r) if r.host == "h2"));
+}
+
+#[test]
+fn a_fenced_host_counts_as_cleared_and_as_one_that_let_go() {
+    let mut w = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1).receipt("h9", 2);
+    w.clears = vec!["h9".into()];
+    let until = w.now + Duration::from_secs(60);
+    let mut w = w.operated_until(until);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(10)), "it may be back in time");
+    w.fenced = vec!["h9"];
+    assert_eq!(w.plan(), Decision::GoOn);
+    let mut w = world(Wanted::Present, Phase::Ready, "h9", 1).receipt("h9", 1).operated_until(until);
+    (w.moves, w.lets_go, w.fenced) = (true, true, vec!["h9"]);
+    assert_eq!(w.plan(), Decision::SkipHost);
+    w.lets_go = false;
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(30)), "it would have to run it");
+}
+
+#[test]
+fn a_move_does_not_wait_until_its_deadline_for_a_host_that_is_gone() {
+    let mut w = world(Wanted::Present, Phase::Ready, "h9", 1).receipt("h9", 1);
+    w.moves = true;
+    let until = w.now + Duration::from_secs(180);
+    let mut w = w.operated_until(until);
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(30)));
+    w.gone_for = Duration::from_secs(30);
+    assert_eq!(w.plan(), Decision::GiveUpOperation(Leave::NotRegistered));
+    w.moves = false;
+    assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(180)), "a stop may wait");
 }
 
 #[test]
@@ -210,9 +302,9 @@ fn a_conductor_that_has_just_begun_waits_for_hosts_to_register() {
 fn the_only_place_is_waited_for_and_tried_once() {
     let mut w = world(Wanted::Present, Phase::Building, "h9", 1).receipt("h9", 1);
     w.only_place = true;
-    w.deadline = Some(w.now + Duration::from_secs(60));
+    w.deadline = w.now + Duration::from_secs(60);
     assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(60)));
-    w.deadline = Some(w.now);
+    w.deadline = w.now;
     assert_eq!(w.plan(), Decision::LeaveHost(Leave::NotRegistered));
     w.status.host.clear();
     w.tried = 1;
@@ -234,9 +326,9 @@ fn a_delete_clears_every_receipt_before_it_is_finished() {
 #[test]
 fn a_delete_does_not_wait_for_ever_for_a_host_that_left() {
     let mut w = world(Wanted::Absent, Phase::Ready, "h9", 1).receipt("h9", 1);
-    w.deadline = Some(w.now + Duration::from_secs(3));
+    w.deadline = w.now + Duration::from_secs(3);
     assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(3)));
-    w.deadline = Some(w.now);
+    w.deadline = w.now;
     assert_eq!(w.plan(), Decision::Finish { forced: true });
     w.up.push("h9");
     assert!(matches!(w.plan(), Decision::Terminate(_)));
@@ -245,12 +337,12 @@ fn a_delete_does_not_wait_for_ever_for_a_host_that_left() {
 #[test]
 fn a_deleted_record_is_kept_for_its_retention() {
     let mut w = world(Wanted::Absent, Phase::Gone, "", 1);
-    w.expiry = Some(w.now + Duration::from_secs(5));
+    w.kept = Duration::from_secs(5);
     assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(5)));
     let mut w = w.receipt("h9", 1);
     assert_eq!(w.plan(), Decision::Wait(Duration::from_secs(5)));
     w.up.push("h9");
     assert!(matches!(w.plan(), Decision::Terminate(_)), "a host that is back removes its copy");
-    w.expiry = Some(w.now);
+    w.kept = Duration::ZERO;
     assert_eq!(w.plan(), Decision::Purge);
 }

@@ -110,13 +110,15 @@ impl Conductor {
         &self,
         request: proto::UpdateQuotaRequest,
     ) -> Result<proto::UpdateQuotaResponse, Error> {
+        let bare = proto::UpdateQuotaRequest { request_id: String::new(), ..request.clone() };
         let limits = request.limits.unwrap_or_default();
         checked(&request.request_id, &request.project_id, |check| {
             check::quota_limits(check, "limits", &limits);
         })?;
         let project = accept::project(&request.project_id)?;
         let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
-        catalogue::set_limits(&self.db, &self.acceptor, &project, &limits, &paths).await?;
+        let accepted = Accepted::new("UpdateQuota", project.as_str(), &request.request_id, &bare)?;
+        catalogue::set_limits(&self.db, &self.acceptor, &accepted, &limits, &paths).await?;
         let quota = catalogue::quota(&self.acceptor, &project).await?;
         Ok(proto::UpdateQuotaResponse { quota: Some(quota) })
     }

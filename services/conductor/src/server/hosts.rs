@@ -7,28 +7,49 @@ use kilonova_model::page::{decode_token, encode_token, page_size};
 use kilonova_model::{Error, HostName, Reason, ServiceKind, ZoneName};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::types::v1 as pb;
+use prost::Message;
 
 use super::{Conductor, checked};
+use crate::accept::Request as Accepted;
 use crate::history::service_kind;
-use crate::hosts::{HostChange, HostId};
+use crate::hosts::{HostChange, HostId, Once};
 use crate::placed::Placed;
 use crate::records::Records;
 
 impl Conductor {
     pub(super) async fn set_host_enabled(
         &self,
-        request_id: &str,
-        service: pb::ServiceKind,
-        host: &str,
-        disabled_reason: Option<&str>,
+        method: &'static str,
+        request: &proto::DisableHostRequest,
+        enabled: bool,
     ) -> Result<pb::Host, Error> {
-        checked(request_id, "", |check| {
-            if let Some(reason) = disabled_reason {
-                check::name(check, "reason", reason, true);
+        checked(&request.request_id, "", |check| {
+            if !enabled {
+                check::name(check, "reason", &request.reason, true);
             }
         })?;
-        let id = host_id(service, host)?;
-        self.hosts.set_enabled(&id, disabled_reason.is_none(), disabled_reason.unwrap_or_default()).await
+        let id = host_id(request.service(), &request.host)?;
+        let bare = proto::DisableHostRequest { request_id: String::new(), ..request.clone() };
+        let once = self.once(method, &request.request_id, &bare)?;
+        self.hosts.set_enabled(&once, &id, enabled, &request.reason).await
+    }
+
+    pub(super) async fn set_host_fenced(
+        &self,
+        method: &'static str,
+        request: &proto::FenceHostRequest,
+        fenced: bool,
+    ) -> Result<pb::Host, Error> {
+        checked(&request.request_id, "", |_| {})?;
+        let id = host_id(request.service(), &request.host)?;
+        let bare = proto::FenceHostRequest { request_id: String::new(), ..request.clone() };
+        let once = self.once(method, &request.request_id, &bare)?;
+        self.hosts.set_fenced(&once, &id, fenced).await
+    }
+
+    /// A change of a host, which belongs to no project, as one that is done once for its request id.
+    fn once(&self, method: &'static str, request_id: &str, bare: &impl Message) -> Result<Once<'_>, Error> {
+        Ok(Once { acceptor: &self.acceptor, request: Accepted::new(method, "", request_id, bare)? })
     }
 
     pub(super) async fn update_host(&self, request: &proto::UpdateHostRequest) -> Result<pb::Host, Error> {
@@ -64,7 +85,9 @@ impl Conductor {
                 record.resource().spec.as_ref().is_some_and(|spec| spec.availability_zone == zone)
             }),
         };
-        self.hosts.update(&id, &change, bound).await
+        let bare = proto::UpdateHostRequest { request_id: String::new(), ..request.clone() };
+        let once = self.once("UpdateHost", &request.request_id, &bare)?;
+        self.hosts.update(&once, &id, &change, bound).await
     }
 
     pub(super) async fn get_host(

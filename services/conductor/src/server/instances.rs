@@ -13,7 +13,7 @@ use super::{Conductor, checked, shown};
 use crate::accept::{self, Request as Accepted};
 use crate::cache::Entry;
 use crate::placed::Placed;
-use crate::requests::{self, Acceptance, Description, Named, read_id};
+use crate::requests::{self, Acceptance, Description, Named, Unguarded, read_id};
 
 impl Conductor {
     pub(super) async fn build_instances(
@@ -73,11 +73,14 @@ impl Conductor {
     ) -> Result<proto::UpdateInstanceResponse, Error> {
         checked(&request.request_id, &request.project_id, |_| {})?;
         let id = read_id("instance_id", &request.instance_id)?;
+        let bare = proto::UpdateInstanceRequest { request_id: String::new(), ..request.clone() };
+        let accepted = Accepted::new("UpdateInstance", &request.project_id, &request.request_id, &bare)?;
         let spec = request.instance.unwrap_or_default();
         let mask = request.update_mask.as_ref();
         let new = Description::read("instance", mask, &spec.name, &spec.metadata, true)?;
         let named = Named { id, project: &request.project_id, etag: &request.etag };
-        let entry = requests::describe(&self.instances, named, &new, |record: &mut InstanceRecord| {
+        let (acceptor, instances) = (&self.acceptor, &self.instances);
+        let entry = requests::describe(acceptor, &accepted, instances, named, &new, |record: &mut InstanceRecord| {
             let instance = record.instance.get_or_insert_default();
             let spec = instance.spec.get_or_insert_default();
             (&mut spec.name, &mut spec.metadata, &mut instance.update_time)
@@ -96,9 +99,8 @@ impl Conductor {
         let named = Named { id, project: &request.project_id, etag: &request.etag };
         let timeout = self.config.delete_timeout.get();
         let acceptance = self.acceptance(&request.request_id, arrived);
-        let may_go = |_: &InstanceRecord| Ok(());
         let missing = request.allow_missing;
-        let entry = requests::delete(&self.instances, named, missing, timeout, acceptance, may_go).await?;
+        let entry = requests::delete(&self.instances, named, missing, timeout, acceptance, &Unguarded).await?;
         Ok(proto::DeleteInstanceResponse { instance: entry.as_ref().map(shown) })
     }
 

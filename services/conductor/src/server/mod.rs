@@ -45,6 +45,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::groups::Groups;
 use crate::hosts::Hosts;
+use crate::moves::reach::Reach;
 use crate::placed::Placed;
 use crate::records::Records;
 use crate::requests::Acceptance;
@@ -74,6 +75,8 @@ pub struct Conductor {
     pub groups: Groups,
     /// The hosts and backends.
     pub hosts: Hosts,
+    /// Whether compute hosts can be asked.
+    pub reach: Reach,
     /// Who drives what.
     pub shards: Shards,
     /// The calls to schedulers.
@@ -144,6 +147,8 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         "DeleteServerGroup",
         "EnableHost",
         "DisableHost",
+        "FenceHost",
+        "UnfenceHost",
         "UpdateHost",
         "UpdateQuota",
     ];

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use kilonova_model::{Error, FlavorId, ImageId, InstanceId, ServiceKind};
+use kilonova_model::{Error, FlavorId, ImageId, InstanceId};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
 use kilonova_proto::types::v1 as pb;
@@ -65,7 +65,7 @@ impl Conductor {
         checked(request.request_id, request.project_id, |_| {})?;
         let timeout = self.config.operation_timeout.get();
         let acceptance = self.acceptance(request.request_id, arrived);
-        let power = Power { operation, timeout, acceptance };
+        let power = Power { operation, reach: &self.reach, timeout, acceptance };
         self.change_instance(method, request, message, &power).await
     }
 
@@ -120,6 +120,7 @@ impl Conductor {
         let ask = Ask {
             asked,
             acceptor: &self.acceptor,
+            reach: &self.reach,
             timeout: self.config.operation_timeout.get(),
             acceptance: self.acceptance(request.request_id, arrived),
         };
@@ -193,8 +194,8 @@ impl Conductor {
         checked(request.request_id, request.project_id, |_| {})?;
         let evacuate = Evacuate {
             target_host: &message.target_host,
-            members: self.registry.members(ServiceKind::Compute),
-            keys: &self.db.keys,
+            vouched_hosts: &message.vouched_hosts,
+            reach: &self.reach,
             acceptance: self.acceptance(request.request_id, arrived),
         };
         self.change_instance("EvacuateInstance", request, message, &evacuate).await

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::hosts::host_id;
 use super::pages::{cut, next_token, read_after};
 use super::{Answer, Conductor};
+use crate::cache::Entry;
 use crate::placed::Placed;
 use crate::records::Records;
 use crate::reports::{self, Report};
@@ -69,8 +70,33 @@ async fn on_host<P: Placed>(
     let (mut entries, mut more) = records.cache.page(after.as_ref(), limit, pass);
     more |= cut(&mut entries, |record| record.resource().encoded_len());
     let next = next_token(&filter, &entries, more);
+    for (id, entry) in &mut entries {
+        tell_first(records, *id, entry, host).await?;
+    }
     let seen = entries.iter().filter_map(|(_, entry)| entry.record.seen_by(host, entry.etag()));
     Ok((seen.collect(), next))
+}
+
+/// What a host is about to be told that has consequences is in the record first.
+async fn tell_first<P: Placed>(
+    records: &Records<P>,
+    id: P::Id,
+    entry: &mut Entry<P>,
+    host: &str,
+) -> Result<(), Error> {
+    if !P::clone(&entry.record).note_told(host) {
+        return Ok(());
+    }
+    let told = records
+        .modify(id, |entry| {
+            let mut record = P::clone(&entry.record);
+            Ok(record.note_told(host).then_some(record))
+        })
+        .await?;
+    if let Some(told) = told {
+        *entry = told;
+    }
+    Ok(())
 }
 
 /// Adds what a ready instance's report says of the guest.

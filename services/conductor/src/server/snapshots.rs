@@ -6,7 +6,6 @@ use kilonova_model::check;
 use kilonova_model::page::page_size;
 use kilonova_model::{Error, SnapshotId};
 use kilonova_proto::conductor::v1 as proto;
-use kilonova_proto::conductor::v1::SnapshotRecord;
 use kilonova_proto::types::v1::snapshot::State;
 
 use super::pages::{cut, next_token, read_after};
@@ -46,9 +45,9 @@ impl Conductor {
         let named = Named { id, project: &request.project_id, etag: &request.etag };
         let timeout = self.config.delete_timeout.get();
         let acceptance = self.acceptance(&request.request_id, arrived);
-        let may_go = |_: &SnapshotRecord| Ok(());
+        let guard = snapshots::Unused { volumes: &self.volumes };
         let missing = request.allow_missing;
-        let entry = requests::delete(&self.snapshots, named, missing, timeout, acceptance, may_go).await?;
+        let entry = requests::delete(&self.snapshots, named, missing, timeout, acceptance, &guard).await?;
         Ok(proto::DeleteSnapshotResponse { snapshot: entry.as_ref().map(shown) })
     }
 

@@ -221,9 +221,9 @@ impl TaskService for Conductor {
         &self,
         request: Request<proto::EnableHostRequest>,
     ) -> Answer<proto::EnableHostResponse> {
-        let request = request.into_inner();
-        let enabled =
-            self.set_host_enabled(&request.request_id, request.service(), &request.host, None).await;
+        let proto::EnableHostRequest { request_id, service, host } = request.into_inner();
+        let request = proto::DisableHostRequest { request_id, service, host, reason: String::new() };
+        let enabled = self.set_host_enabled("EnableHost", &request, true).await;
         answer(enabled.map(|host| proto::EnableHostResponse { host: Some(host) }))
     }
 
@@ -231,10 +231,26 @@ impl TaskService for Conductor {
         &self,
         request: Request<proto::DisableHostRequest>,
     ) -> Answer<proto::DisableHostResponse> {
-        let request = request.into_inner();
-        let (service, reason) = (request.service(), Some(request.reason.as_str()));
-        let disabled = self.set_host_enabled(&request.request_id, service, &request.host, reason).await;
+        let disabled = self.set_host_enabled("DisableHost", request.get_ref(), false).await;
         answer(disabled.map(|host| proto::DisableHostResponse { host: Some(host) }))
+    }
+
+    async fn fence_host(
+        &self,
+        request: Request<proto::FenceHostRequest>,
+    ) -> Answer<proto::FenceHostResponse> {
+        let fenced = self.set_host_fenced("FenceHost", request.get_ref(), true).await;
+        answer(fenced.map(|host| proto::FenceHostResponse { host: Some(host) }))
+    }
+
+    async fn unfence_host(
+        &self,
+        request: Request<proto::UnfenceHostRequest>,
+    ) -> Answer<proto::UnfenceHostResponse> {
+        let proto::UnfenceHostRequest { request_id, service, host } = request.into_inner();
+        let request = proto::FenceHostRequest { request_id, service, host };
+        let unfenced = self.set_host_fenced("UnfenceHost", &request, false).await;
+        answer(unfenced.map(|host| proto::UnfenceHostResponse { host: Some(host) }))
     }
 
     async fn update_host(

@@ -16,7 +16,8 @@ use crate::extend::Extend;
 use crate::hints::Directory;
 use crate::once::change_once;
 use crate::placed::Placed;
-use crate::requests::{self, Description, Named, read_id};
+use crate::requests::{self, Description, Guard, Named, read_id};
+use crate::snapshots;
 
 impl Conductor {
     pub(super) async fn create_volume(
@@ -36,7 +37,14 @@ impl Conductor {
             self.check_named(&spec, project.as_str()).await?;
         }
         let new = requests::new_volume(&spec, project.as_str(), self.acceptance(&request_id, arrived));
-        let entries = self.acceptor.create(&accepted, &self.volumes, vec![new], validate_only).await?;
+        let entries = match spec.snapshot_id.as_str() {
+            "" => self.acceptor.create(&accepted, &self.volumes, vec![new], validate_only).await?,
+            _ if validate_only => self.acceptor.create(&accepted, &self.volumes, vec![new], true).await?,
+            snapshot => {
+                let id = read_id("volume.snapshot_id", snapshot)?;
+                vec![snapshots::use_in(&self.acceptor, &accepted, &self.snapshots, id, &self.volumes, new).await?]
+            }
+        };
         Ok(proto::CreateVolumeResponse { volume: entries.first().map(shown) })
     }
 
@@ -57,12 +65,7 @@ impl Conductor {
             let id = read_id("volume.snapshot_id", &spec.snapshot_id)?;
             let snapshot = requests::get(&self.snapshots, Named { id, project, etag: "" }).await?;
             let snapshot = snapshot.record.resource();
-            let state = snapshot.state();
-            if state != pb::snapshot::State::Available {
-                let message =
-                    format!("the snapshot is {}; this needs one that is AVAILABLE", state.as_str_name());
-                return Err(Error::new(Reason::InvalidState, message).with("state", state.as_str_name()));
-            }
+            snapshots::check_available(snapshot)?;
             snapshot.size_gib
         } else if !spec.image_id.is_empty() {
             self.images.get(&read_id::<ImageId>("volume.image_id", &spec.image_id)?).await?.min_disk_gib
@@ -80,11 +83,14 @@ impl Conductor {
     ) -> Result<proto::UpdateVolumeResponse, Error> {
         checked(&request.request_id, &request.project_id, |_| {})?;
         let id = read_id("volume_id", &request.volume_id)?;
+        let bare = proto::UpdateVolumeRequest { request_id: String::new(), ..request.clone() };
+        let accepted = Accepted::new("UpdateVolume", &request.project_id, &request.request_id, &bare)?;
         let spec = request.volume.unwrap_or_default();
         let mask = request.update_mask.as_ref();
         let new = Description::read("volume", mask, &spec.name, &spec.metadata, false)?;
         let named = Named { id, project: &request.project_id, etag: &request.etag };
-        let entry = requests::describe(&self.volumes, named, &new, |record: &mut VolumeRecord| {
+        let (acceptor, volumes) = (&self.acceptor, &self.volumes);
+        let entry = requests::describe(acceptor, &accepted, volumes, named, &new, |record: &mut VolumeRecord| {
             let volume = record.volume.get_or_insert_default();
             let spec = volume.spec.get_or_insert_default();
             (&mut spec.name, &mut spec.metadata, &mut volume.update_time)
@@ -123,7 +129,7 @@ impl Conductor {
         let timeout = self.config.delete_timeout.get();
         let acceptance = self.acceptance(&request.request_id, arrived);
         let missing = request.allow_missing;
-        let entry = requests::delete(&self.volumes, named, missing, timeout, acceptance, not_in_use).await?;
+        let entry = requests::delete(&self.volumes, named, missing, timeout, acceptance, &NotInUse).await?;
         Ok(proto::DeleteVolumeResponse { volume: entry.as_ref().map(shown) })
     }
 
@@ -158,6 +164,16 @@ impl Conductor {
     ) -> Result<proto::ListVolumeActionsResponse, Error> {
         let entry = self.volume(&request.volume_id, &request.project_id).await?;
         Ok(proto::ListVolumeActionsResponse { actions: entry.record.actions().to_vec() })
+    }
+}
+
+/// A volume that an instance has, or that has snapshots, stays.
+struct NotInUse;
+
+#[tonic::async_trait]
+impl Guard<VolumeRecord> for NotInUse {
+    async fn may_go(&self, record: &VolumeRecord) -> Result<(), Error> {
+        not_in_use(record)
     }
 }
 

@@ -82,6 +82,7 @@ async fn a_build_that_is_never_reported_is_tried_elsewhere_and_cleaned_up() {
     let config = Config {
         build_timeout: Period::from_millis(300),
         resend_interval: Period::from_millis(200),
+        leave_timeout: Period::from_millis(300),
         ..Default::default()
     };
     let conductor = cell.conductor_with("c1", config).await;
@@ -93,6 +94,21 @@ async fn a_build_that_is_never_reported_is_tried_elsewhere_and_cleaned_up() {
     eventually("the first host holds nothing more", one_receipt).await;
     assert!(cell.hosts.world.lock().terminated.contains(&(id, "h1".to_owned())));
     assert_eq!(conductor.records.cache.get(&id).unwrap().record.receipts[0].host, "h2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_built_elsewhere_before_the_host_that_was_left_has_said_that_nothing_is_left_there() {
+    let cell = Cell::new(&["h1", "h2"]).await;
+    let config = Config { build_timeout: Period::from_millis(300), ..Default::default() };
+    let conductor = cell.conductor_with("c1", Config { resend_interval: Period::from_millis(200), ..config }).await;
+    cell.hosts.world.lock().stuck = ["h1".to_owned()].into();
+    let id = conductor.create("", 1).await.unwrap()[0];
+    let record = conductor.until(id, |i| i.state() == State::Active && i.host == "h2").await;
+    assert_eq!(record.receipts.len(), 1);
+    let log = cell.hosts.world.lock().log.clone();
+    let left = log.iter().position(|(what, host)| *what == "terminate" && host == "h1").unwrap();
+    let built = log.iter().position(|(what, host)| *what == "build" && host == "h2").unwrap();
+    assert!(left < built, "{log:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,13 +5,13 @@ use std::time::SystemTime;
 
 use kilonova_conductor::accept::Request;
 use kilonova_conductor::moves::evacuate::Evacuate;
+use kilonova_conductor::moves::reach::Reach;
 use kilonova_conductor::once::change_once;
 use kilonova_conductor::requests::{Acceptance, Named};
 use kilonova_model::{CellName, Reason, ServiceKind};
 use kilonova_proto::types::v1::instance::State;
 use kilonova_rpc::registry::Registry;
 use kilonova_store::embedded::EmbeddedStore;
-use kilonova_store::keys::Keys;
 
 use super::support::*;
 
@@ -26,10 +26,11 @@ async fn a_host_that_is_back_keeps_its_instance_though_the_conductor_does_not_se
     let nobody = Registry::new(Arc::new(EmbeddedStore::open_temporary().unwrap()), name.clone());
     let request = Request::new("EvacuateInstance", "demo", "", &()).unwrap();
     let named = Named { id, project: "demo", etag: "" };
+    let reach = Reach { members: nobody.members(ServiceKind::Compute), ..conductor.reach.clone() };
     let evacuate = Evacuate {
         target_host: "",
-        members: nobody.members(ServiceKind::Compute),
-        keys: &Keys::new(&name),
+        vouched_hosts: &[],
+        reach: &reach,
         acceptance: Acceptance { conductor: "c1", arrived: SystemTime::now(), request_id: "" },
     };
     let asked = change_once(&conductor.acceptor, &request, &conductor.records, named, &evacuate).await;

@@ -85,6 +85,7 @@ async fn a_host_that_may_still_hold_a_member_counts_until_it_says_otherwise() {
     let config = Config {
         build_timeout: Period::from_millis(300),
         resend_interval: Period::from_millis(200),
+        leave_timeout: Period::from_millis(300),
         ..Default::default()
     };
     let conductor = cell.conductor_with("c1", config).await;

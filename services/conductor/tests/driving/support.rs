@@ -8,16 +8,18 @@ use async_trait::async_trait;
 use kilonova_conductor::Config;
 use kilonova_conductor::accept::{Acceptor, Lanes, Request};
 use kilonova_conductor::agents::{Agents, GroupWish, Selected};
+use kilonova_conductor::cache::Cache;
 use kilonova_conductor::db::Db;
 use kilonova_conductor::engine::Engine;
 use kilonova_conductor::groups::Groups;
+use kilonova_conductor::moves::reach::Reach;
 use kilonova_conductor::once::change_once;
 use kilonova_conductor::operations::hosts_part;
 use kilonova_conductor::placed::{Placed, Site};
 use kilonova_conductor::power::Power;
 use kilonova_conductor::records::Records;
 use kilonova_conductor::reports::{self, Report};
-use kilonova_conductor::requests::{self, Acceptance, Named};
+use kilonova_conductor::requests::{self, Acceptance, Named, Unguarded};
 use kilonova_conductor::shards::Shards;
 use kilonova_model::{
     CellName, Epoch, Error, HostName, InstanceId, Reason, ServerGroupId, ServiceKind, ZoneName,
@@ -32,7 +34,7 @@ use kilonova_runtime::config::Period;
 use kilonova_runtime::reconcile::Priority;
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::embedded::EmbeddedStore;
-use kilonova_store::keys::Keys;
+use kilonova_store::keys::{Key, Keys};
 use kilonova_store::{SharedStore, Txn};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -60,6 +62,10 @@ pub struct World {
     pub failing: Option<pb::Fault>,
     /// Hosts that never report.
     pub silent: BTreeSet<String>,
+    /// Hosts that never report a build.
+    pub stuck: BTreeSet<String>,
+    /// Builds and removals in the order they were taken, with their hosts.
+    pub log: Vec<(&'static str, String)>,
     /// Hosts that do not take a removal.
     pub deaf: BTreeSet<String>,
     /// Conductors' memories to report to.
@@ -137,6 +143,10 @@ impl Agents<InstanceRecord> for Hosts {
                 return Err(classify(to_status(&refusal)));
             }
             world.builds.push((id, at.host.clone(), at.attempt));
+            world.log.push(("build", at.host.clone()));
+            if world.stuck.contains(&at.host) {
+                return Ok(());
+            }
         }
         let generation = record.status().generation;
         self.report(report(id, &at.host, generation, at.attempt, ReportStatus::Ready));
@@ -182,7 +192,11 @@ impl Agents<InstanceRecord> for Hosts {
         if self.world.lock().deaf.contains(&receipt.host) {
             return Err(classify(to_status(&Error::new(Reason::ConnectFailed, "not reached"))));
         }
-        self.world.lock().terminated.push((id, receipt.host.clone()));
+        {
+            let mut world = self.world.lock();
+            world.terminated.push((id, receipt.host.clone()));
+            world.log.push(("terminate", receipt.host.clone()));
+        }
         let generation = record.status().generation;
         self.report(report(id, &receipt.host, generation, receipt.attempt, ReportStatus::Gone));
         Ok(())
@@ -198,6 +212,7 @@ pub struct Conductor {
     pub acceptor: Acceptor,
     pub shards: Shards,
     pub config: Arc<Config>,
+    pub reach: Reach,
 }
 
 pub struct Cell {
@@ -262,6 +277,10 @@ impl Cell {
         let shards = Shards::join(db.clone(), name.clone(), epochs, ttl, gained, &tasks);
         let lanes = Arc::new(Lanes::default());
         let groups = Groups::follow(&db, &tasks);
+        let members = self.registry.members(ServiceKind::Compute);
+        let id_of = |key| if let Key::Host(service, host) = key { Some((service, host)) } else { None };
+        let hosts = Cache::follow("hosts", &db.store, &db.keys, db.keys.all_hosts(), id_of, &tasks);
+        let reach = Reach { db: db.clone(), members, hosts };
         let engine = Engine::new(
             records.clone(),
             self.hosts.clone(),
@@ -271,6 +290,7 @@ impl Cell {
             name.clone(),
             lanes.clone(),
             groups.clone(),
+            reach.hosts.clone(),
         );
         let queue = engine.run(&tasks);
         tasks.spawn("gained", async move {
@@ -281,7 +301,7 @@ impl Cell {
         records.cache.filled().await;
         shards.settled().await;
         let acceptor = Acceptor::new(db, config.clone(), lanes, &tasks);
-        Conductor { name, tasks, records, groups, acceptor, shards, config }
+        Conductor { name, tasks, records, groups, acceptor, shards, reach, config }
     }
 }
 
@@ -313,7 +333,7 @@ impl Conductor {
         let acceptance =
             Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id: "" };
         let timeout = self.config.delete_timeout.get();
-        requests::delete(&self.records, named, false, timeout, acceptance, |_| Ok(())).await.map(drop)
+        requests::delete(&self.records, named, false, timeout, acceptance, &Unguarded).await.map(drop)
     }
 
     pub async fn operate(&self, id: InstanceId, kind: Kind, request_id: &str) -> Result<pb::Instance, Error> {
@@ -321,7 +341,8 @@ impl Conductor {
         let named = Named { id, project: "demo", etag: "" };
         let acceptance = Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id };
         let operation = Operation { kind: kind.into(), ..Default::default() };
-        let asked = Power { operation, timeout: self.config.operation_timeout.get(), acceptance };
+        let timeout = self.config.operation_timeout.get();
+        let asked = Power { operation, reach: &self.reach, timeout, acceptance };
         let entry = change_once(&self.acceptor, &request, &self.records, named, &asked).await?;
         Ok(entry.record.resource().clone())
     }

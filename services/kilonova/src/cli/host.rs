@@ -6,7 +6,10 @@ use clap::{Args, Subcommand};
 use kilonova_model::Reason;
 use kilonova_model::numa::{HostCell, HostCells};
 use kilonova_model::time::to_duration;
-use kilonova_proto::api::v1::{DisableHostRequest, EnableHostRequest, ListHostsRequest, UpdateHostRequest};
+use kilonova_proto::api::v1::{
+    DisableHostRequest, EnableHostRequest, FenceHostRequest, ListHostsRequest, UnfenceHostRequest,
+    UpdateHostRequest,
+};
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::{Capabilities, ComputeResources, Host, ServiceKind};
 
@@ -38,6 +41,10 @@ pub enum HostCommand {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
+    /// Say that a host that is not registered is off: nothing on it runs. Moves and evacuations are judged without it from then on.
+    Fence(Target),
+    /// Take that word back.
+    Unfence(Target),
     /// Put a host or backend into another zone, or say what it can do besides what its driver says.
     Set(Set),
 }
@@ -98,6 +105,7 @@ impl Row for Host {
 /// Whether it takes new work, and why not.
 fn admin(host: &Host) -> String {
     let state = label(host.admin_state().as_str_name(), "ADMIN_STATE_");
+    let state = if host.fenced { format!("{state}, FENCED") } else { state };
     if host.disabled_reason.is_empty() { state } else { format!("{state}: {}", host.disabled_reason) }
 }
 
@@ -188,6 +196,20 @@ pub(super) async fn run(command: HostCommand, options: &GlobalOptions) -> Result
                 reason,
             };
             let call = async |request| client.hosts().disable_host(request).await;
+            changed(host, client.call(request, None, call).await?.host, output)
+        }
+        HostCommand::Fence(target) => {
+            let host = find(&client, target).await?;
+            let (request_id, service) = (new_request_id(), host.service);
+            let request = FenceHostRequest { request_id, service, host: host.name.clone() };
+            let call = async |request| client.hosts().fence_host(request).await;
+            changed(host, client.call(request, None, call).await?.host, output)
+        }
+        HostCommand::Unfence(target) => {
+            let host = find(&client, target).await?;
+            let (request_id, service) = (new_request_id(), host.service);
+            let request = UnfenceHostRequest { request_id, service, host: host.name.clone() };
+            let call = async |request| client.hosts().unfence_host(request).await;
             changed(host, client.call(request, None, call).await?.host, output)
         }
         HostCommand::Set(set) => {

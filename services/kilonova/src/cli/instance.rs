@@ -91,6 +91,9 @@ pub enum InstanceCommand {
         /// The only host they may go to.
         #[arg(long, value_name = "HOST")]
         host: Option<String>,
+        /// A host that may hold a copy of them and surely does not run it; may be repeated.
+        #[arg(long, value_name = "HOST")]
+        vouch: Vec<String>,
     },
     /// Give an instance a volume.
     Attach(volumes::Pair),
@@ -136,8 +139,9 @@ pub(super) async fn run(command: InstanceCommand, options: &GlobalOptions) -> Re
         }
         InstanceCommand::Confirm(targets) => power::run(targets, Act::Confirm, options, output).await,
         InstanceCommand::Revert(targets) => power::run(targets, Act::Revert, options, output).await,
-        InstanceCommand::Evacuate { targets, host } => {
-            power::run(targets, Act::Evacuate { host: host.unwrap_or_default() }, options, output).await
+        InstanceCommand::Evacuate { targets, host, vouch } => {
+            let act = Act::Evacuate { host: host.unwrap_or_default(), vouch };
+            power::run(targets, act, options, output).await
         }
         InstanceCommand::Attach(pair) => volumes::run(pair, true, options, output).await,
         InstanceCommand::Detach(pair) => volumes::run(pair, false, options, output).await,

@@ -64,6 +64,8 @@ pub enum Act {
     Evacuate {
         /// Only to this host; to any when empty.
         host: String,
+        /// Hosts that surely do not run it.
+        vouch: Vec<String>,
     },
 }
 
@@ -141,8 +143,15 @@ async fn ask(
             let call = async |request| client.instances().revert_resize(request).await;
             client.call(request, None, call).await?.instance
         }
-        Act::Evacuate { host: target_host } => {
-            let request = EvacuateInstanceRequest { request_id, project_id, instance_id, etag, target_host };
+        Act::Evacuate { host: target_host, vouch: vouched_hosts } => {
+            let request = EvacuateInstanceRequest {
+                request_id,
+                project_id,
+                instance_id,
+                etag,
+                target_host,
+                vouched_hosts,
+            };
             let call = async |request| client.instances().evacuate_instance(request).await;
             client.call(request, None, call).await?.instance
         }

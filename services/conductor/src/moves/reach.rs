@@ -1,0 +1,81 @@
+//! Whether hosts can be asked, as the moves of instances are judged by it.
+
+use kilonova_model::{Error, HostName, Reason, ServiceKind};
+use kilonova_proto::conductor::v1::HostRecord;
+use kilonova_rpc::registry::Members;
+use kilonova_store::Txn;
+use kilonova_store::keys::Keys;
+
+use crate::cache::Cache;
+use crate::db::{Db, store_error};
+use crate::hosts::{HostId, is_fenced};
+
+/// How a compute host stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is registered, or held while most vanished at once.
+    Registered,
+    /// It is not registered, and an operator said that it is off.
+    Fenced,
+    /// It is not registered; it may still run what it had.
+    Gone,
+}
+
+/// The compute hosts as this conductor knows them. Clones share it.
+#[derive(Clone)]
+pub struct Reach {
+    /// The store, for what has to be judged in a transaction.
+    pub db: Db,
+    /// Who is registered.
+    pub members: Members,
+    /// What operators said of hosts.
+    pub hosts: Cache<HostId, HostRecord>,
+}
+
+impl Reach {
+    /// The keys of the cell.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.db.keys
+    }
+
+    /// How a host stands. A name that is none is gone.
+    #[must_use]
+    pub fn standing(&self, host: &str) -> Standing {
+        let Ok(name) = HostName::parse(host) else { return Standing::Gone };
+        if self.members.current().callable(&name).is_some() {
+            return Standing::Registered;
+        }
+        let record = self.hosts.get(&(ServiceKind::Compute, name));
+        if record.is_some_and(|entry| is_fenced(&entry.record)) { Standing::Fenced } else { Standing::Gone }
+    }
+
+    /// What holds in the store only while a host is registered; `gone` says what to do if it is not.
+    pub async fn registered(&self, host: &str, gone: impl FnOnce() -> Error + Send) -> Result<Txn, Error> {
+        let Ok(name) = HostName::parse(host) else { return Err(gone()) };
+        let key = self.keys().endpoint(ServiceKind::Compute, &name);
+        let (found, _) = self.db.store.get(&key).await.map_err(store_error)?;
+        if found.is_none() {
+            return Err(gone());
+        }
+        Ok(Txn::new().when(kilonova_store::Compare::Exists(key)))
+    }
+}
+
+/// The refusal of what needs an instance's host, which is gone.
+#[must_use]
+pub fn home_is_gone(host: &str) -> Error {
+    let message = format!(
+        "{host}, the instance's host, is not registered: evacuate the instance if {host} is off, or wait until it is back"
+    );
+    Error::new(Reason::InvalidState, message).with("host", host)
+}
+
+/// The refusal of what would give up the last good copy of an instance, for another host is gone that has to have it.
+#[must_use]
+pub fn other_is_gone(host: &str, what: &str) -> Error {
+    let message = format!(
+        "{host} is not registered, and {what}: wait until it is back, or, if it is off, say so (`kilonova host fence {host}`)"
+    );
+    Error::new(Reason::InvalidState, message).with("host", host)
+}
