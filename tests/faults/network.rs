@@ -89,7 +89,7 @@ impl Store for Fixed {
         never()
     }
     fn watch(&self, _: &str, _: WatchFrom) -> Watch {
-        let all = WatchEvent::Snapshot { items: self.0.clone(), revision: Revision(1) };
+        let all = WatchEvent::Snapshot { items: self.0.clone(), revision: Revision(1), went_back: false };
         let events = futures::stream::iter([all]).chain(futures::stream::pending());
         Watch::new(events, watch::channel(WatchHealth::now(true)).1)
     }
@@ -100,6 +100,12 @@ impl Store for Fixed {
         never()
     }
     async fn revoke_lease(&self, _: LeaseId) -> Result<(), StoreError> {
+        never()
+    }
+    fn went_back(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+    async fn compact(&self, _: Revision) -> Result<(), StoreError> {
         never()
     }
 }

@@ -80,6 +80,8 @@ pub struct Plan {
     pub volume: kilonova_volume::Config,
     /// How long the registry keeps a member that died; as usual if not given.
     pub registry_ttl: Option<Duration>,
+    /// Whether each member has a connection to etcd of its own, as processes have, and not all of them one.
+    pub own_connections: bool,
     /// Where it is made to fail: in the way of conductors to the store, and of all to conductors and agents.
     pub points: Option<Arc<Points>>,
 }
@@ -113,6 +115,7 @@ impl Plan {
             compute,
             volume: kilonova_volume::Config::default(),
             registry_ttl: None,
+            own_connections: false,
             points: None,
         }
     }
@@ -132,23 +135,25 @@ pub struct Cluster {
     cell: CellName,
     dir: TempDir,
     /// The store's process, where there is one; it ends with the cell.
-    _etcd: Option<EtcdProcess>,
+    etcd: Option<EtcdProcess>,
 }
 
 impl Cluster {
     /// Starts it and waits until all of it is ready. `None` when the store's program is missing, which is said.
     pub async fn start(plan: Plan) -> Option<Self> {
         let (store, etcd) = plan.backing.open().await?;
-        let mut cluster = Self::over(plan, store, CellName::parse("test").expect("a cell name")).await;
-        cluster._etcd = etcd;
-        Some(cluster)
+        Some(Self::on(plan, store, CellName::parse("test").expect("a cell name"), etcd).await)
     }
 
     /// Starts it as one cell on a store that is there, and waits until all of it is ready.
     pub async fn over(plan: Plan, store: SharedStore, cell: CellName) -> Self {
+        Self::on(plan, store, cell, None).await
+    }
+
+    async fn on(plan: Plan, store: SharedStore, cell: CellName, etcd: Option<EtcdProcess>) -> Self {
         let dir = tempfile::Builder::new().prefix("kilonova-cluster-").tempdir().expect("a directory");
         let (members, killed, proxies) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut cluster = Self { members, killed, proxies, store, cell, dir, _etcd: None, plan };
+        let mut cluster = Self { members, killed, proxies, store, cell, dir, etcd, plan };
         let counts = [
             (ServiceKind::Conductor, cluster.plan.conductors),
             (ServiceKind::Scheduler, cluster.plan.schedulers),
@@ -230,12 +235,16 @@ impl Cluster {
         host: &str,
         listener: &TcpListener,
     ) -> (SharedStore, Option<String>) {
-        let Some(points) = self.plan.points.clone() else { return (self.store.clone(), None) };
+        let own = match &self.etcd {
+            Some(etcd) if self.plan.own_connections => connected(etcd.endpoint()).await,
+            _ => self.store.clone(),
+        };
+        let Some(points) = self.plan.points.clone() else { return (own, None) };
         let member = (kind, host.to_owned());
         points.risen(&member);
         let store = match kind {
-            ServiceKind::Conductor => PointStore::before(self.store.clone(), points.clone(), host),
-            _ => self.store.clone(),
+            ServiceKind::Conductor => PointStore::before(own, points.clone(), host),
+            _ => own,
         };
         if kind == ServiceKind::Api {
             return (store, None);
@@ -312,6 +321,17 @@ impl Cluster {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The store's process, where there is one.
+    pub fn etcd(&mut self) -> Option<&mut EtcdProcess> {
+        self.etcd.as_mut()
+    }
+
+    /// The conditions of a member's readiness that do not hold, in one line.
+    #[must_use]
+    pub fn waits_for(&self, kind: ServiceKind, host: &str) -> String {
+        self.members[&(kind, host.to_owned())].readiness.current().summary()
     }
 
     /// The cell's name.

@@ -12,6 +12,7 @@ use kilonova_store::{
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// Prints one figure.
 pub fn line(figure: &str, values: Value) {
@@ -152,5 +153,13 @@ impl Store for Counting {
 
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke_lease(lease).await
+    }
+
+    fn went_back(&self) -> watch::Receiver<u64> {
+        self.store.went_back()
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.store.compact(revision).await
     }
 }

@@ -3,13 +3,14 @@
 //!
 //! From the bottom: [`status`] and [`outcome`] give errors their meaning; [`registry`] says who exists;
 //! [`peers`] turns that into channels for the generated clients and holds the verbs; [`subscribe`] makes a stream
-//! into a watch that heals itself; [`server`] is the other end, and [`publish`] what it streams. [`deadline`]s pass through all of it, and
+//! into a watch that heals itself, by one's [`patience`]; [`server`] is the other end, and [`publish`] what it streams. [`deadline`]s pass through all of it, and
 //! [`transport`] is what it runs on.
 
 pub mod backoff;
 pub mod caller;
 pub mod deadline;
 pub mod outcome;
+pub mod patience;
 pub mod peers;
 pub mod publish;
 pub mod registry;

@@ -11,16 +11,18 @@
 //! With a token the publisher goes on where the last message left off; without one it sends a snapshot, and
 //! what the snapshot does not name by its end is gone. An expired token is not a failure: the stream is opened
 //! again at once, without it.
+//!
+//! One who stood still meanwhile reads what came before judging that nothing did ([`patience`](crate::patience)).
 
 use std::future::Future;
 use std::time::Duration;
 
 use kilonova_model::Reason;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::backoff::{Backoff, BackoffPolicy};
+use crate::patience::within;
 use crate::status::reason_of;
 
 /// Heartbeats that may be missed before a stream counts as dead.
@@ -146,11 +148,11 @@ async fn one_stream<S: Subscription>(
     token: &mut String,
     options: &SubscribeOptions,
 ) -> (Lost, bool) {
-    let silence = options.silence();
+    let (silence, grace) = (options.silence(), options.heartbeat_interval);
     let mut heard = false;
     // Boxed: what opening needs is many times what the stream needs, which lives on.
     let opening = Box::pin(subscription.open(token));
-    let mut stream = match timeout_at(Instant::now() + silence, opening).await {
+    let mut stream = match within(silence, grace, opening).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(status)) => return (failed(status, token), heard),
         Err(_) => return (Lost::Silent(silence), heard),
@@ -160,7 +162,7 @@ async fn one_stream<S: Subscription>(
     let mut whole = !token.is_empty();
     let mut latest = String::new();
     loop {
-        let message = match timeout_at(Instant::now() + silence, stream.message()).await {
+        let message = match within(silence, grace, stream.message()).await {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return (Lost::Ended, heard),
             Ok(Err(status)) => return (failed(status, token), heard),

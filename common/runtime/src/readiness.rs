@@ -1,6 +1,6 @@
 //! Whether a service is ready, and what it is waiting for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -14,17 +14,36 @@ pub struct Readiness {
 /// The conditions at one moment: `None` where one holds, else the reason it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Conditions(BTreeMap<String, Option<String>>);
+pub struct Conditions {
+    all: BTreeMap<String, Option<String>>,
+    /// Those without which calls are served all the same.
+    #[serde(skip)]
+    warnings: BTreeSet<String>,
+}
 
 impl Conditions {
     /// Whether all hold.
     pub fn ready(&self) -> bool {
-        self.0.values().all(Option::is_none)
+        self.all.values().all(Option::is_none)
+    }
+
+    /// Whether calls are served: all hold that are no mere warnings.
+    pub fn serves(&self) -> bool {
+        self.missing().all(|(name, _)| self.warnings.contains(name))
+    }
+
+    /// Returns whether that is a change.
+    fn put(&mut self, name: &str, reason: Option<String>) -> bool {
+        let changes = self.all.get(name) != Some(&reason);
+        if changes {
+            self.all.insert(name.to_owned(), reason);
+        }
+        changes
     }
 
     /// Every condition with the reason it does not hold, if it does not.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        self.0.iter().map(|(name, reason)| (name.as_str(), reason.as_deref()))
+        self.all.iter().map(|(name, reason)| (name.as_str(), reason.as_deref()))
     }
 
     /// Those that do not hold, with their reasons.
@@ -61,9 +80,19 @@ impl Readiness {
         self.set(name, Some(reason.into()));
     }
 
+    /// The condition does not hold, for this reason: operators should look, but callers are better off with this service than
+    /// without it.
+    pub fn warn(&self, name: &str, reason: impl Into<String>) {
+        let reason = Some(reason.into());
+        self.state.send_if_modified(|conditions| {
+            let is_new = conditions.warnings.insert(name.to_owned());
+            conditions.put(name, reason) || is_new
+        });
+    }
+
     /// The condition is no longer asked for.
     pub fn remove(&self, name: &str) {
-        self.state.send_if_modified(|conditions| conditions.0.remove(name).is_some());
+        self.state.send_if_modified(|conditions| conditions.all.remove(name).is_some());
     }
 
     /// The conditions now.
@@ -90,11 +119,8 @@ impl Readiness {
 
     fn set(&self, name: &str, reason: Option<String>) {
         self.state.send_if_modified(|conditions| {
-            if conditions.0.get(name) == Some(&reason) {
-                return false;
-            }
-            conditions.0.insert(name.to_owned(), reason);
-            true
+            let was_warning = conditions.warnings.remove(name);
+            conditions.put(name, reason) || was_warning
         });
     }
 }
@@ -114,6 +140,20 @@ mod tests {
         readiness.remove("peers");
         readiness.wait_ready().await;
         assert_eq!(readiness.current().summary(), "");
+    }
+
+    #[test]
+    fn a_warning_shows_and_calls_are_served() {
+        let readiness = Readiness::new();
+        readiness.warn("shard owners", "3 of 256 have none");
+        let conditions = readiness.current();
+        assert!(!conditions.ready() && conditions.serves());
+        assert_eq!(conditions.summary(), "shard owners: 3 of 256 have none");
+        readiness.not("store", "not reached");
+        assert!(!readiness.current().serves());
+        readiness.ok("store");
+        readiness.not("shard owners", "now it matters");
+        assert!(!readiness.current().serves());
     }
 
     #[tokio::test]

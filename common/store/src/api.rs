@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kilonova_model::Revision;
+use tokio::sync::watch;
 
 use crate::{StoreError, Txn, TxnOutcome, Watch, WatchFrom};
 
@@ -91,4 +92,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends a lease and deletes its keys; [`StoreError::LeaseGone`] when it no longer exists.
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// How often the store was found to have gone back to an earlier state, or to be another one, since it was opened: as after
+    /// etcd was restored from a copy, or wiped. Revisions, leases and records known from before mean nothing then. Every watch begins anew with a
+    /// [`WatchEvent::Snapshot`](crate::WatchEvent::Snapshot) that says so. Found within seconds. Never so in one process with an embedded store.
+    fn went_back(&self) -> watch::Receiver<u64>;
+
+    /// Forgets the changes before a revision: whoever would resume from before it starts over. A store that keeps a bounded history by itself
+    /// does nothing.
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }

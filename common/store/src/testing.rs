@@ -1,5 +1,5 @@
-//! For tests: a real `etcd` as a child process, which can be paused, killed and started again; three of them as a
-//! cluster; and a proxy to cut the way to them.
+//! For tests: a real `etcd` as a child process, which can be paused, killed and started again, and whose data can be put back to
+//! an earlier copy; three of them as a cluster; and a proxy to cut the way to them.
 
 mod cluster;
 mod proxy;
@@ -41,20 +41,33 @@ struct Place {
     peer_port: u16,
     /// All members, as etcd's flag wants them.
     initial_cluster: String,
+    /// Further flags.
+    flags: Vec<String>,
 }
 
 impl Place {
     fn new(name: &str) -> io::Result<Self> {
         let (client_port, peer_port) = free_ports()?;
         let initial_cluster = format!("{name}=http://127.0.0.1:{peer_port}");
-        Ok(Self { name: name.to_owned(), client_port, peer_port, initial_cluster })
+        Ok(Self { name: name.to_owned(), client_port, peer_port, initial_cluster, flags: Vec::new() })
     }
+}
+
+/// A copy of the data of an etcd.
+#[derive(Debug)]
+pub struct EtcdCopy {
+    dir: TempDir,
 }
 
 impl EtcdProcess {
     /// Starts etcd and waits until it takes connections. None, after printing `SKIPPED: etcd not found`, when there
     /// is no such program: `$KILONOVA_ETCD`, else `etcd` on the path.
     pub async fn start() -> io::Result<Option<Self>> {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with further flags.
+    pub async fn start_with(flags: &[&str]) -> io::Result<Option<Self>> {
         let Some(binary) = find_binary() else {
             println!("SKIPPED: etcd not found");
             return Ok(None);
@@ -62,7 +75,7 @@ impl EtcdProcess {
         let mut attempt = 1;
         loop {
             // Another process may take a port between its choice and its use: choose again.
-            match Self::start_once(binary.clone()).await {
+            match Self::start_once(binary.clone(), flags).await {
                 Err(error) if attempt == START_ATTEMPTS => return Err(error),
                 Err(_) => attempt += 1,
                 Ok(etcd) => return Ok(Some(etcd)),
@@ -70,8 +83,9 @@ impl EtcdProcess {
         }
     }
 
-    async fn start_once(binary: PathBuf) -> io::Result<Self> {
-        let mut etcd = Self::launch(binary, Place::new("test")?)?;
+    async fn start_once(binary: PathBuf, flags: &[&str]) -> io::Result<Self> {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut etcd = Self::launch(binary, Place { flags, ..Place::new("test")? })?;
         etcd.wait_until_it_listens().await?;
         Ok(etcd)
     }
@@ -123,6 +137,34 @@ impl EtcdProcess {
         self.wait_until_it_listens().await
     }
 
+    /// Stops it for a moment and copies its data.
+    pub async fn copy(&mut self) -> io::Result<EtcdCopy> {
+        self.kill()?;
+        let dir = tempfile::Builder::new().prefix("kilonova-etcd-copy-").tempdir()?;
+        copy_dir(&self.data_dir(), &dir.path().join("data"))?;
+        self.restart().await?;
+        Ok(EtcdCopy { dir })
+    }
+
+    /// Kills it, puts its data back to a copy, and starts it again on the same ports.
+    pub async fn restore(&mut self, copy: &EtcdCopy) -> io::Result<()> {
+        self.kill()?;
+        std::fs::remove_dir_all(self.data_dir())?;
+        copy_dir(&copy.dir.path().join("data"), &self.data_dir())?;
+        self.restart().await
+    }
+
+    /// Kills it, removes its data, and starts it again on the same ports, empty.
+    pub async fn wipe(&mut self) -> io::Result<()> {
+        self.kill()?;
+        std::fs::remove_dir_all(self.data_dir())?;
+        self.restart().await
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     /// Compacts all before a revision, and has etcd apply it: whoever stood before it cannot resume.
     pub async fn compact(&self, revision: Revision) -> io::Result<()> {
         let mut client = Client::connect([self.endpoint()], None).await.map_err(io::Error::other)?;
@@ -161,6 +203,20 @@ impl Drop for EtcdProcess {
     }
 }
 
+fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_dir(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
 fn find_binary() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("KILONOVA_ETCD") {
         return Some(PathBuf::from(path)).filter(|path| path.is_file());
@@ -175,7 +231,7 @@ fn free_ports() -> io::Result<(u16, u16)> {
 }
 
 fn spawn(binary: &Path, dir: &Path, place: &Place) -> io::Result<Child> {
-    let Place { name, client_port, peer_port, initial_cluster } = place;
+    let Place { name, client_port, peer_port, initial_cluster, flags } = place;
     let client = format!("http://127.0.0.1:{client_port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log"))?;
@@ -187,6 +243,7 @@ fn spawn(binary: &Path, dir: &Path, place: &Place) -> io::Result<Child> {
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", initial_cluster])
         .args(["--heartbeat-interval", "50", "--election-timeout", "500", "--grpc-keepalive-min-time", "1s"])
+        .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

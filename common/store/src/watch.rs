@@ -30,6 +30,8 @@ pub enum WatchEvent {
         items: Vec<KeyValue>,
         /// The revision at which they were read.
         revision: Revision,
+        /// The store is another one, or an earlier state of it: nothing that was known before holds, not even that revisions grow.
+        went_back: bool,
     },
     /// A key was written.
     Put(KeyValue),
@@ -71,6 +73,8 @@ impl WatchHealth {
 }
 
 /// The changes under one prefix, in the order of their revisions: every one once, none left out.
+///
+/// Revisions fall only with a snapshot that says that the store went back.
 ///
 /// It reconnects and resumes by itself. When the changes it would have to resume from are no longer kept, or the consumer
 /// is too slow for the store to keep them, one [`WatchEvent::Snapshot`] stands for them. Only closing the

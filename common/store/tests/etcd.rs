@@ -1,12 +1,14 @@
 //! What the etcd store promises when etcd or the way to it fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use kilonova_model::Revision;
-use kilonova_store::etcd::{EtcdOptions, EtcdStore};
+use kilonova_store::etcd::{Credentials, EtcdOptions, EtcdStore};
 use kilonova_store::testing::{EtcdProcess, Proxy};
 use kilonova_store::{Store, StoreError, Txn, Watch, WatchEvent, WatchFrom};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,6 +39,10 @@ async fn put(store: &EtcdStore, key: &str) -> Revision {
 
 async fn put_when_back(store: &EtcdStore, key: &str) -> Revision {
     let deadline = Instant::now() + PATIENCE;
+    // A write that is not answered may be done, and would be seen twice.
+    while let Err(error) = store.get(key).await {
+        assert!(Instant::now() < deadline && error.is_transient(), "{error}");
+    }
     loop {
         match store.txn(Txn::new().put(key, "1")).await {
             Ok(outcome) => return outcome.committed().expect("no compares"),
@@ -61,6 +67,15 @@ async fn next_is_put(watch: &mut Watch, key: &str, revision: Revision) {
     match next(watch).await {
         WatchEvent::Put(item) => assert_eq!((item.key.as_str(), item.mod_revision), (key, revision)),
         other => panic!("expected {key}, got {other:?}"),
+    }
+}
+
+/// The snapshot that says that the store went back.
+async fn next_anew(watch: &mut Watch) -> Vec<String> {
+    loop {
+        if let WatchEvent::Snapshot { items, went_back: true, .. } = next(watch).await {
+            return items.into_iter().map(|item| item.key).collect();
+        }
     }
 }
 
@@ -209,9 +224,110 @@ async fn a_store_that_went_back_gives_a_snapshot() {
     wait_connected(&watch, true).await;
     put(&connect(restored.endpoint()).await, "w/old").await;
     proxy.lead_to(Some(restored.address()));
-    assert_eq!(next_snapshot(&mut watch).await, ["w/old"]);
+    assert_eq!(next_anew(&mut watch).await, ["w/old"]);
     let revision = put_when_back(&store, "w/new").await;
     next_is_put(&mut watch, "w/new", revision).await;
+}
+
+#[tokio::test]
+async fn a_restored_copy_is_told_apart_by_every_watch_even_when_it_has_overtaken() {
+    let Some(mut etcd) = start().await else { return };
+    let proxy = Proxy::start(Some(etcd.address())).await.unwrap();
+    let store = connect(proxy.endpoint()).await;
+    put(&store, "still/a").await;
+    put(&store, "w/a").await;
+    let copy = etcd.copy().await.unwrap();
+    put_when_back(&store, "other").await;
+    let mut still = store.watch("still/", WatchFrom::Snapshot);
+    assert_eq!(next_snapshot(&mut still).await, ["still/a"]);
+    let mut watch = store.watch("w/", WatchFrom::Snapshot);
+    assert_eq!(next_snapshot(&mut watch).await, ["w/a"]);
+    let revision = put(&store, "w/lost").await;
+    next_is_put(&mut watch, "w/lost", revision).await;
+    wait_connected(&watch, true).await;
+    let mut went_back = store.went_back();
+    assert_eq!(*went_back.borrow_and_update(), 0);
+
+    // The way to it is cut until others have brought its revisions past all that was seen.
+    proxy.lead_to(None);
+    etcd.restore(&copy).await.unwrap();
+    let other = connect(etcd.endpoint()).await;
+    let mut overtaken = put(&other, "w/b").await;
+    while overtaken <= revision {
+        overtaken = put(&other, "w/b").await;
+    }
+    proxy.lead_to(Some(etcd.address()));
+    assert_eq!(next_anew(&mut watch).await, ["w/a", "w/b"]);
+    assert_eq!(next_anew(&mut still).await, ["still/a"]);
+    timeout(PATIENCE, went_back.wait_for(|count| *count > 0)).await.unwrap().unwrap();
+    let revision = put(&store, "still/b").await;
+    next_is_put(&mut still, "still/b", revision).await;
+}
+
+#[tokio::test]
+async fn a_wiped_etcd_is_told_apart_and_a_restarted_one_is_not() {
+    let Some(mut etcd) = start().await else { return };
+    let store = connect(etcd.endpoint()).await;
+    put(&store, "w/a").await;
+    let mut watch = store.watch("w/", WatchFrom::Snapshot);
+    assert_eq!(next_snapshot(&mut watch).await, ["w/a"]);
+    wait_connected(&watch, true).await;
+    etcd.kill().unwrap();
+    wait_connected(&watch, false).await;
+    etcd.restart().await.unwrap();
+    let revision = put_when_back(&store, "w/b").await;
+    next_is_put(&mut watch, "w/b", revision).await;
+    assert_eq!(*store.went_back().borrow(), 0);
+    etcd.wipe().await.unwrap();
+    assert_eq!(next_anew(&mut watch).await, Vec::<String>::new());
+    assert_eq!(*store.went_back().borrow(), 1);
+}
+
+#[tokio::test]
+async fn behind_a_proxy_that_kept_the_stream_the_probe_finds_it() {
+    let (Some(etcd), Some(mut other)) = (start().await, start().await) else { return };
+    // Only what is asked from now on goes to the other one; the open stream stays where it is.
+    let proxy = Proxy::start(Some(etcd.address())).await.unwrap();
+    let quick = EtcdOptions { probe_interval: Duration::from_millis(100), ..options(proxy.endpoint()) };
+    let store = EtcdStore::connect(quick).await.unwrap();
+    put(&store, "w/a").await;
+    let mut watch = store.watch("w/", WatchFrom::Snapshot);
+    assert_eq!(next_snapshot(&mut watch).await, ["w/a"]);
+    other.wipe().await.unwrap();
+    proxy.lead_to(Some(other.address()));
+    assert_eq!(next_anew(&mut watch).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_an_etcd_without_space_is_said_not_to_have_done_is_not_there() {
+    const WRITERS: usize = 24;
+    let quota = ["--quota-backend-bytes", "4000000"];
+    let Some(etcd) = EtcdProcess::start_with(&quota).await.expect("etcd starts") else { return };
+    let store = Arc::new(connect(etcd.endpoint()).await);
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            let mut refused = Vec::new();
+            // etcd learns how large it is ten times a second.
+            for n in 0..1000 {
+                let key = format!("k/{writer}/{n}");
+                if let Err(error) = store.txn(Txn::new().put(&key, vec![0; 60_000])).await {
+                    refused.push((key, error));
+                    if refused.len() == 3 {
+                        break;
+                    }
+                }
+            }
+            refused
+        });
+    }
+    let refused: Vec<_> = writers.join_all().await.into_iter().flatten().collect();
+    assert!(!refused.is_empty(), "the quota is reached");
+    for (key, error) in refused {
+        let is_there = store.get(&key).await.unwrap().0.is_some();
+        assert!(error.maybe_executed() || !is_there, "{key}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -244,4 +360,58 @@ async fn an_audit_that_agrees_is_silent() {
         let revision = put(&store, "w/a").await;
         next_is_put(&mut watch, "w/a", revision).await;
     }
+}
+
+/// Turns authentication on, for `root` and for `kilonova`, who may do anything under `w/`. Returns a client of `root`.
+async fn with_users(etcd: &EtcdProcess) -> etcd_client::Client {
+    use etcd_client::{Client, ConnectOptions, Permission};
+    let mut client = Client::connect([etcd.endpoint()], None).await.unwrap();
+    for (user, password, role) in [("root", "of-root", "root"), ("kilonova", "secret", "writer")] {
+        client.user_add(user, password, None).await.unwrap();
+        client.role_add(role).await.unwrap();
+        client.user_grant_role(user, role).await.unwrap();
+    }
+    client.role_grant_permission("writer", Permission::read_write("w/").with_prefix()).await.unwrap();
+    client.auth_enable().await.unwrap();
+    let options = ConnectOptions::new().with_user("root", "of-root");
+    Client::connect([etcd.endpoint()], Some(options)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_change_of_users_refuses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, "a key of a test, long enough for what signs with it").unwrap();
+    let tokens = format!("jwt,priv-key={},sign-method=HS256,ttl=5m", key.display());
+    let Some(etcd) = EtcdProcess::start_with(&["--auth-token", &tokens]).await.expect("etcd starts") else {
+        return;
+    };
+    let mut root = with_users(&etcd).await;
+    let credentials = Some(Credentials { user: "kilonova".into(), password: "secret".into() });
+    let store = EtcdStore::connect(EtcdOptions { credentials, ..options(etcd.endpoint()) }).await.unwrap();
+    let mut watch = store.watch("w/", WatchFrom::Snapshot);
+    next_snapshot(&mut watch).await;
+    for n in 0..5 {
+        root.user_add(format!("another-{n}"), "x", None).await.unwrap();
+        let key = format!("w/{n}");
+        let revision = put(&store, &key).await;
+        next_is_put(&mut watch, &key, revision).await;
+        root.user_delete(format!("another-{n}")).await.unwrap();
+        // Several at once, of which one renews the token.
+        let (a, b, list) = tokio::join!(store.get("w/a"), store.get("w/b"), store.list("w/", None, 100));
+        assert!(a.is_ok() && b.is_ok());
+        assert_eq!(list.unwrap().items.len(), n + 1);
+        root.user_change_password("root", "of-root").await.unwrap();
+        let mut another = store.watch("w/", WatchFrom::Snapshot);
+        next_snapshot(&mut another).await;
+        let lease = store.grant_lease(Duration::from_secs(60)).await.unwrap();
+        store.keep_alive(lease).await.unwrap();
+        let revision = store.txn(Txn::new().put_leased("w/leased", "1", lease)).await.unwrap();
+        next_is_put(&mut another, "w/leased", revision.committed().unwrap()).await;
+        assert_eq!(next(&mut watch).await.revision(), revision.committed().unwrap());
+        store.revoke_lease(lease).await.unwrap();
+        assert!(matches!(next(&mut watch).await, WatchEvent::Delete { .. }));
+    }
+    let error = store.txn(Txn::new().put("x/not-allowed", "1")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
 }

@@ -19,8 +19,9 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, StreamExt};
 use kilonova_model::{Error, Reason};
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
+use kilonova_rpc::patience::within;
 use kilonova_rpc::status::to_status;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use crate::conductor::Conductor;
@@ -201,8 +202,9 @@ impl<W: Watch> Relay<W> {
                 closed.insert(self.watch.open(&self.conductor, token).await?)
             }
         };
-        let silence = self.watch.heartbeat() * MISSED_HEARTBEATS;
-        match timeout(silence, stream.message()).await {
+        let heartbeat = self.watch.heartbeat();
+        let silence = heartbeat * MISSED_HEARTBEATS;
+        match within(silence, heartbeat, stream.message()).await {
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => Err(lost("the conductor ended the stream".to_owned())),
             Ok(Err(status)) => Err(status),

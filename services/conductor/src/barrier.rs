@@ -31,7 +31,7 @@ impl Barrier {
     /// Waits until memory has all that was committed before this was called.
     pub async fn pass<K, R>(&self, db: &Db, prefix: &str, cache: &Cache<K, R>) -> Result<(), Error>
     where
-        K: Clone + Ord + Send + Sync + 'static,
+        K: Clone + Ord + std::fmt::Debug + Send + Sync + 'static,
         R: prost::Message + Default + PartialEq + 'static,
     {
         let needed = self.begun.load(Ordering::SeqCst) + 1;

@@ -4,8 +4,12 @@
 //! subscribers, so that what they see is ordered and a revision is a place to resume from. A *commit* of this
 //! process is entered at once, so that a conductor reads what it wrote; what the watch last said of it is kept beside until
 //! the watch has brought it too, so that subscribers are told the whole change.
+//!
+//! A store that went back to an earlier state is another history: all is read anew, subscribers are ended, and what is
+//! no longer there is said.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -21,6 +25,8 @@ use crate::db::decode;
 
 /// How many changes are kept for subscribers that resume.
 const KEPT_CHANGES: usize = 16_384;
+/// How many records that are lost are named in the log.
+const NAMED: usize = 100;
 /// How far a subscriber may fall behind before it is ended.
 const SUBSCRIBER_LAG: usize = 4_096;
 
@@ -105,6 +111,8 @@ impl<K, R> Clone for Cache<K, R> {
 }
 
 struct Shared<K, R> {
+    /// What the records are called.
+    name: &'static str,
     state: RwLock<State<K, R>>,
     filled: watch::Sender<bool>,
 }
@@ -140,7 +148,7 @@ struct State<K, R> {
 
 impl<K, R> Cache<K, R>
 where
-    K: Clone + Ord + Send + Sync + 'static,
+    K: Clone + Ord + Debug + Send + Sync + 'static,
     R: prost::Message + Default + PartialEq + 'static,
 {
     /// Follows the keys under `prefix` in a task of `tasks`; `id_of` says which of them belong here.
@@ -152,8 +160,7 @@ where
         id_of: fn(Key) -> Option<K>,
         tasks: &Tasks,
     ) -> Self {
-        let shared = Arc::new(Shared { state: RwLock::new(State::new()), filled: watch::Sender::new(false) });
-        let cache = Self { shared };
+        let cache = Self::new(name);
         let follower = cache.clone();
         let keys = keys.clone();
         let mut events = store.watch(&prefix, WatchFrom::Snapshot);
@@ -163,6 +170,11 @@ where
             }
         });
         cache
+    }
+
+    fn new(name: &'static str) -> Self {
+        let (state, filled) = (RwLock::new(State::new()), watch::Sender::new(false));
+        Self { shared: Arc::new(Shared { name, state, filled }) }
     }
 
     /// Waits until the store has been read once.
@@ -260,13 +272,17 @@ where
         let mut state = self.shared.state.write();
         let revision = event.revision();
         match event {
-            WatchEvent::Snapshot { items, .. } => {
-                let items = items.iter().filter_map(|item| read(item, id_of)).collect();
-                if revision < state.seen {
-                    tracing::warn!(%revision, seen = %state.seen, "the store went back; starting over");
-                    *state = State::new();
+            WatchEvent::Snapshot { items, went_back, .. } => {
+                let items: Vec<_> = items.iter().filter_map(|item| read(item, id_of)).collect();
+                if went_back || revision < state.seen {
+                    let before = std::mem::replace(&mut *state, State::new());
+                    self.say_what_is_lost(&before, &items, revision);
+                    state.relist(items, revision);
+                    // A subscriber that names an earlier revision may mean one of the other history.
+                    state.log_start = state.log_start.max(before.seen);
+                } else {
+                    state.relist(items, revision);
                 }
-                state.relist(items, revision);
             }
             WatchEvent::Put(item) => {
                 if let Some((id, entry)) = read(&item, id_of) {
@@ -282,6 +298,26 @@ where
         state.seen = state.seen.max(revision);
         drop(state);
         self.shared.filled.send_replace(true);
+    }
+}
+
+impl<K: Ord + Debug, R> Cache<K, R> {
+    fn say_what_is_lost(&self, before: &State<K, R>, items: &[(K, Entry<R>)], revision: Revision) {
+        let now: BTreeMap<&K, Revision> = items.iter().map(|(id, entry)| (id, entry.revision)).collect();
+        let lost: Vec<&K> = before.entries.keys().filter(|id| !now.contains_key(id)).collect();
+        let is_older =
+            |(id, entry): &(&K, &Entry<R>)| now.get(id).is_some_and(|revision| *revision < entry.revision);
+        let set_back = before.entries.iter().filter(is_older).count();
+        let records = self.shared.name;
+        tracing::error!(
+            records, seen = %before.seen, now = %revision, lost = lost.len(), set_back,
+            named = ?lost.iter().take(NAMED).collect::<Vec<_>>(),
+            "the store went back; records that were known are gone, or as they were before"
+        );
+        let counter =
+            |fate| metrics::counter!("conductor_records_lost_total", "records" => records, "fate" => fate);
+        counter("gone").increment(lost.len() as u64);
+        counter("set_back").increment(set_back as u64);
     }
 }
 
@@ -328,7 +364,7 @@ impl<K: Clone + Ord, R> State<K, R> {
         if self.log.len() > KEPT_CHANGES
             && let Some(dropped) = self.log.pop_front()
         {
-            self.log_start = dropped.revision;
+            self.log_start = self.log_start.max(dropped.revision);
         }
         // No receiver is no error.
         let _ = self.changes.send(change);

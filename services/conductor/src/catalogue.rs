@@ -22,7 +22,7 @@ const TRIES: usize = 16;
 /// A record of the catalogue.
 pub trait Item: Message + Default + Clone + PartialEq + 'static {
     /// Its id.
-    type Id: Clone + Ord + std::fmt::Display + Send + Sync + 'static;
+    type Id: Clone + Ord + std::fmt::Debug + std::fmt::Display + Send + Sync + 'static;
     /// `flavor` or `image`.
     const NOUN: &'static str;
     /// Why there is none of that id.

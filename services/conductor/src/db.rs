@@ -4,6 +4,7 @@ use kilonova_model::{Error, Reason, Revision};
 use kilonova_store::keys::Keys;
 use kilonova_store::{KeyValue, SharedStore, StoreError, Txn, TxnOutcome};
 use prost::Message;
+use tokio::sync::watch;
 
 /// The store, seen as records.
 #[derive(Clone)]
@@ -24,6 +25,13 @@ pub struct Read<R> {
 }
 
 impl Db {
+    /// How often the store was found to have gone back to an earlier state, or to be another one. What was remembered of records,
+    /// leases and revisions before a change of it is of another history.
+    #[must_use]
+    pub fn went_back(&self) -> watch::Receiver<u64> {
+        self.store.went_back()
+    }
+
     /// Reads one record.
     pub async fn read<R: Message + Default>(&self, key: &str) -> Result<Option<Read<R>>, Error> {
         let (found, _) = self.store.get(key).await.map_err(store_error)?;

@@ -101,6 +101,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         gained,
         tasks,
     );
+    shards.watch_unowned(config.shard_ttl.get(), context.readiness.clone(), tasks);
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
     let lanes = Arc::new(Lanes::default());
     let engines = Engines {

@@ -8,6 +8,7 @@ use kilonova_model::{Revision, ServiceKind};
 use kilonova_store::{
     KeyValue, LeaseId, Op, Page, SharedStore, Store, StoreError, Txn, TxnOutcome, Watch, WatchFrom,
 };
+use tokio::sync::watch;
 
 use super::{Fault, Place, Points};
 
@@ -106,5 +107,14 @@ impl Store for PointStore {
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.alive().await;
         self.inner.revoke_lease(lease).await
+    }
+
+    fn went_back(&self) -> watch::Receiver<u64> {
+        self.inner.went_back()
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.alive().await;
+        self.inner.compact(revision).await
     }
 }

@@ -58,11 +58,17 @@ pub(super) async fn attempt(
     let epoch = Epoch(revision.0);
     let lease = store.grant_lease(ttl).await?;
     let value = record::encode(endpoint, epoch, draining);
-    match store.txn(Txn::new().when(condition).put_leased(key, value, lease)).await? {
-        TxnOutcome::Committed { revision } => {
+    match store.txn(Txn::new().when(condition).put_leased(key, value, lease)).await {
+        Ok(TxnOutcome::Committed { revision }) => {
             Ok(Attempt::Held(Held { lease, epoch, mod_revision: revision }))
         }
-        TxnOutcome::Conflict { .. } => {
+        // It ended before it was used: this process, or the store, stood still that long.
+        Err(StoreError::LeaseGone) => {
+            tracing::warn!(key, ?ttl, "the lease ended before the record was put; taking another one");
+            Ok(Attempt::Again)
+        }
+        Err(error) => Err(error),
+        Ok(TxnOutcome::Conflict { .. }) => {
             // The lease holds nothing; if it cannot be revoked it ends by itself.
             let _ = store.revoke_lease(lease).await;
             Ok(Attempt::Again)

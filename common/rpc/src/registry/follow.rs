@@ -85,9 +85,14 @@ impl Follower {
     fn apply(&mut self, event: WatchEvent) {
         self.set.revision = event.revision();
         match event {
-            WatchEvent::Snapshot { items, .. } => {
+            WatchEvent::Snapshot { items, went_back, .. } => {
                 let listed: ByHost = items.iter().filter_map(|item| self.read(item)).collect();
-                self.adopt_all(listed);
+                let how = match listed.is_empty() {
+                    _ if went_back => Vanished::WithTheStore,
+                    true => Vanished::All,
+                    false => Vanished::Some,
+                };
+                self.adopt_all(listed, how);
             }
             WatchEvent::Put(item) => {
                 if let Some((host, member)) = self.read(&item) {
@@ -107,9 +112,8 @@ impl Follower {
     }
 
     /// A listing takes the place of all that was known.
-    fn adopt_all(&mut self, listed: ByHost) {
+    fn adopt_all(&mut self, listed: ByHost, how: Vanished) {
         let known = std::mem::replace(&mut self.set.members, listed);
-        let how = if self.set.members.is_empty() { Vanished::All } else { Vanished::Some };
         let (stayed, left): (Vec<_>, Vec<_>) =
             known.into_values().partition(|member| self.set.members.contains_key(&member.host));
         let back: Vec<_> = self.set.members.keys().cloned().collect();
@@ -206,7 +210,7 @@ mod tests {
 
     fn listing(hosts: &[&str], revision: u64) -> WatchEvent {
         let items = hosts.iter().map(|host| item(host, r#"{"Addr":"a:1"}"#, revision)).collect();
-        WatchEvent::Snapshot { items, revision: Revision(revision) }
+        WatchEvent::Snapshot { items, revision: Revision(revision), went_back: false }
     }
 
     fn put(host: &str, revision: u64) -> WatchEvent {
@@ -225,7 +229,7 @@ mod tests {
     fn events_make_the_set_and_malformed_values_are_skipped() {
         let mut follower = follower();
         let items = vec![item("a", r#"{"Addr":"a:1"}"#, 3), item("b", "nonsense", 4)];
-        follower.apply(WatchEvent::Snapshot { items, revision: Revision(5) });
+        follower.apply(WatchEvent::Snapshot { items, revision: Revision(5), went_back: false });
         assert_eq!(hosts(&follower.set.members), ["a"]);
         assert!(follower.set.is_known());
         follower.apply(put("b", 6));
@@ -260,6 +264,18 @@ mod tests {
         follower.apply(put("a", 3));
         follower.apply(listing(&[], 9));
         assert_eq!(hosts(&follower.set.held), ["a"]);
+    }
+
+    #[test]
+    fn who_registered_after_the_copy_of_a_restored_store_is_held() {
+        let mut follower = follower();
+        follower.apply(listing(&["a", "b", "c", "d"], 30));
+        let WatchEvent::Snapshot { items, revision, .. } = listing(&["a", "b", "c"], 9) else { return };
+        follower.apply(WatchEvent::Snapshot { items, revision, went_back: true });
+        assert_eq!(hosts(&follower.set.held), ["d"]);
+        assert_eq!(follower.set.revision, Revision(9));
+        follower.apply(put("d", 10));
+        assert!(follower.set.held.is_empty());
     }
 
     #[test]

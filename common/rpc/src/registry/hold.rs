@@ -43,6 +43,8 @@ pub(super) enum Vanished {
     Some,
     /// A listing came back with nobody at all.
     All,
+    /// The store went back to a state in which they are not there.
+    WithTheStore,
 }
 
 impl Hold {
@@ -65,7 +67,11 @@ impl Hold {
         let unruly = left.into_iter().filter(|member| !member.draining);
         self.vanished.extend(unruly.map(|member| (now, member)));
         let count = self.vanished.len();
-        let mass = count > remaining && (count >= LEAST || how == Vanished::All);
+        let mass = match how {
+            Vanished::Some => count > remaining && count >= LEAST,
+            Vanished::All => count > remaining,
+            Vanished::WithTheStore => true,
+        };
         let held = self.vanished.iter().filter(|_| mass);
         held.map(|(_, member)| (member.host.clone(), member.clone())).collect()
     }
@@ -120,6 +126,13 @@ mod tests {
         assert!(judge(&mut hold, &["a"], 0).is_empty());
         let mut hold = Hold::new(WINDOW);
         let held = hold.judge(Instant::now(), [member("a", false)], 0, Vanished::All);
+        assert_eq!(held.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn even_one_of_many_is_held_that_a_restored_store_does_not_know() {
+        let mut hold = Hold::new(WINDOW);
+        let held = hold.judge(Instant::now(), [member("a", false)], 9, Vanished::WithTheStore);
         assert_eq!(held.len(), 1);
     }
 

@@ -201,18 +201,25 @@ impl Registration {
 async fn stay_registered(shared: Arc<Shared>, epoch: watch::Sender<Epoch>) {
     let period = shared.options.ttl / 3;
     let mut failing = false;
+    let mut look = false;
+    let mut went_back = shared.store.went_back();
     if shared.place.lock().await.held.is_none() {
         register_again(&shared, &epoch).await;
     }
     for renewal in 1_u32.. {
-        sleep(period.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
-        let look = renewal.is_multiple_of(RENEWALS_PER_LOOK);
+        tokio::select! {
+            () = sleep(period.mul_f64(0.9 + 0.2 * rand::random::<f64>())) => {}
+            // The record may be gone, or an older one be in its place, whatever became of the lease.
+            Ok(()) = went_back.changed() => look = true,
+        }
+        look |= renewal.is_multiple_of(RENEWALS_PER_LOOK);
         let renewed = match tokio::time::timeout(period, renew(&shared, look)).await {
             Ok(renewed) => renewed,
             Err(_) => Err(StoreError::Unavailable { message: format!("no answer within {period:?}") }),
         };
         match renewed {
             Ok(()) => {
+                look = false;
                 if std::mem::take(&mut failing) {
                     tracing::info!(key = shared.key, "the lease is renewed again");
                 }
@@ -220,7 +227,7 @@ async fn stay_registered(shared: Arc<Shared>, epoch: watch::Sender<Epoch>) {
             Err(StoreError::LeaseGone) => {
                 tracing::warn!(key = shared.key, "the registration is lost; registering again");
                 register_again(&shared, &epoch).await;
-                failing = false;
+                (failing, look) = (false, false);
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {

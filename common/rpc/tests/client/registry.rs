@@ -1,7 +1,7 @@
 //! Registering: epochs, duplicates, lost leases, draining, leaving.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +9,9 @@ use kilonova_model::{Revision, ServiceKind};
 use kilonova_rpc::registry::{RegisterError, RegistryOptions};
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::{
-    KeyValue, LeaseId, Page, SharedStore, Store, StoreError, Txn, TxnOutcome, Watch, WatchFrom,
+    KeyValue, LeaseId, Op, Page, SharedStore, Store, StoreError, Txn, TxnOutcome, Watch, WatchFrom,
 };
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::support::{Cell, PATIENCE, endpoint, host, members_until};
@@ -149,6 +150,15 @@ async fn a_deleted_record_comes_back() {
 struct Forgetful {
     store: EmbeddedStore,
     forget: AtomicBool,
+    /// How many leases end between their grant and the put that names them.
+    short_lived: AtomicU32,
+}
+
+impl Forgetful {
+    fn new() -> Arc<Self> {
+        let store = EmbeddedStore::open_temporary().unwrap();
+        Arc::new(Self { store, forget: AtomicBool::new(false), short_lived: AtomicU32::new(0) })
+    }
 }
 
 #[async_trait]
@@ -163,6 +173,13 @@ impl Store for Forgetful {
         self.store.list(prefix, after, limit).await
     }
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
+        let lease = txn.ops.iter().find_map(|op| if let Op::Put { lease, .. } = op { *lease } else { None });
+        if let Some(lease) = lease
+            && self.short_lived.load(Ordering::SeqCst) > 0
+        {
+            self.short_lived.fetch_sub(1, Ordering::SeqCst);
+            self.store.revoke_lease(lease).await?;
+        }
         self.store.txn(txn).await
     }
     fn watch(&self, prefix: &str, from: WatchFrom) -> Watch {
@@ -180,12 +197,29 @@ impl Store for Forgetful {
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke_lease(lease).await
     }
+    fn went_back(&self) -> watch::Receiver<u64> {
+        self.store.went_back()
+    }
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.store.compact(revision).await
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_ended_before_it_was_used_is_granted_anew() {
+    let store = Forgetful::new();
+    store.short_lived.store(3, Ordering::SeqCst);
+    let cell = Cell::over(store.clone());
+    let registering = cell.registry.register(endpoint(SERVICE, "node1@lvm", "10.0.0.7:7773"), short());
+    let registration = timeout(PATIENCE, registering).await.unwrap().unwrap();
+    assert!(cell.store.get(KEY).await.unwrap().0.is_some_and(|record| record.leased));
+    assert_eq!(store.short_lived.load(Ordering::SeqCst), 0);
+    registration.deregister().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_lost_lease_is_a_new_incarnation() {
-    let store = EmbeddedStore::open_temporary().unwrap();
-    let store = Arc::new(Forgetful { store, forget: AtomicBool::new(false) });
+    let store = Forgetful::new();
     let shared: SharedStore = store.clone();
     let cell = Cell::over(shared);
     let registration =

@@ -218,11 +218,11 @@ async fn follow(readiness: Readiness, health: Health) {
     let mut changes = readiness.subscribe();
     loop {
         let conditions = changes.borrow_and_update().clone();
-        let ready = conditions.ready();
-        if ready != health.is_serving() {
-            tracing::info!(ready, waiting_for = conditions.summary(), "readiness changed");
+        let serves = conditions.serves();
+        if serves != health.is_serving() {
+            tracing::info!(ready = serves, waiting_for = conditions.summary(), "readiness changed");
         }
-        health.set_serving(ready);
+        health.set_serving(serves);
         if changes.changed().await.is_err() {
             return;
         }

@@ -26,6 +26,8 @@ struct Follower {
     cursor: Option<Revision>,
     /// The cursor came from the consumer and may be no revision of this store.
     unchecked: bool,
+    /// It was none.
+    foreign: bool,
     pending: VecDeque<WatchEvent>,
     health: watch::Sender<WatchHealth>,
 }
@@ -45,6 +47,7 @@ pub(super) fn follow(prefix: &str, from: WatchFrom, hub: &Arc<Hub>, readers: &Ar
         tip: hub.subscribe(),
         cursor,
         unchecked: true,
+        foreign: false,
         pending: VecDeque::new(),
         health,
     };
@@ -98,7 +101,7 @@ impl Follower {
             && cursor > tip.revision
             && !matches!(self.readers.run(database::revision).await, Ok(reached) if cursor <= reached)
         {
-            self.cursor = None;
+            (self.cursor, self.foreign) = (None, true);
         }
         self.unchecked = false;
     }
@@ -108,7 +111,8 @@ impl Follower {
         let (items, revision) = self.readers.run(move |db| database::everything(db, &request)).await?;
         self.cursor = Some(revision);
         self.set_connected(true);
-        Ok(WatchEvent::Snapshot { items, revision })
+        let went_back = std::mem::take(&mut self.foreign);
+        Ok(WatchEvent::Snapshot { items, revision, went_back })
     }
 
     async fn wait_after(&self, error: &StoreError) {

@@ -1,4 +1,7 @@
 //! The leases of this process: in memory only, for their holders live in this process too.
+//!
+//! If the process stood still while a lease ran out, its holder could not renew it either: it gets one period of
+//! renewals more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,10 +10,15 @@ use tokio::time::Instant;
 
 use crate::LeaseId;
 
+/// How late one may be who looked at the leases in time.
+const LATE: Duration = Duration::from_millis(250);
+
 #[derive(Debug, Clone, Copy)]
 struct Lease {
     ttl: Duration,
     deadline: Instant,
+    /// It was extended because somebody was late, and not renewed since.
+    is_extended: bool,
 }
 
 /// Which leases are alive, and when each ends.
@@ -27,7 +35,7 @@ impl Leases {
         while self.alive.contains_key(&id) {
             id = LeaseId(rand::random_range(1..i64::MAX));
         }
-        self.set(id, Lease { ttl, deadline: now + ttl });
+        self.set(id, Lease { ttl, deadline: now + ttl, is_extended: false });
         id
     }
 
@@ -35,7 +43,7 @@ impl Leases {
     /// is still there.
     pub(super) fn renew(&mut self, id: LeaseId, now: Instant) -> bool {
         let Some(lease) = self.end(id) else { return false };
-        self.set(id, Lease { deadline: now + lease.ttl, ..lease });
+        self.set(id, Lease { deadline: now + lease.ttl, is_extended: false, ..lease });
         true
     }
 
@@ -46,7 +54,23 @@ impl Leases {
 
     /// Brings a lease back whose keys could not be deleted: it is overdue and ends again.
     pub(super) fn restore_overdue(&mut self, id: LeaseId, retry_at: Instant) {
-        self.set(id, Lease { ttl: Duration::ZERO, deadline: retry_at });
+        self.set(id, Lease { ttl: Duration::ZERO, deadline: retry_at, is_extended: true });
+    }
+
+    /// If they are looked at too late to be judged, gives those that ran out a third of their time from now on: as often
+    /// are leases renewed. Each once, until it is renewed. Returns how many.
+    pub(super) fn forgive(&mut self, now: Instant) -> usize {
+        if self.next_deadline().is_none_or(|first| now.saturating_duration_since(first) <= LATE) {
+            return 0;
+        }
+        let ran_out = self.by_deadline.iter().take_while(|(deadline, _)| *deadline <= now);
+        let forgiven: Vec<_> =
+            ran_out.map(|(_, id)| (*id, self.alive[id])).filter(|(_, lease)| !lease.is_extended).collect();
+        for (id, lease) in &forgiven {
+            self.end(*id);
+            self.set(*id, Lease { deadline: now + lease.ttl / 3, is_extended: true, ..*lease });
+        }
+        forgiven.len()
     }
 
     pub(super) fn is_alive(&self, id: LeaseId) -> bool {
@@ -98,5 +122,21 @@ mod tests {
         assert!(!leases.renew(long, after(5)));
         assert!(!leases.remove(short));
         assert_eq!(leases.next_deadline(), None);
+    }
+
+    #[test]
+    fn who_was_stopped_gets_one_period_to_renew_and_no_second_one() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut leases = Leases::default();
+        let (renewed, dead) =
+            (leases.grant(Duration::from_secs(6), start), leases.grant(Duration::from_secs(15), start));
+        assert_eq!(leases.forgive(after(6) + LATE), 0, "in time");
+        assert_eq!(leases.forgive(after(36)), 2);
+        assert_eq!(leases.take_overdue(after(36)), vec![]);
+        assert!(leases.renew(renewed, after(37)));
+        assert_eq!(leases.forgive(after(42)), 0, "nobody renewed it");
+        assert_eq!(leases.take_overdue(after(42)), vec![dead]);
+        assert_eq!(leases.forgive(after(80)), 1, "stopped again");
     }
 }

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use kilonova_model::Revision;
 use rusqlite::Connection;
 use tempfile::TempDir;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use self::hub::Hub;
@@ -66,6 +66,8 @@ pub struct EmbeddedStore {
     readers: Arc<Readers>,
     deadline: Duration,
     temporary: Option<TempDir>,
+    /// Never: nobody else writes the file.
+    went_back: watch::Sender<u64>,
 }
 
 impl EmbeddedStore {
@@ -94,6 +96,7 @@ impl EmbeddedStore {
             readers: Arc::new(Readers::new(path, options.readers, options.deadline)),
             deadline: options.deadline,
             temporary: None,
+            went_back: watch::Sender::new(0),
         })
     }
 
@@ -173,6 +176,15 @@ impl Store for EmbeddedStore {
 
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.ask(|reply| Job::Revoke(lease, reply)).await
+    }
+
+    fn went_back(&self) -> watch::Receiver<u64> {
+        self.went_back.subscribe()
+    }
+
+    /// The ring of changes is bounded, and of a key only its present value is kept.
+    async fn compact(&self, _: Revision) -> Result<(), StoreError> {
+        Ok(())
     }
 }
 

@@ -12,8 +12,8 @@
 //!            └────── publish to the watches, then answer everybody
 //! ```
 //!
-//! No timer shapes the groups: while one commits, the next one gathers. Renewals are looked at before leases
-//! are ended, so that a process that was stopped for a while finds its leases alive if it renews at once.
+//! No timer shapes the groups: while one commits, the next one gathers. Leases that ran out while this thread stood still, or
+//! was at one group for long, are left for as long as it takes to renew them.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -168,7 +168,15 @@ impl Writer {
         if let Some(error) = spoiled {
             return Err(error);
         }
-        let overdue = self.leases.take_overdue(Instant::now());
+        let now = Instant::now();
+        let forgiven = self.leases.forgive(now);
+        if forgiven > 0 {
+            tracing::warn!(
+                leases = forgiven,
+                "leases ran out while this process stood still; waiting for renewals"
+            );
+        }
+        let overdue = self.leases.take_overdue(now);
         ended.extend(&overdue);
         for lease in overdue {
             tracing::debug!(%lease, "lease ended");

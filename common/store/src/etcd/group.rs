@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, future};
+use kilonova_model::Revision;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
@@ -22,7 +23,7 @@ use super::cluster::{Cluster, revision_of};
 use super::convert;
 use super::failure::Effect;
 use crate::txn::{MAX_TXN_BYTES, MAX_TXN_OPS};
-use crate::{Op, StoreError, Txn, TxnOutcome};
+use crate::{KeyValue, Op, StoreError, Txn, TxnOutcome};
 
 /// How many transactions may wait.
 const QUEUE: usize = 4096;
@@ -125,12 +126,30 @@ fn is_for_each(outcome: &Outcome) -> bool {
 }
 
 async fn alone(cluster: &Cluster, txn: &Txn) -> Outcome {
-    let request = convert::txn_request(txn);
+    let (request, history) = (convert::txn_request(txn), cluster.history.count());
     let call = || async { cluster.kv().txn(request.clone()).await };
     let answer = cluster.call(Effect::Write, call).await;
     let answer = answer.map_err(|failure| failure.into_error(Effect::Write))?;
     let revision = revision_of(answer.header()).map_err(|failure| failure.into_error(Effect::Write))?;
-    Ok(convert::txn_outcome(txn, &answer, revision))
+    let outcome = convert::txn_outcome(txn, &answer, revision);
+    if let (TxnOutcome::Committed { .. }, Some(written)) = (&outcome, written_by(txn, revision)) {
+        cluster.history.saw(history, &written);
+    }
+    Ok(outcome)
+}
+
+/// A change that a committed transaction made.
+fn written_by(txn: &Txn, revision: Revision) -> Option<KeyValue> {
+    txn.ops.iter().find_map(|op| match op {
+        Op::Put { key, value, lease } => Some(KeyValue {
+            key: key.clone(),
+            value: value.clone(),
+            create_revision: revision,
+            mod_revision: revision,
+            leased: lease.is_some(),
+        }),
+        Op::Delete { .. } => None,
+    })
 }
 
 /// Whether a transaction may be committed together with others.
@@ -187,8 +206,6 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use kilonova_model::Revision;
-
     use super::*;
     use crate::{Compare, LeaseId};
 

@@ -8,6 +8,7 @@ mod cluster;
 mod convert;
 mod failure;
 mod group;
+mod history;
 mod known;
 mod options;
 mod watch;
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kilonova_model::Revision;
+use tokio::sync::watch::Receiver;
+use tokio::task::JoinSet;
 
 use self::cluster::{Cluster, revision_of};
 use self::failure::{Effect, Failure};
@@ -31,6 +34,7 @@ use crate::{KeyValue, LeaseId, Page, Store, StoreError, Txn, TxnOutcome, Watch, 
 pub struct EtcdStore {
     cluster: Arc<Cluster>,
     groups: Groups,
+    _probing: JoinSet<()>,
 }
 
 impl EtcdStore {
@@ -47,7 +51,20 @@ impl EtcdStore {
 
     fn over(cluster: Cluster) -> Self {
         let cluster = Arc::new(cluster);
-        Self { groups: Groups::start(cluster.clone()), cluster }
+        let mut probing = JoinSet::new();
+        probing.spawn(keep_probing(cluster.clone()));
+        Self { groups: Groups::start(cluster.clone()), cluster, _probing: probing }
+    }
+}
+
+/// Looks every few seconds whether it is still the same store.
+async fn keep_probing(cluster: Arc<Cluster>) {
+    loop {
+        let pause = cluster.options.probe_interval.mul_f64(rand::random_range(0.7..1.3));
+        tokio::time::sleep(pause).await;
+        if let Err(failure) = cluster.probe().await {
+            tracing::debug!(?failure, "whether it is the same store cannot be seen now");
+        }
     }
 }
 
@@ -116,5 +133,13 @@ impl Store for EtcdStore {
         let call = || async { self.cluster.client.lease_client().revoke(lease.0).await.map(drop) };
         let answer = self.cluster.call(Effect::Write, call).await;
         answer.map_err(|failure| failure.into_error(Effect::Write))
+    }
+
+    fn went_back(&self) -> Receiver<u64> {
+        self.cluster.history.subscribe()
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.cluster.compact(revision).await.map_err(|failure| failure.into_error(Effect::Repeatable))
     }
 }

@@ -38,6 +38,8 @@ pub struct EtcdOptions {
     pub keep_alive_timeout: Duration,
     /// The longest pause between two attempts of a watch to reconnect.
     pub reconnect_pause: Duration,
+    /// About how often it is looked whether this is still the same store.
+    pub probe_interval: Duration,
     /// About how often a watch compares what it reported with what is there.
     pub audit_interval: Duration,
     /// How late a change may reach a watch before the audit takes it for lost.
@@ -54,6 +56,7 @@ impl Default for EtcdOptions {
             keep_alive_interval: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(5),
             reconnect_pause: Duration::from_secs(5),
+            probe_interval: Duration::from_secs(3),
             audit_interval: Duration::from_secs(7 * 60),
             audit_grace: Duration::from_secs(5),
         }

@@ -13,7 +13,10 @@
 //!        └── revision compacted, store gone back, audit differs ──┴── audit ok ─┘ (the stream stays open)
 //! ```
 //!
-//! What was reported is remembered as keys and revisions ([`Known`]). Every few minutes the audit compares it with a listing.
+//! A stream that is opened is believed once the store is known to be the one followed before ([`History`](super::history)).
+//!
+//! What was reported is remembered as keys and revisions ([`Known`]). Every few minutes, and soon after every resumption, the audit
+//! compares it with a listing.
 //! For changes may be on their way, the audit first asks for the store's revision, gives the stream a grace to
 //! deliver up to there, and then lists at *the revision known*: at that revision the two must agree exactly.
 //!
@@ -29,7 +32,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::cluster::{Cluster, MAX_MESSAGE, revision_of, to_etcd};
+use super::cluster::{Cluster, MAX_MESSAGE, to_etcd};
 use super::convert;
 use super::failure::{Effect, Failure};
 use super::known::Known;
@@ -48,8 +51,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 enum End {
     /// The consumer dropped the watch.
     Dropped,
-    /// What is known cannot be continued: list again.
-    StartOver(&'static str),
+    /// The changes since what is known are not kept: list again.
+    Compacted,
+    /// What is known is not of this store's history: list again, and say so.
+    Doubted(&'static str),
+    /// The stream was not allowed.
+    Refused(String),
     /// Try again from what is known.
     Broken(String),
 }
@@ -60,14 +67,29 @@ struct Follower {
     events: mpsc::Sender<WatchEvent>,
     health: watch::Sender<WatchHealth>,
     known: Option<Known>,
+    /// The count of the history that the consumer knows of.
+    told: Option<u64>,
+    doubted: bool,
 }
 
 /// Follows a prefix until the watch is dropped.
 pub(super) fn follow(cluster: &Arc<Cluster>, prefix: &str, from: WatchFrom) -> Watch {
     let (events, receiver) = mpsc::channel(BUFFER);
     let (health, healthy) = watch::channel(WatchHealth::now(false));
-    let follower =
-        Follower { cluster: Arc::clone(cluster), prefix: prefix.to_owned(), events, health, known: None };
+    cluster.history.may_read(prefix);
+    let told = match from {
+        WatchFrom::Snapshot => None,
+        WatchFrom::After(_) => Some(cluster.history.count()),
+    };
+    let follower = Follower {
+        cluster: Arc::clone(cluster),
+        prefix: prefix.to_owned(),
+        events,
+        health,
+        known: None,
+        told,
+        doubted: false,
+    };
     let mut task = JoinSet::new();
     task.spawn(follower.run(from));
     let stream = futures::stream::unfold((receiver, task), |(mut receiver, task)| async move {
@@ -93,10 +115,18 @@ impl Follower {
             failures = if self.was_stable() { 0 } else { failures.saturating_add(1) };
             match end {
                 End::Dropped => return,
-                End::StartOver(reason) => {
-                    tracing::warn!(prefix = self.prefix, reason, "watch starts over");
-                    metrics::counter!("kilonova_store_watch_restarts_total", "reason" => reason).increment(1);
-                    (resume, self.known) = (None, None);
+                End::Compacted => {
+                    self.start_over("compacted");
+                    resume = None;
+                }
+                End::Doubted(reason) => {
+                    self.start_over(reason);
+                    (resume, self.doubted) = (None, true);
+                }
+                End::Refused(reason) => {
+                    self.set_connected(false);
+                    tracing::warn!(prefix = self.prefix, reason, "etcd cancelled the watch");
+                    self.cluster.renew_token_now().await;
                 }
                 End::Broken(error) => {
                     if self.set_connected(false) {
@@ -113,25 +143,40 @@ impl Follower {
         }
     }
 
+    fn start_over(&mut self, reason: &'static str) {
+        tracing::warn!(prefix = self.prefix, reason, "watch starts over");
+        metrics::counter!("kilonova_store_watch_restarts_total", "reason" => reason).increment(1);
+        self.known = None;
+    }
+
     async fn follow_once(&mut self, resume: Option<Revision>) -> Result<Infallible, End> {
+        let resumes = self.known.is_some();
         let mut known = match (self.known.take(), resume) {
             (Some(known), _) => known,
             (None, Some(revision)) => self.recall(revision).await?,
             (None, None) => self.snapshot().await?,
         };
-        let end = self.follow_stream(&mut known).await;
+        let audit = if resumes { Audit::soon() } else { Audit::idle(&self.cluster.options.audit_interval) };
+        let end = self.follow_stream(&mut known, audit).await;
         self.known = Some(known);
         end
     }
 
-    async fn follow_stream(&self, known: &mut Known) -> Result<Infallible, End> {
+    async fn follow_stream(&self, known: &mut Known, mut audit: Audit) -> Result<Infallible, End> {
+        let history = &self.cluster.history;
+        let count = self.told.unwrap_or_else(|| history.count());
         let mut stream = self.open(known.revision).await?;
         self.set_connected(true);
-        let mut audit = Audit::idle(&self.cluster.options.audit_interval);
         loop {
             tokio::select! {
+                biased;
+                () = history.ended(count) => return Err(End::Doubted("store_went_back")),
                 message = stream.message() => {
-                    for event in known.take_news(changes(message)?) {
+                    let news = known.take_news(changes(message)?);
+                    if let Some(WatchEvent::Put(change)) = news.last() {
+                        history.saw(count, change);
+                    }
+                    for event in news {
                         self.send(event).await?;
                     }
                 }
@@ -142,14 +187,20 @@ impl Follower {
     }
 
     /// Lists everything and sends it.
-    async fn snapshot(&self) -> Result<Known, End> {
+    async fn snapshot(&mut self) -> Result<Known, End> {
+        let count = self.cluster.history.count();
         let request = PageRequest::first(&self.prefix, SNAPSHOT_PAGE);
         let (items, revision) = self.cluster.everything(request, false).await.map_err(broken)?;
         let items: Result<Vec<_>, _> = items.into_iter().map(convert::key_value).collect();
         let items = items.map_err(|error| End::Broken(error.to_string()))?;
         let known = Known::new(items.iter().map(|item| (item.key.clone(), item.mod_revision)), revision);
+        if let Some(newest) = items.iter().max_by_key(|item| item.mod_revision) {
+            self.cluster.history.saw(count, newest);
+        }
         self.set_connected(true);
-        self.send(WatchEvent::Snapshot { items, revision }).await?;
+        let went_back = self.doubted || self.told.is_some_and(|told| told != count);
+        self.send(WatchEvent::Snapshot { items, revision, went_back }).await?;
+        (self.told, self.doubted) = (Some(count), false);
         Ok(known)
     }
 
@@ -157,7 +208,10 @@ impl Follower {
     async fn recall(&self, revision: Revision) -> Result<Known, End> {
         match self.list_keys(revision).await {
             Ok(keys) => Ok(Known::new(keys, revision)),
-            Err(Failure::NoSuchRevision) => Err(End::StartOver("revision_unknown")),
+            Err(Failure::NoSuchRevision) => {
+                let reached = self.cluster.revision(&self.prefix).await.map_err(broken)?;
+                Err(if reached < revision { End::Doubted("revision_unknown") } else { End::Compacted })
+            }
             Err(failure) => Err(broken(failure)),
         }
     }
@@ -174,7 +228,7 @@ impl Follower {
         items.iter().map(key).collect::<Result<_, _>>().map_err(|error| Failure::NotDone(error.to_string()))
     }
 
-    /// Opens the stream after a revision, and checks that the store has come that far.
+    /// Opens the stream after a revision, and looks whether it is the store that came that far.
     async fn open(&self, after: Revision) -> Result<WatchStream, End> {
         let request = PageRequest::first(&self.prefix, 1);
         let start = if request.start.is_empty() { vec![0] } else { request.start };
@@ -194,13 +248,10 @@ impl Follower {
         };
         let created = created.ok_or_else(|| End::Broken("etcd closed the watch".to_owned()))?;
         check(&created)?;
-        // The member's own revision may lag; the cluster's cannot.
-        if revision_of(created.header()).map_err(broken)? < after
-            && self.cluster.revision(&self.prefix).await.map_err(broken)? < after
-        {
-            return Err(End::StartOver("store_went_back"));
+        match self.cluster.probe().await.map_err(broken)? {
+            reached if reached < after => Err(End::Doubted("store_went_back")),
+            _ => Ok(stream),
         }
-        Ok(stream)
     }
 
     /// One step of the audit; returns the next one.
@@ -216,7 +267,7 @@ impl Follower {
         let revision = reached.max(known.revision);
         match self.list_keys(revision).await {
             Ok(listed) if known.is(&listed) => known.revision = revision,
-            Ok(_) => return Err(End::StartOver("audit_differs")),
+            Ok(_) => return Err(End::Doubted("audit_differs")),
             // Compacted in between, or out of reach just now: the next round tells.
             Err(failure) => tracing::debug!(prefix = self.prefix, ?failure, "watch audit skipped"),
         }
@@ -251,6 +302,11 @@ struct Audit {
 }
 
 impl Audit {
+    /// At once, about: what was resumed is looked at before long.
+    fn soon() -> Self {
+        Self::idle(&Duration::from_secs(1))
+    }
+
     fn idle(interval: &Duration) -> Self {
         Self { at: Instant::now() + interval.mul_f64(rand::random_range(0.7..1.3)), reached: None }
     }
@@ -267,17 +323,15 @@ fn changes(message: Result<Option<WatchResponse>, etcd_client::Error>) -> Result
 
 fn check(answer: &WatchResponse) -> Result<(), End> {
     match answer {
-        answer if answer.compact_revision() != 0 => Err(End::StartOver("compacted")),
-        answer if answer.canceled() => {
-            Err(End::Broken(format!("etcd cancelled the watch: {}", answer.cancel_reason())))
-        }
+        answer if answer.compact_revision() != 0 => Err(End::Compacted),
+        answer if answer.canceled() => Err(End::Refused(answer.cancel_reason().to_owned())),
         _ => Ok(()),
     }
 }
 
 fn broken(failure: Failure) -> End {
     match failure {
-        Failure::NoSuchRevision => End::StartOver("compacted"),
+        Failure::NoSuchRevision => End::Compacted,
         failure => End::Broken(failure.into_error(Effect::Read).to_string()),
     }
 }
@@ -310,10 +364,12 @@ mod tests {
         let (events, _consumer) = mpsc::channel(BUFFER);
         let health = watch::Sender::new(WatchHealth::now(false));
         let cluster = Arc::clone(&store.cluster);
-        let follower = Follower { cluster, prefix: "w/".into(), events, health, known: None };
+        let (prefix, known, told) = ("w/".into(), None, None);
+        let follower = Follower { cluster, prefix, events, health, known, told, doubted: false };
         let mut missed = Known::new([], written);
-        let following = timeout(Duration::from_secs(30), follower.follow_stream(&mut missed)).await;
-        assert!(matches!(following, Ok(Err(End::StartOver("audit_differs")))));
+        let following = follower.follow_stream(&mut missed, Audit::idle(&brief));
+        let following = timeout(Duration::from_secs(30), following).await;
+        assert!(matches!(following, Ok(Err(End::Doubted("audit_differs")))));
     }
 
     #[test]

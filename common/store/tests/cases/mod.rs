@@ -54,7 +54,7 @@ pub async fn next(watch: &mut Watch) -> WatchEvent {
 
 pub async fn next_snapshot(watch: &mut Watch) -> (Vec<KeyValue>, Revision) {
     match next(watch).await {
-        WatchEvent::Snapshot { items, revision } => (items, revision),
+        WatchEvent::Snapshot { items, revision, .. } => (items, revision),
         other => panic!("expected a snapshot, got {other:?}"),
     }
 }

@@ -46,7 +46,7 @@ impl Seen {
         assert!(event.revision() >= self.last, "{event:?} after {}", self.last);
         self.last = event.revision();
         match event {
-            WatchEvent::Snapshot { items, revision } => {
+            WatchEvent::Snapshot { items, revision, .. } => {
                 self.start = revision;
                 self.changes.clear();
                 self.known = items.into_iter().map(|item| (item.key.clone(), item)).collect();

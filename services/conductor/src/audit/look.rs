@@ -214,7 +214,7 @@ impl Auditor {
         id_of: impl Fn(Key) -> Option<K>,
     ) -> Result<BTreeMap<K, Entry<R>>, Error>
     where
-        K: Clone + Ord + Send + Sync + 'static,
+        K: Clone + Ord + std::fmt::Debug + Send + Sync + 'static,
         R: Message + Default + PartialEq + Send + Sync + 'static,
     {
         let (mut after, mut records) = (None, BTreeMap::new());

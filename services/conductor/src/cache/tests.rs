@@ -7,8 +7,7 @@ use prost::Message as _;
 use super::*;
 
 fn cache() -> Cache<FlavorId, Flavor> {
-    let shared = Shared { state: RwLock::new(State::new()), filled: watch::Sender::new(false) };
-    Cache { shared: Arc::new(shared) }
+    Cache::new("flavors")
 }
 
 fn item(id: &str, vcpus: u32, revision: u64) -> KeyValue {
@@ -28,7 +27,10 @@ fn vcpus(cache: &Cache<FlavorId, Flavor>, id: &str) -> Option<u32> {
 #[test]
 fn an_own_commit_is_read_at_once_and_an_older_watch_event_does_not_undo_it() {
     let cache = cache();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false },
+        &id_of,
+    );
     let committed = Flavor { id: "a".into(), vcpus: 3, ..Default::default() };
     cache.committed(FlavorId::parse("a").unwrap(), Arc::new(committed), Revision(8));
     cache.take(WatchEvent::Put(item("a", 2, 7)), &id_of);
@@ -42,7 +44,10 @@ fn an_own_commit_is_read_at_once_and_an_older_watch_event_does_not_undo_it() {
 #[test]
 fn subscribers_are_told_what_was_before_an_own_commit() {
     let cache = cache();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false },
+        &id_of,
+    );
     let (_, mut changes) = cache.subscribe(None).unwrap();
     for (vcpus, revision) in [(2, 7), (3, 8)] {
         let own = Flavor { id: "a".into(), vcpus, ..Default::default() };
@@ -62,17 +67,58 @@ fn subscribers_are_told_what_was_before_an_own_commit() {
 #[test]
 fn a_store_that_went_back_ends_subscribers_and_is_believed() {
     let cache = cache();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 9, 50)], revision: Revision(50) }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 9, 50)], revision: Revision(50), went_back: false },
+        &id_of,
+    );
     let (_, mut changes) = cache.subscribe(None).unwrap();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(6) }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(6), went_back: false },
+        &id_of,
+    );
     assert_eq!(vcpus(&cache, "a"), Some(1));
     assert!(matches!(changes.try_recv(), Err(broadcast::error::TryRecvError::Closed)));
 }
 
 #[test]
+fn what_was_known_of_another_history_is_served_no_longer() {
+    let cache = cache();
+    let both = vec![item("a", 9, 50), item("b", 9, 40)];
+    cache.take(WatchEvent::Snapshot { items: both, revision: Revision(50), went_back: false }, &id_of);
+    let own = Flavor { id: "c".into(), vcpus: 9, ..Default::default() };
+    cache.committed(FlavorId::parse("c").unwrap(), Arc::new(own), Revision(52));
+    let (_, mut changes) = cache.subscribe(None).unwrap();
+    // Its revisions have grown past all that was seen.
+    let older = vec![item("a", 1, 5)];
+    cache.take(WatchEvent::Snapshot { items: older, revision: Revision(60), went_back: true }, &id_of);
+    assert_eq!(["a", "b", "c"].map(|id| vcpus(&cache, id)), [Some(1), None, None]);
+    assert!(matches!(changes.try_recv(), Err(broadcast::error::TryRecvError::Closed)));
+    assert_eq!(cache.subscribe(Some(Revision(51))).unwrap_err(), Expired);
+    assert!(cache.subscribe(Some(Revision(60))).is_ok());
+    let own = Flavor { id: "c".into(), vcpus: 2, ..Default::default() };
+    cache.committed(FlavorId::parse("c").unwrap(), Arc::new(own), Revision(61));
+    assert_eq!(vcpus(&cache, "c"), Some(2));
+}
+
+#[test]
+fn a_token_of_before_a_store_went_back_is_not_resumed_later() {
+    let cache = cache();
+    cache.take(WatchEvent::Snapshot { items: vec![], revision: Revision(50), went_back: false }, &id_of);
+    cache.take(WatchEvent::Snapshot { items: vec![], revision: Revision(6), went_back: true }, &id_of);
+    for revision in 7..60 {
+        cache.take(WatchEvent::Put(item("a", 1, revision)), &id_of);
+    }
+    assert_eq!(cache.subscribe(Some(Revision(40))).unwrap_err(), Expired);
+    assert!(cache.subscribe(Some(Revision(55))).is_ok());
+}
+
+#[test]
 fn a_subscriber_resumes_without_gap_or_is_told_that_it_cannot() {
     let cache = cache();
-    cache.take(WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5) }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("a", 1, 5)], revision: Revision(5), went_back: false },
+        &id_of,
+    );
     for revision in 6..10 {
         cache.take(WatchEvent::Put(item("b", 1, revision)), &id_of);
     }
@@ -86,9 +132,12 @@ fn a_subscriber_resumes_without_gap_or_is_told_that_it_cannot() {
 fn a_new_listing_reports_what_differs() {
     let cache = cache();
     let both = vec![item("a", 1, 5), item("b", 1, 5)];
-    cache.take(WatchEvent::Snapshot { items: both, revision: Revision(5) }, &id_of);
+    cache.take(WatchEvent::Snapshot { items: both, revision: Revision(5), went_back: false }, &id_of);
     let (_, mut changes) = cache.subscribe(None).unwrap();
-    cache.take(WatchEvent::Snapshot { items: vec![item("b", 2, 8)], revision: Revision(9) }, &id_of);
+    cache.take(
+        WatchEvent::Snapshot { items: vec![item("b", 2, 8)], revision: Revision(9), went_back: false },
+        &id_of,
+    );
     assert_eq!(changes.try_recv().unwrap().after.unwrap().record.vcpus, 2);
     assert!(changes.try_recv().unwrap().after.is_none());
     assert!(changes.try_recv().is_err());
@@ -120,7 +169,7 @@ async fn a_barrier_is_passed_only_once_the_watch_has_brought_it() {
 fn pages_follow_each_other() {
     let cache = cache();
     let items = ["a", "b", "c", "d"].map(|id| item(id, 1, 5)).to_vec();
-    cache.take(WatchEvent::Snapshot { items, revision: Revision(5) }, &id_of);
+    cache.take(WatchEvent::Snapshot { items, revision: Revision(5), went_back: false }, &id_of);
     let (page, more) = cache.page(None, 2, |_, _| true);
     assert!(more);
     let (rest, more) = cache.page(Some(&page[1].0), 2, |_, _| true);

@@ -39,8 +39,10 @@ pub struct Holders {
 }
 
 impl Holders {
-    /// From now on what carries this lease is own.
+    /// From now on what carries this lease is own. What was known before is forgotten: a watch begins with all there is, and
+    /// the store may not be the one it was.
     pub fn begin(&mut self, lease: LeaseId) {
+        self.by_shard.clear();
         self.lease = Some(lease);
     }
 
@@ -127,6 +129,18 @@ mod tests {
         assert!(!holders.is_free(2));
         holders.end();
         assert!(holders.all_own().is_empty());
+    }
+
+    #[test]
+    fn what_was_held_before_joining_says_nothing() {
+        let mut holders = holders();
+        holders.put(1, holder(3, 900));
+        holders.begin(LeaseId(8));
+        assert!(holders.is_free(1), "it may be of another history");
+        holders.replace([(1, holder(2, 40))].into_iter(), Revision(50));
+        assert!(!holders.is_free(1));
+        holders.delete(1, Revision(60));
+        assert!(holders.is_free(1));
     }
 
     #[test]

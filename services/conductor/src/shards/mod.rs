@@ -15,11 +15,14 @@
 //! What a conductor owns is not remembered beside the keys but read off them (`holders.rs`): a shard is its own as long as the
 //! newest key known carries its present lease. So nothing can be owned in the store and forgotten here.
 //!
+//! Where the store went back to an earlier state, keys and leases are not what they were: every conductor joins anew.
+//!
 //! A conductor that dies loses its lease, and with it all keys at once; the others see it and take over. One
 //! that drains revokes its lease, to the same effect.
 
 mod assign;
 mod holders;
+mod unowned;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +32,7 @@ use futures::{FutureExt, StreamExt};
 use kilonova_model::{Epoch, HostName, Revision};
 use kilonova_proto::conductor::v1::ShardRecord;
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
+use kilonova_runtime::readiness::Readiness;
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::keys::Key;
 use kilonova_store::{Compare, LeaseId, StoreError, Txn, TxnOutcome, WatchEvent, WatchFrom};
@@ -84,6 +88,8 @@ enum Left {
     Late,
     #[error("this conductor's own key is gone")]
     KeyGone,
+    #[error("the store went back to an earlier state, or is another one")]
+    WentBack,
 }
 
 impl Shards {
@@ -102,9 +108,12 @@ impl Shards {
         tasks.spawn_graceful("shards", move |token| async move {
             let mut backoff = Backoff::new(BackoffPolicy::retry());
             while !token.is_cancelled() {
-                match member.hold(&token).await {
-                    Ok(()) => backoff.reset(),
-                    Err(why) => tracing::warn!(%why, "shards are not held; joining again"),
+                let began = Instant::now();
+                if let Err(why) = member.hold(&token).await {
+                    tracing::warn!(%why, "shards are not held; joining again");
+                }
+                if began.elapsed() > ttl {
+                    backoff.reset();
                 }
                 tokio::select! {
                     () = token.cancelled() => {}
@@ -139,6 +148,11 @@ impl Shards {
     #[must_use]
     pub fn owned(&self) -> usize {
         self.shared.holders.read().all_own().len()
+    }
+
+    /// Says in a task of `tasks` when shards have had no owner for as long as a lease lives.
+    pub fn watch_unowned(&self, ttl: Duration, readiness: Readiness, tasks: &Tasks) {
+        tasks.spawn("unowned shards", unowned::watch(self.clone(), ttl, readiness));
     }
 
     /// Waits until this conductor has taken part in the sharing once.
@@ -184,7 +198,9 @@ impl Member {
         loop {
             tokio::time::sleep(self.ttl / 3).await;
             let asked = Instant::now();
-            match tokio::time::timeout_at(renewed + self.ttl, self.db.store.keep_alive(lease)).await {
+            // Who stood still asks all the same: every write is fenced, and the store may not have let go of the lease.
+            let deadline = (renewed + self.ttl).max(asked + self.ttl / 3);
+            match tokio::time::timeout_at(deadline, self.db.store.keep_alive(lease)).await {
                 Ok(Ok(())) => renewed = asked,
                 Ok(Err(StoreError::LeaseGone)) => return StoreError::LeaseGone.into(),
                 Ok(Err(error)) if renewed.elapsed() < self.ttl => {
@@ -207,6 +223,9 @@ impl Member {
         loop {
             tokio::select! {
                 Some(event) = owners.next() => {
+                    if is_of_another_history(&event) {
+                        return Err(Left::WentBack);
+                    }
                     take_owners(&mut alive, event, &self.db);
                     if alive.as_ref().is_some_and(|alive| !alive.contains(&self.conductor)) {
                         return Err(Left::KeyGone);
@@ -215,10 +234,14 @@ impl Member {
                 }
                 Some(event) = shards.next() => {
                     listed = true;
-                    self.take_shards(event);
                     // What came together is answered together.
-                    while let Some(Some(event)) = shards.next().now_or_never() {
+                    let mut next = Some(event);
+                    while let Some(event) = next {
+                        if is_of_another_history(&event) {
+                            return Err(Left::WentBack);
+                        }
                         self.take_shards(event);
+                        next = shards.next().now_or_never().flatten();
                     }
                 }
             }
@@ -307,7 +330,7 @@ impl Member {
         };
         let mut holders = self.shared.holders.write();
         match event {
-            WatchEvent::Snapshot { items, revision } => {
+            WatchEvent::Snapshot { items, revision, .. } => {
                 let listed = items.iter().filter_map(|item| Some((shard(&item.key)?, Holder::read(item))));
                 holders.replace(listed, revision);
             }
@@ -328,6 +351,10 @@ impl Member {
         let epoch = self.epochs.borrow().0;
         ShardRecord { conductor: self.conductor.to_string(), epoch, lease: lease.0 }.encode_to_vec()
     }
+}
+
+fn is_of_another_history(event: &WatchEvent) -> bool {
+    matches!(event, WatchEvent::Snapshot { went_back: true, .. })
 }
 
 /// Deletes the keys of shards that are still owned by these rights.

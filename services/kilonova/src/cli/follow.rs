@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
+use kilonova_rpc::patience::within;
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
@@ -176,7 +177,7 @@ impl<R: Followed> Follower<R> {
             };
             stream.message().await
         };
-        match tokio::time::timeout(silence, receive).await {
+        match within(silence, HEARTBEAT, receive).await {
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => Err(lost("the stream ended")),
             Ok(Err(status)) => Err(status),

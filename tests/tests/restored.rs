@@ -1,0 +1,92 @@
+//! A store that goes back under a cell that runs: nothing is restarted, and all goes on from what the store says.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use kilonova_model::ServiceKind;
+use kilonova_proto::types::v1::instance::State;
+use kilonova_store::{Keys, Txn};
+use kilonova_tests::waiting::until;
+use kilonova_tests::{Api, Backing, Cluster, Plan};
+use tonic::Code;
+
+const CONDUCTORS: usize = 3;
+
+async fn cell() -> Option<Cluster> {
+    let plan = Plan { conductors: CONDUCTORS, own_connections: true, ..Plan::new(Backing::Etcd) };
+    Cluster::start(plan).await
+}
+
+/// Creates instances until the cell takes them, and waits until they run.
+async fn create(api: &Api, name: &str, count: u32) -> Vec<String> {
+    let ids = until("the cell takes work", || async { api.create(name, "small", count).await.ok() }).await;
+    for id in &ids {
+        api.until(id, State::Active).await;
+    }
+    ids
+}
+
+async fn is_gone(api: &Api, id: &str) {
+    until("the lost instance is not served", || async {
+        api.get(id).await.is_err_and(|status| status.code() == Code::NotFound).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_etcd_is_put_back_to_a_copy_what_is_created_runs_without_any_restart() {
+    let Some(mut cluster) = cell().await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    let before = create(&api, "before", 4).await;
+    let copy = cluster.etcd().unwrap().copy().await.unwrap();
+    let lost = create(&api, "lost", 4).await;
+    cluster.etcd().unwrap().restore(&copy).await.unwrap();
+    for id in &lost {
+        is_gone(&api, id).await;
+    }
+    // Enough that every conductor has some of them.
+    let after = create(&api, "after", 12).await;
+    for id in before.iter().chain(&after) {
+        assert_eq!(api.get(id).await.unwrap().state(), State::Active);
+    }
+    cluster.ready().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_etcd_is_wiped_the_cell_begins_anew_without_any_restart() {
+    let Some(mut cluster) = cell().await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    let lost = create(&api, "lost", 4).await;
+    cluster.etcd().unwrap().wipe().await.unwrap();
+    for id in &lost {
+        is_gone(&api, id).await;
+    }
+    api.seed().await;
+    create(&api, "after", 12).await;
+    cluster.ready().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_that_nobody_may_own_show_and_calls_are_served_all_the_same() {
+    let Some(cluster) = Cluster::start(Plan::new(Backing::Embedded)).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    // One who is in the list and does not work: its part of the shards is nobody's.
+    let (store, ghost) = (cluster.shared_store(), Keys::new(cluster.cell()).owner(&"ghost".parse().unwrap()));
+    store.txn(Txn::new().put(&ghost, "")).await.unwrap();
+    for conductor in ["conductor-1", "conductor-2"] {
+        let waits_for = || async {
+            let said = cluster.waits_for(ServiceKind::Conductor, conductor);
+            said.contains("have had no owner for").then_some(())
+        };
+        until("a conductor says so", waits_for).await;
+        assert!(!cluster.is_ready(ServiceKind::Conductor, conductor));
+    }
+    assert!(api.create("vm", "small", 1).await.is_ok());
+    store.txn(Txn::new().delete(&ghost)).await.unwrap();
+    cluster.ready().await;
+    cluster.shutdown().await;
+}
