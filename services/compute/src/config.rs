@@ -9,7 +9,7 @@ use kilonova_model::pci::Devices;
 use kilonova_model::{Error, aggregate};
 use kilonova_proto::types::v1::HostAggregate;
 use kilonova_runtime::agent::executor::ExecutorOptions;
-use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency};
+use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency, VerbConfig, Verbs};
 use kilonova_runtime::config::Period;
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,51 @@ pub enum DriverKind {
     Simulated,
 }
 
+/// What the simulated driver does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Makes a guest.
+    Spawn,
+    /// Removes one.
+    Destroy,
+    /// Starts, stops or reboots one.
+    Power,
+    /// Gives one a volume.
+    Attach,
+    /// Takes a volume from one.
+    Detach,
+    /// Makes one anew from an image.
+    Rebuild,
+    /// Lets go of one for another host.
+    HandOver,
+    /// Runs one that another host has let go of.
+    TakeOver,
+    /// Runs again one that it had let go of.
+    TakeBack,
+    /// Lists the guests.
+    List,
+    /// Gives the host's figures.
+    Figures,
+}
+
+impl Verb {
+    /// Every verb.
+    const ALL: [Self; 11] = [
+        Self::Spawn,
+        Self::Destroy,
+        Self::Power,
+        Self::Attach,
+        Self::Detach,
+        Self::Rebuild,
+        Self::HandOver,
+        Self::TakeOver,
+        Self::TakeBack,
+        Self::List,
+        Self::Figures,
+    ];
+}
+
 /// The driver's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -134,7 +179,7 @@ pub struct DriverConfig {
     pub pci: Devices,
     /// The NUMA cells guests may ask for, numbered from 0.
     pub numa_cells: Vec<NumaCellConfig>,
-    /// How long making a guest takes.
+    /// How long making or changing a guest takes.
     pub latency: Period,
     /// Give or take this much.
     pub latency_jitter: Period,
@@ -152,6 +197,8 @@ pub struct DriverConfig {
     pub hand_over_fail: Vec<FailRule>,
     /// What cannot be taken over from another host, by its name.
     pub take_over_fail: Vec<FailRule>,
+    /// How each verb behaves, where it is not as the keys above say.
+    pub verbs: BTreeMap<Verb, VerbConfig>,
 }
 
 impl Default for DriverConfig {
@@ -177,6 +224,7 @@ impl Default for DriverConfig {
             rebuild_fail: Vec::new(),
             hand_over_fail: Vec::new(),
             take_over_fail: Vec::new(),
+            verbs: BTreeMap::new(),
         }
     }
 }
@@ -241,14 +289,22 @@ impl DriverConfig {
         Amount { vcpus: self.vcpus, ram_mib: self.ram_mib, disk_gib: self.disk_gib }
     }
 
-    /// How long things take.
-    pub fn latency(&self) -> Latency {
-        Latency { base: self.latency.get(), jitter: self.latency_jitter.get() }
-    }
-
-    /// What fails.
-    pub fn faults(&self) -> Faults {
-        Faults { rate: self.fail_rate, rules: self.fail.clone() }
+    /// How each verb behaves.
+    pub fn verbs(&self) -> Verbs<Verb> {
+        let slow = Latency { base: self.latency.get(), jitter: self.latency_jitter.get() };
+        Verbs::new(&Verb::ALL, &self.verbs, |verb| {
+            let rules = |rules: &Vec<FailRule>| Faults { rate: 0.0, rules: rules.clone() };
+            match verb {
+                Verb::Spawn => (slow, Faults { rate: self.fail_rate, rules: self.fail.clone() }),
+                Verb::Power => (slow, rules(&self.power_fail)),
+                Verb::Attach => (slow, rules(&self.attach_fail)),
+                Verb::Rebuild => (slow, rules(&self.rebuild_fail)),
+                Verb::HandOver => (slow, rules(&self.hand_over_fail)),
+                Verb::TakeOver => (slow, rules(&self.take_over_fail)),
+                Verb::Detach | Verb::TakeBack => (slow, Faults::default()),
+                Verb::Destroy | Verb::List | Verb::Figures => (Latency::default(), Faults::default()),
+            }
+        })
     }
 }
 
@@ -292,6 +348,8 @@ impl Config {
             "no more CPUs and memory than the host's, no more huge pages than the cell's memory, each larger than 4 KiB",
         );
         check.ensure((0.0..=1.0).contains(&self.driver.fail_rate), "driver.fail_rate", "0 to 1");
+        let sensible = self.driver.verbs.values().all(VerbConfig::makes_sense);
+        check.ensure(sensible, "driver.verbs", "each `fail_rate` and `lose_rate` 0 to 1");
         check.finish()
     }
 }

@@ -43,6 +43,7 @@ use kilonova_runtime::agent::inventory;
 use kilonova_runtime::agent::ledger::{Outcome, Stamp};
 use kilonova_runtime::agent::life::Agent;
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
+use kilonova_runtime::agent::reconciled::Reconciled;
 use kilonova_runtime::agent::reporter::Reporter;
 use kilonova_runtime::agent::work::{Site, answered};
 use kilonova_runtime::readiness::Readiness;
@@ -91,6 +92,7 @@ pub struct Manager {
     driver: Arc<dyn Driver>,
     executor: Executor<Guests>,
     admin: Admin,
+    reconciled: Reconciled,
     publisher: CapabilityPublisher,
     collected: Mutex<Collected>,
     meters: Meters,
@@ -118,6 +120,7 @@ impl Manager {
             collect_interval: Some(time::duration(config.refresh_interval.get())),
             ..Capabilities::default()
         });
+        let reconciled = Reconciled::new(epochs.clone());
         let manager = Self {
             meters: Meters::new(&site),
             site,
@@ -128,6 +131,7 @@ impl Manager {
             driver,
             executor,
             admin: Admin::default(),
+            reconciled,
             publisher,
             collected: Mutex::new(Collected { figures, at: SystemTime::now() }),
         };
@@ -154,6 +158,7 @@ impl Manager {
     pub fn build(&self, id: InstanceId, stamp: Stamp, spec: GuestSpec) -> Result<(), Error> {
         self.executor.make(id, stamp, spec, || {
             refuse_if_stopping(&self.readiness, &self.site.host)?;
+            self.reconciled.admit(&self.site.host)?;
             self.admin.admit(&self.site.host)
         })
     }
@@ -235,7 +240,7 @@ impl Source for Manager {
             self.executor.change(|book| book.claims.set_allocation(allocation));
         }
         self.publisher.publish(|capabilities| {
-            let admin = self.admin.current();
+            let admin = self.admin.current().withheld_unless(self.reconciled.holds());
             let collected = self.collected.lock();
             capabilities.epoch = self.epoch().0;
             admin.enter(capabilities, &self.zone, &collected.figures.traits);
@@ -263,6 +268,10 @@ impl Agent for Manager {
 
     fn admin(&self) -> &Admin {
         &self.admin
+    }
+
+    fn reconciled(&self) -> &Reconciled {
+        &self.reconciled
     }
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {

@@ -5,6 +5,7 @@
 mod support;
 
 use kilonova_compute::Config;
+use kilonova_compute::config::Verb;
 use kilonova_model::{InstanceId, Reason};
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
 use kilonova_proto::compute::v1::{
@@ -16,6 +17,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_proto::types::v1::{Instance, ServiceKind, instance};
 use kilonova_rpc::status::reason_of;
+use kilonova_runtime::agent::simulated::{FailRule, VerbConfig};
 use kilonova_runtime::config::Period;
 use support::{Cell, HOST, endless, failing, quick};
 use tonic::{Code, Status};
@@ -363,4 +365,80 @@ async fn what_a_crash_left_is_reconciled() {
     cell.build(lost, 1, "again").await.unwrap();
     assert_eq!(cell.report().await.status(), ReportStatus::Ready);
     assert_eq!(cell.replay(), (3, 2));
+}
+
+#[tokio::test]
+async fn a_host_that_registers_anew_takes_nothing_before_it_has_compared_again() {
+    let mut cell = Cell::start(quick()).await;
+    let given_up = InstanceId::generate();
+    cell.build(given_up, 1, "web").await.unwrap();
+    cell.report().await;
+    let agent = cell.agent.as_ref().unwrap();
+    let (before, readiness) = (agent.epoch(), agent.readiness.clone());
+    let elsewhere = Instance {
+        id: given_up.to_string(),
+        host: HOST.into(),
+        state: instance::State::Active.into(),
+        desired: instance::Desired::Absent.into(),
+        generation: 2,
+        attempt: 1,
+        ..Instance::default()
+    };
+    *cell.conductor.records.lock() = vec![elsewhere];
+    cell.conductor.mute.send_replace(true);
+    cell.lose_registration().await;
+    cell.until(|agent| agent.epoch() > before && !agent.readiness.is_ready()).await;
+    let asked = *cell.conductor.listed.borrow();
+    cell.until_listed(asked).await;
+    let known = cell.conductor.registrations.lock().last().unwrap().epoch;
+    assert!(known > before.0, "a conductor knows the new incarnation before it is asked what belongs to it");
+
+    let id = InstanceId::generate();
+    let refused = reason(cell.build(id, 1, "new").await);
+    assert!(matches!(refused, Some(Reason::ConnectFailed | Reason::NotReady)), "{refused:?}");
+    assert!(!readiness.is_ready());
+    cell.conductor.mute.send_replace(false);
+    assert_eq!(cell.report().await.status(), ReportStatus::Gone);
+    readiness.wait_ready().await;
+    cell.reachable().await;
+    cell.build(id, 1, "new").await.unwrap();
+    assert_eq!(cell.report().await.status(), ReportStatus::Ready);
+    assert_eq!(cell.done(), ["spawn web", "destroy web", "spawn new"]);
+}
+
+#[tokio::test]
+async fn what_was_made_for_another_generation_is_not_taken_for_what_is_asked() {
+    let mut config = quick();
+    let all = vec![FailRule { name: "*".into(), attempts: 99 }];
+    let slow = VerbConfig { fail: all, times: 1, ..VerbConfig::default() };
+    config.driver.verbs = [(Verb::Destroy, slow)].into();
+    let mut cell = Cell::start(config).await;
+    let id = InstanceId::generate();
+    cell.build(id, 1, "web").await.unwrap();
+    cell.report().await;
+    let mut order = cell.order(id, 3, "web");
+    order.command.as_mut().unwrap().generation = 5;
+    order.flavor.as_mut().unwrap().ram_mib = 1024;
+    let build = async |cell: &Cell, attempt| {
+        let mut order = order.clone();
+        order.command.as_mut().unwrap().attempt = attempt;
+        reason(cell.client().build_instance(order).await)
+    };
+    assert_eq!(build(&cell, 3).await, Some(Reason::OlderGenerationPresent));
+    cell.terminate(id, 5).await.unwrap();
+    assert_eq!(
+        build(&cell, 4).await,
+        Some(Reason::StillRemoving),
+        "the driver is asked again only after a while"
+    );
+    let report = cell.report().await;
+    assert_eq!(
+        (report.status(), report.attempt),
+        (ReportStatus::Gone, 1),
+        "of the attempts refused nothing is said"
+    );
+    assert_eq!(build(&cell, 5).await, None);
+    assert_eq!(cell.report().await.status(), ReportStatus::Ready);
+    assert_eq!(cell.agent()["claims"]["used"]["ram_mib"], 1024);
+    assert_eq!(cell.done(), ["spawn web", "destroy_failed web", "destroy web", "spawn web"]);
 }

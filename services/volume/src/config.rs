@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use kilonova_model::Error;
 use kilonova_model::check::Checker;
 use kilonova_runtime::agent::executor::ExecutorOptions;
-use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency};
+use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency, VerbConfig, Verbs};
 use kilonova_runtime::config::Period;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,45 @@ pub enum DriverKind {
     Simulated,
 }
 
+/// What the simulated driver does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Makes a volume.
+    Create,
+    /// Removes one.
+    Delete,
+    /// Makes one larger.
+    Extend,
+    /// Keeps a volume's contents.
+    CreateSnapshot,
+    /// Removes a snapshot.
+    DeleteSnapshot,
+    /// Lets a host reach a volume.
+    Export,
+    /// Keeps a host from reaching it.
+    Unexport,
+    /// Lists the volumes or the snapshots.
+    List,
+    /// Gives the backend's figures.
+    Figures,
+}
+
+impl Verb {
+    /// Every verb.
+    const ALL: [Self; 9] = [
+        Self::Create,
+        Self::Delete,
+        Self::Extend,
+        Self::CreateSnapshot,
+        Self::DeleteSnapshot,
+        Self::Export,
+        Self::Unexport,
+        Self::List,
+        Self::Figures,
+    ];
+}
+
 /// The driver's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -66,7 +105,7 @@ pub struct DriverConfig {
     pub kind: DriverKind,
     /// The pools; the first is the default.
     pub pools: Vec<PoolConfig>,
-    /// How long making a volume takes.
+    /// How long making a volume or a snapshot takes, or making a volume larger.
     pub latency: Period,
     /// Give or take this much.
     pub latency_jitter: Period,
@@ -78,6 +117,8 @@ pub struct DriverConfig {
     pub extend_fail: Vec<FailRule>,
     /// What cannot be kept as a snapshot, by the snapshot's name.
     pub snapshot_fail: Vec<FailRule>,
+    /// How each verb behaves, where it is not as the keys above say.
+    pub verbs: BTreeMap<Verb, VerbConfig>,
 }
 
 impl Default for DriverConfig {
@@ -91,6 +132,7 @@ impl Default for DriverConfig {
             fail: Vec::new(),
             extend_fail: Vec::new(),
             snapshot_fail: Vec::new(),
+            verbs: BTreeMap::new(),
         }
     }
 }
@@ -130,24 +172,23 @@ impl Default for PoolConfig {
 }
 
 impl DriverConfig {
-    /// How long things take.
-    pub fn latency(&self) -> Latency {
-        Latency { base: self.latency.get(), jitter: self.latency_jitter.get() }
-    }
-
-    /// What cannot be made larger.
-    pub fn extend_faults(&self) -> Faults {
-        Faults { rate: 0.0, rules: self.extend_fail.clone() }
-    }
-
-    /// What cannot be kept as a snapshot.
-    pub fn snapshot_faults(&self) -> Faults {
-        Faults { rate: 0.0, rules: self.snapshot_fail.clone() }
-    }
-
-    /// What fails.
-    pub fn faults(&self) -> Faults {
-        Faults { rate: self.fail_rate, rules: self.fail.clone() }
+    /// How each verb behaves.
+    pub fn verbs(&self) -> Verbs<Verb> {
+        let slow = Latency { base: self.latency.get(), jitter: self.latency_jitter.get() };
+        Verbs::new(&Verb::ALL, &self.verbs, |verb| {
+            let rules = |rules: &Vec<FailRule>| Faults { rate: 0.0, rules: rules.clone() };
+            match verb {
+                Verb::Create => (slow, Faults { rate: self.fail_rate, rules: self.fail.clone() }),
+                Verb::Extend => (slow, rules(&self.extend_fail)),
+                Verb::CreateSnapshot => (slow, rules(&self.snapshot_fail)),
+                Verb::Delete
+                | Verb::DeleteSnapshot
+                | Verb::Export
+                | Verb::Unexport
+                | Verb::List
+                | Verb::Figures => (Latency::default(), Faults::default()),
+            }
+        })
     }
 }
 
@@ -178,6 +219,8 @@ impl Config {
             check.ensure(!period.get().is_zero(), field, "more than nothing");
         }
         check.ensure((0.0..=1.0).contains(&self.driver.fail_rate), "driver.fail_rate", "0 to 1");
+        let sensible = self.driver.verbs.values().all(VerbConfig::makes_sense);
+        check.ensure(sensible, "driver.verbs", "each `fail_rate` and `lose_rate` 0 to 1");
         check.ensure(!self.driver.pools.is_empty(), "driver.pools", "at least one");
         for (index, pool) in self.driver.pools.iter().enumerate() {
             let path = format!("driver.pools[{index}]");

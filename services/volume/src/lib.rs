@@ -2,7 +2,9 @@
 //! volumes there are. It takes commands from conductors, does each once, and reports how it ended.
 
 pub mod config;
+mod connections;
 pub mod driver;
+mod locks;
 pub mod manager;
 pub mod pools;
 mod reconcile;

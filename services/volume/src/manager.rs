@@ -38,6 +38,7 @@ use kilonova_runtime::agent::inventory;
 use kilonova_runtime::agent::ledger::{Outcome, Stamp};
 use kilonova_runtime::agent::life::Agent;
 use kilonova_runtime::agent::publisher::CapabilityPublisher;
+use kilonova_runtime::agent::reconciled::Reconciled;
 use kilonova_runtime::agent::reporter::Reporter;
 use kilonova_runtime::agent::work::{Site, answered};
 use kilonova_runtime::readiness::Readiness;
@@ -47,11 +48,12 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::config::Config;
+use crate::connections::Connections;
 use crate::driver::{BackendFigures, Driver, SnapshotOrder, Stored, StoredSnapshot, VolumeOrder};
 use crate::pools::PoolClaims;
 use crate::reconcile::record;
 use crate::snapshots::{self, NoRoom, Snapshots};
-use crate::stored::{self, Extend, Volumes};
+use crate::stored::{self, Extend, Presence, Volumes};
 
 /// What a manager is given.
 pub struct Parts {
@@ -82,7 +84,9 @@ pub struct Manager {
     driver: Arc<dyn Driver>,
     executor: Executor<Volumes>,
     snapshots: Executor<Snapshots>,
+    connections: Connections,
     admin: Admin,
+    reconciled: Reconciled,
     publisher: CapabilityPublisher,
     collected: Mutex<Collected>,
 }
@@ -100,13 +104,16 @@ impl Manager {
         let figures = answered(driver.figures()).await?;
         let volumes = answered(driver.list()).await?;
         let claims = PoolClaims::new(figures.pools.clone());
-        let work = Volumes::new(site.clone(), driver.clone());
+        let presence = Presence::default();
+        let work = Volumes::new(site.clone(), driver.clone(), presence.clone());
         let executor = Executor::new(work, claims, site.clone(), tasks.clone(), reporter, config.executor());
         executor.change(|book| volumes.into_iter().for_each(|volume| restore(book, volume)));
         let found = answered(driver.list_snapshots()).await?;
-        let work = Snapshots::new(site.clone(), driver.clone());
+        let work = Snapshots::new(site.clone(), driver.clone(), presence.clone());
         let options = config.executor();
-        let snapshots = Executor::new(work, NoRoom, site.clone(), tasks, snapshot_reporter, options);
+        let snapshots = Executor::new(work, NoRoom, site.clone(), tasks.clone(), snapshot_reporter, options);
+        let connections =
+            Connections::new(driver.clone(), executor.clone(), presence, tasks, options.act_timeout);
         snapshots.change(|book| found.into_iter().for_each(|snapshot| restore_snapshot(book, snapshot)));
         let publisher = CapabilityPublisher::new(Capabilities {
             host: site.host.to_string(),
@@ -114,6 +121,7 @@ impl Manager {
             collect_interval: Some(time::duration(config.refresh_interval.get())),
             ..Capabilities::default()
         });
+        let reconciled = Reconciled::new(epochs.clone());
         let manager = Self {
             site,
             zone,
@@ -122,7 +130,9 @@ impl Manager {
             driver,
             executor,
             snapshots,
+            connections,
             admin: Admin::default(),
+            reconciled,
             publisher,
             collected: Mutex::new(Collected { figures, at: SystemTime::now() }),
         };
@@ -152,6 +162,7 @@ impl Manager {
         }
         self.executor.make(id, stamp, order, || {
             refuse_if_stopping(&self.readiness, &self.site.host)?;
+            self.reconciled.admit(&self.site.host)?;
             self.admin.admit(&self.site.host)
         })
     }
@@ -173,7 +184,10 @@ impl Manager {
             let message = format!("{} is not here", order.volume);
             return Err(Error::new(Reason::VolumeNotFound, message).with("id", order.volume));
         }
-        self.snapshots.make(id, stamp, order, || refuse_if_stopping(&self.readiness, &self.site.host))
+        self.snapshots.make(id, stamp, order, || {
+            refuse_if_stopping(&self.readiness, &self.site.host)?;
+            self.reconciled.admit(&self.site.host)
+        })
     }
 
     /// Takes the end of a snapshot.
@@ -181,30 +195,9 @@ impl Manager {
         self.snapshots.unmake(id, stamp)
     }
 
-    /// Lets a host reach a volume that is there, and says how. Refused if a newer command was seen, as one that ended
-    /// the connection.
-    pub async fn connect(
-        &self,
-        id: VolumeId,
-        stamp: Stamp,
-        host: &str,
-    ) -> Result<BTreeMap<String, String>, Error> {
-        self.touch(id, stamp)?;
-        answered(self.driver.export(id, host)).await
-    }
-
-    /// Keeps a host from reaching a volume any longer; every host when there is none. A volume that is not there is reached by
-    /// nobody.
-    pub async fn disconnect(&self, id: VolumeId, stamp: Stamp, host: Option<&str>) -> Result<(), Error> {
-        match self.touch(id, stamp) {
-            Ok(()) => answered(self.driver.unexport(id, host)).await,
-            Err(error) if error.reason == Reason::VolumeNotFound => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn touch(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
-        self.executor.change(|book| book.ledger.touch(id, stamp, Reason::VolumeNotFound))
+    /// Which hosts reach which volumes.
+    pub fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     /// What is known of a volume.
@@ -273,6 +266,8 @@ impl Manager {
                 "disabled_reason": admin.disabled_reason,
                 "volumes": book.ledger.live(),
                 "busy": book.ledger.busy(),
+                "connecting": self.connections.busy(),
+                "needed": self.connections.needed(),
                 "remembered": book.ledger.remembered(),
                 "claims": { "volumes": book.claims.volumes(), "pools": pools },
             })
@@ -284,7 +279,7 @@ impl Manager {
 impl Source for Manager {
     fn publish(&self) {
         self.publisher.publish(|capabilities| {
-            let admin = self.admin.current();
+            let admin = self.admin.current().withheld_unless(self.reconciled.holds());
             let collected = self.collected.lock();
             capabilities.epoch = self.epoch().0;
             admin.enter(capabilities, &self.zone, &[]);
@@ -319,6 +314,10 @@ impl Agent for Manager {
 
     fn admin(&self) -> &Admin {
         &self.admin
+    }
+
+    fn reconciled(&self) -> &Reconciled {
+        &self.reconciled
     }
 
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status> {

@@ -226,7 +226,7 @@ impl VolumeService for VolumeServer {
         let mut check = Checker::new();
         check.ensure(!host.is_empty(), "connector", "needs `host`");
         check.finish().map_err(refused)?;
-        let connection = self.manager.connect(id, stamp, &host).await.map_err(refused)?;
+        let connection = self.manager.connections().connect(id, stamp, &host).await.map_err(refused)?;
         Ok(Response::new(InitializeConnectionResponse { connection }))
     }
 
@@ -237,7 +237,7 @@ impl VolumeService for VolumeServer {
         let TerminateConnectionRequest { command, connector } = request.into_inner();
         let (id, stamp, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
         let host = Some(host.as_str()).filter(|host| !host.is_empty());
-        self.manager.disconnect(id, stamp, host).await.map_err(refused)?;
+        self.manager.connections().disconnect(id, stamp, host).await.map_err(refused)?;
         Ok(Response::new(TerminateConnectionResponse {}))
     }
 

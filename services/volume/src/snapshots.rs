@@ -19,6 +19,7 @@ use kilonova_runtime::agent::work::{Claims, Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Driver, SnapshotOrder, StoredSnapshot};
+use crate::stored::Presence;
 
 /// Room that nothing is taken of.
 #[derive(Debug, Default)]
@@ -39,12 +40,13 @@ impl Claims for NoRoom {
 pub struct Snapshots {
     site: Site,
     driver: Arc<dyn Driver>,
+    presence: Presence,
 }
 
 impl Snapshots {
     /// Work done by this driver on this backend.
-    pub fn new(site: Site, driver: Arc<dyn Driver>) -> Self {
-        Self { site, driver }
+    pub fn new(site: Site, driver: Arc<dyn Driver>, presence: Presence) -> Self {
+        Self { site, driver, presence }
     }
 }
 
@@ -82,11 +84,13 @@ impl Work for Snapshots {
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
         tracing::info!(%id, %stamp, volume = %order.volume, host = %self.site.host, "keeping a snapshot");
+        let _there = self.presence.volumes.shared(order.volume).await;
         self.driver.create_snapshot(id, stamp, order, cancel).await
     }
 
     async fn unmake(&self, id: SnapshotId, stamp: Stamp) -> Result<(), Error> {
         tracing::info!(%id, %stamp, host = %self.site.host, "removing a snapshot");
+        let _alone = self.presence.snapshots.exclusive(id).await;
         self.driver.delete_snapshot(id, stamp).await
     }
 

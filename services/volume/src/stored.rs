@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kilonova_model::{Error, Reason, VolumeId};
+use kilonova_model::{Error, Reason, SnapshotId, VolumeId};
 use kilonova_proto::conductor::v1::{ReportStatus, VolumeReport};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::volume::v1 as pb;
@@ -14,6 +14,7 @@ use kilonova_runtime::agent::work::{Site, Verbs, Work};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Driver, Stored, VolumeOrder};
+use crate::locks::Locks;
 use crate::pools::PoolClaims;
 
 /// A volume is to be larger.
@@ -32,16 +33,27 @@ impl Extend {
     }
 }
 
+/// Keeps what is used from being removed: held alone by whoever removes a volume or a snapshot, and shared by whoever needs it to
+/// stay meanwhile. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Presence {
+    /// Of the volumes.
+    pub volumes: Locks<VolumeId>,
+    /// Of the snapshots.
+    pub snapshots: Locks<SnapshotId>,
+}
+
 /// The volumes of one backend.
 pub struct Volumes {
     site: Site,
     driver: Arc<dyn Driver>,
+    presence: Presence,
 }
 
 impl Volumes {
     /// Work done by this driver on this backend.
-    pub fn new(site: Site, driver: Arc<dyn Driver>) -> Self {
-        Self { site, driver }
+    pub fn new(site: Site, driver: Arc<dyn Driver>, presence: Presence) -> Self {
+        Self { site, driver, presence }
     }
 }
 
@@ -88,11 +100,16 @@ impl Work for Volumes {
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
         tracing::info!(%id, %stamp, name = order.spec.name, host = %self.site.host, "creating");
+        let _source = match SnapshotId::parse(&order.spec.snapshot_id) {
+            Ok(snapshot) => Some(self.presence.snapshots.shared(snapshot).await),
+            Err(_) => None,
+        };
         self.driver.create(id, stamp, order, cancel).await
     }
 
     async fn unmake(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
         tracing::info!(%id, %stamp, host = %self.site.host, "deleting");
+        let _alone = self.presence.volumes.exclusive(id).await;
         self.driver.delete(id, stamp).await
     }
 

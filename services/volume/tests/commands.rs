@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod overtaking;
 mod support;
 
 use kilonova_model::{Reason, VolumeId};

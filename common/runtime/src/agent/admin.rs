@@ -18,6 +18,16 @@ pub struct AdminState {
 }
 
 impl AdminState {
+    /// The word, and while the host is not in line with the records, that it takes no new work.
+    #[must_use]
+    pub fn withheld_unless(self, reconciled: bool) -> Self {
+        if reconciled || !self.enabled {
+            return self;
+        }
+        let disabled_reason = "being compared with the records".to_owned();
+        Self { enabled: false, disabled_reason, ..self }
+    }
+
     /// Enters the word into what a host publishes, of whom `zone` is its own and `traits` are its driver's.
     pub fn enter(self, capabilities: &mut Capabilities, zone: &ZoneName, traits: &[String]) {
         let Self { enabled, disabled_reason, placement } = self;

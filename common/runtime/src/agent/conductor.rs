@@ -74,10 +74,13 @@ impl Conductor {
         (self.host.to_string(), self.epoch().0)
     }
 
-    /// Registers the host; gives the administrator's word about it.
-    pub(super) async fn register(&self, about: RegisterHostRequest) -> Result<AdminState, Status> {
-        let (host, epoch) = self.names();
-        let request = RegisterHostRequest { host, epoch, ..about };
+    /// Registers the host in that incarnation; gives the administrator's word about it.
+    pub(super) async fn register(
+        &self,
+        epoch: Epoch,
+        about: RegisterHostRequest,
+    ) -> Result<AdminState, Status> {
+        let request = RegisterHostRequest { host: self.host.to_string(), epoch: epoch.0, ..about };
         let answer = self.client().await?.register_host(within(request)).await?.into_inner();
         Ok(AdminState {
             enabled: answer.enabled,

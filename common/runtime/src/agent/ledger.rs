@@ -231,8 +231,8 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
                 Ok(Make::Start(claimed, cancel))
             }
             Err(error) => {
-                // A host that is stopping refuses for now only, and will not be there to remember.
-                if error.reason != Reason::Draining {
+                // A host that is stopping or not ready refuses for now only.
+                if !matches!(error.reason, Reason::Draining | Reason::NotReady) {
                     self.set(id, stamp, Verb::Make, Phase::Refused(error.clone()));
                 }
                 Err(error)

@@ -148,11 +148,13 @@ fn a_refused_make_stays_refused_and_the_next_attempt_is_not() {
 }
 
 #[test]
-fn a_refusal_while_stopping_is_not_held_against_the_next() {
+fn a_refusal_while_stopping_or_not_ready_is_not_held_against_the_next() {
     let mut book = Book::default();
-    let stopping = || Err::<(), _>(Error::new(Reason::Draining, "stopping"));
-    assert_eq!(refusal(book.make(ID, at(1, 1), stopping)), Reason::Draining);
-    assert!(book.view(ID).is_none());
+    for reason in [Reason::Draining, Reason::NotReady] {
+        let not_now = || Err::<(), _>(Error::new(reason, "not now"));
+        assert_eq!(refusal(book.make(ID, at(1, 1), not_now)), reason);
+        assert!(book.view(ID).is_none());
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kilonova_model::ServiceKind;
+use kilonova_model::{Epoch, ServiceKind};
 use kilonova_proto::conductor::v1::RegisterHostRequest;
 use kilonova_proto::types::v1::ServiceKind as ProtoServiceKind;
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
@@ -18,6 +18,7 @@ use super::admin::Admin;
 use super::capability_server::{CAPABILITY_SERVICE, Source, capability_service};
 use super::conductor::Conductor;
 use super::publisher::CapabilityPublisher;
+use super::reconciled::Reconciled;
 use super::register::{jittered, keep_registered};
 use super::reporter::{Report, Reporter, Sink};
 use crate::base::VERSION;
@@ -37,6 +38,9 @@ pub trait Agent: Source {
 
     /// The administrator's word.
     fn admin(&self) -> &Admin;
+
+    /// Whether it is in line with the records; new work is refused while it is not.
+    fn reconciled(&self) -> &Reconciled;
 
     /// Brings what there is in line with the conductor's records, until nothing is left that is not wanted.
     async fn reconcile(&self, conductor: &Conductor) -> Result<(), Status>;
@@ -67,7 +71,7 @@ pub fn live<A: Agent, R: Report>(
     context.readiness.not(REGISTERED, "waiting for a conductor to register with");
     context.readiness.not(RECONCILED, "waiting for the registration");
 
-    let registered = watch::Sender::new(false);
+    let registered = watch::Sender::new(None);
     let known = registered.subscribe();
     keep_reporting(context, "reports", reporter);
     context.tasks.spawn(
@@ -125,29 +129,44 @@ fn about(context: &Context) -> RegisterHostRequest {
 async fn keep_reconciled<A: Agent>(
     agent: Arc<A>,
     conductor: Conductor,
-    mut registered: watch::Receiver<bool>,
+    mut registered: watch::Receiver<Option<Epoch>>,
     readiness: Readiness,
     every: Duration,
 ) {
-    if registered.wait_for(|registered| *registered).await.is_err() {
-        return;
-    }
-    readiness.ok(REGISTERED);
-    readiness.not(RECONCILED, "comparing with the conductor's records");
     let mut epochs = conductor.epochs();
     loop {
-        epochs.mark_unchanged();
+        let epoch = *epochs.borrow_and_update();
         let newer = tokio::select! {
             newer = epochs.changed() => newer,
-            () = async {
-                bring_in_line(agent.as_ref(), &conductor).await;
-                readiness.ok(RECONCILED);
-                sleep(jittered(every)).await;
-            } => continue,
+            () = in_one_incarnation(agent.as_ref(), &conductor, &mut registered, &readiness, epoch, every) => return,
         };
         if newer.is_err() {
             return;
         }
+    }
+}
+
+/// Brings the host in line once a conductor knows it in this incarnation, and every so often from then on. Ends when nobody
+/// registers it any more.
+async fn in_one_incarnation(
+    agent: &impl Agent,
+    conductor: &Conductor,
+    registered: &mut watch::Receiver<Option<Epoch>>,
+    readiness: &Readiness,
+    epoch: Epoch,
+    every: Duration,
+) {
+    readiness.not(RECONCILED, "waiting for the registration");
+    if registered.wait_for(|registered| *registered == Some(epoch)).await.is_err() {
+        return;
+    }
+    readiness.ok(REGISTERED);
+    readiness.not(RECONCILED, "comparing with the conductor's records");
+    loop {
+        bring_in_line(agent, conductor).await;
+        agent.reconciled().set(epoch);
+        readiness.ok(RECONCILED);
+        sleep(jittered(every)).await;
     }
 }
 
@@ -165,12 +184,14 @@ async fn bring_in_line(agent: &impl Agent, conductor: &Conductor) {
 async fn publish<A: Agent>(agent: Arc<A>, conductor: Conductor) {
     let (mut changes, mut admin, mut epochs) =
         (agent.changes(), agent.admin().subscribe(), conductor.epochs());
+    let mut reconciled = agent.reconciled().subscribe();
     loop {
         agent.publish();
         let changed = tokio::select! {
             changed = changes.changed() => changed,
             changed = admin.changed() => changed,
             changed = epochs.changed() => changed,
+            changed = reconciled.changed() => changed,
         };
         if changed.is_err() {
             return;

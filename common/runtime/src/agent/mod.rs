@@ -25,6 +25,7 @@ pub mod orphans;
 mod outbox;
 pub mod publisher;
 pub mod reconcile;
+pub mod reconciled;
 pub mod register;
 pub mod reporter;
 pub mod simulated;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use kilonova_model::Epoch;
 use kilonova_proto::conductor::v1::RegisterHostRequest;
 use kilonova_rpc::backoff::{Backoff, BackoffPolicy};
 use tokio::sync::watch;
@@ -11,30 +12,30 @@ use tokio::time::sleep;
 use super::admin::Admin;
 use super::conductor::Conductor;
 
-/// Registers for ever. `about` says what does not change; `registered` is set with the first answer.
+/// Registers for ever. `about` says what does not change; `registered` is the incarnation that a conductor knows.
 pub async fn keep_registered(
     conductor: Conductor,
     about: RegisterHostRequest,
     every: Duration,
     admin: Admin,
-    registered: watch::Sender<bool>,
+    registered: watch::Sender<Option<Epoch>>,
 ) {
     let mut epochs = conductor.epochs();
     let mut backoff = Backoff::new(BackoffPolicy::reconnect());
     let mut waiting = false;
     loop {
-        epochs.mark_unchanged();
+        let epoch = *epochs.borrow_and_update();
         let asked = admin.version();
         let aggregates_revision = admin.current().placement.aggregates_revision;
         let request = RegisterHostRequest { aggregates_revision, ..about.clone() };
-        let pause = match conductor.register(request).await {
+        let pause = match conductor.register(epoch, request).await {
             Ok(word) => {
                 let enabled = word.enabled;
                 admin.answered(word, asked);
-                if std::mem::take(&mut waiting) || !*registered.borrow() {
-                    tracing::info!(enabled, epoch = %conductor.epoch(), "registered with a conductor");
+                if std::mem::take(&mut waiting) || *registered.borrow() != Some(epoch) {
+                    tracing::info!(enabled, %epoch, "registered with a conductor");
                 }
-                registered.send_replace(true);
+                registered.send_replace(Some(epoch));
                 backoff.reset();
                 jittered(every)
             }

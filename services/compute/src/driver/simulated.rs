@@ -8,7 +8,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
 use kilonova_proto::types::v1::{Image, InstanceAddress};
 use kilonova_runtime::agent::ledger::Stamp;
-use kilonova_runtime::agent::simulated::{Entry, Faults, Hang, Journal, JournalError, Latency, Record};
+use kilonova_runtime::agent::simulated::{Call, Entry, Hang, Journal, JournalError, Record, Verbs};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Begins, Device, Driver, Guest, GuestFacts, GuestSpec, HostFigures, Move, PowerAct};
-use crate::config::Config;
+use crate::config::{Config, Verb};
 use crate::share::Share;
 
 /// The simulated hypervisor.
@@ -25,33 +25,8 @@ pub struct Simulated {
     journal: Journal,
     guests: Mutex<BTreeMap<InstanceId, Known>>,
     figures: HostFigures,
-    latency: Latency,
+    verbs: Verbs<Verb>,
     hang: Hang,
-    faults: Faults,
-    fails: Fails,
-}
-
-/// What fails of what is asked of guests that are there.
-#[derive(Debug)]
-struct Fails {
-    power: Faults,
-    attach: Faults,
-    rebuild: Faults,
-    hand_over: Faults,
-    take_over: Faults,
-}
-
-impl Fails {
-    fn of(&self, change: &Change) -> Option<&Faults> {
-        match change {
-            Change::Power(_) => Some(&self.power),
-            Change::Attach { .. } => Some(&self.attach),
-            Change::Rebuild { .. } => Some(&self.rebuild),
-            Change::Move(Move::HandOver { .. }) => Some(&self.hand_over),
-            Change::Move(Move::TakeOver { .. }) => Some(&self.take_over),
-            Change::Move(Move::TakeBack { .. }) | Change::Detach { .. } => None,
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -99,6 +74,18 @@ impl Change {
             Self::Move(Move::HandOver { .. }) => "hand_over",
             Self::Move(Move::TakeOver { .. }) => "take_over",
             Self::Move(Move::TakeBack { .. }) => "take_back",
+        }
+    }
+
+    fn verb(&self) -> Verb {
+        match self {
+            Self::Power(_) => Verb::Power,
+            Self::Attach { .. } => Verb::Attach,
+            Self::Detach { .. } => Verb::Detach,
+            Self::Rebuild { .. } => Verb::Rebuild,
+            Self::Move(Move::HandOver { .. }) => Verb::HandOver,
+            Self::Move(Move::TakeOver { .. }) => Verb::TakeOver,
+            Self::Move(Move::TakeBack { .. }) => Verb::TakeBack,
         }
     }
 
@@ -172,16 +159,8 @@ impl Simulated {
                 capabilities: driver.capabilities.clone(),
                 cached_images: driver.cached_images.clone(),
             },
-            latency: driver.latency(),
+            verbs: driver.verbs(),
             hang: Hang::in_dir(&config.data_dir),
-            faults: driver.faults(),
-            fails: Fails {
-                power: Faults { rate: 0.0, rules: driver.power_fail.clone() },
-                attach: Faults { rate: 0.0, rules: driver.attach_fail.clone() },
-                rebuild: Faults { rate: 0.0, rules: driver.rebuild_fail.clone() },
-                hand_over: Faults { rate: 0.0, rules: driver.hand_over_fail.clone() },
-                take_over: Faults { rate: 0.0, rules: driver.take_over_fail.clone() },
-            },
         })
     }
 
@@ -205,22 +184,29 @@ impl Simulated {
         change: Change,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
-        self.latency.pass(cancel).await?;
+        let verb = self.verbs.of(change.verb());
+        verb.pass(cancel).await?;
         let mut guests = self.guests.lock();
         let Some(known) = guests.get_mut(&id) else {
             return Err(Error::new(Reason::InstanceNotFound, format!("no guest {id}")).with("id", id));
         };
-        let faults = self.fails.of(&change);
-        if let Some(Err(error)) =
-            faults.map(|faults| faults.check(&known.name, stamp.attempt, rand::random()))
-        {
+        let text = id.to_string();
+        let call = Call { id: &text, name: &known.name, attempt: stamp.attempt };
+        if let Err(error) = verb.fails(call) {
             let detail = json!({ "error": error.message, "change": change });
             self.write("change_failed", id, &known.name, stamp, detail)?;
             return Err(error);
         }
+        let lost = verb.loses(call);
         self.write(change.op(), id, &known.name, stamp, json!(change))?;
         known.change(stamp, change);
-        Ok(known.facts(id))
+        lost.map(|()| known.facts(id))
+    }
+
+    async fn question(&self, verb: Verb) -> Result<(), Error> {
+        let verb = self.verbs.of(verb);
+        verb.pass_whole().await;
+        verb.fails(Call::QUESTION)
     }
 
     fn write(
@@ -275,6 +261,7 @@ fn address(id: InstanceId) -> InstanceAddress {
 #[async_trait]
 impl Driver for Simulated {
     async fn list(&self) -> Result<Vec<Guest>, Error> {
+        self.question(Verb::List).await?;
         let guests = self.guests.lock();
         let guest = |(&id, known): (&InstanceId, &Known)| Guest {
             id,
@@ -294,8 +281,11 @@ impl Driver for Simulated {
         spec: &GuestSpec,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
-        let passed = self.latency.pass(cancel).await;
-        let result = passed.and_then(|()| self.faults.check(&spec.name, stamp.attempt, rand::random()));
+        let verb = self.verbs.of(Verb::Spawn);
+        let text = id.to_string();
+        let call = Call { id: &text, name: &spec.name, attempt: stamp.attempt };
+        let passed = verb.pass(cancel).await;
+        let result = passed.and_then(|()| verb.fails(call));
         if let Err(error) = result {
             self.write("spawn_failed", id, &spec.name, stamp, json!({ "error": error.message }))?;
             return Err(error);
@@ -313,7 +303,7 @@ impl Driver for Simulated {
         let known = Known::new(spec.name.clone(), stamp, birth);
         let facts = known.facts(id);
         guests.insert(id, known);
-        Ok(facts)
+        verb.loses(call).map(|()| facts)
     }
 
     async fn power(
@@ -369,11 +359,22 @@ impl Driver for Simulated {
     }
 
     async fn destroy(&self, id: InstanceId, stamp: Stamp) -> Result<(), Error> {
+        let verb = self.verbs.of(Verb::Destroy);
+        if self.guests.lock().contains_key(&id) {
+            verb.pass_whole().await;
+        }
         let mut guests = self.guests.lock();
         let Some(known) = guests.get(&id) else { return Ok(()) };
+        let text = id.to_string();
+        let call = Call { id: &text, name: &known.name, attempt: stamp.attempt };
+        if let Err(error) = verb.fails(call) {
+            self.write("destroy_failed", id, &known.name, stamp, json!({ "error": error.message }))?;
+            return Err(error);
+        }
+        let lost = verb.loses(call);
         self.write("destroy", id, &known.name, stamp, Value::Null)?;
         guests.remove(&id);
-        Ok(())
+        lost
     }
 
     async fn power_state(&self, id: InstanceId) -> Result<Option<PowerState>, Error> {
@@ -382,6 +383,7 @@ impl Driver for Simulated {
 
     async fn figures(&self) -> Result<HostFigures, Error> {
         self.hang.pass().await;
+        self.question(Verb::Figures).await?;
         let guests = self.guests.lock();
         let used = guests.values().map(|known| &known.image).filter(|image| !image.is_empty());
         let cached: BTreeSet<&String> = self.figures.cached_images.iter().chain(used).collect();

@@ -23,8 +23,9 @@ use kilonova_rpc::server::Served;
 use kilonova_runtime::agent::simulated::{Entry, FailRule};
 use kilonova_runtime::config::Period;
 use kilonova_runtime::{Launch, LaunchOptions, Running};
-use kilonova_store::SharedStore;
 use kilonova_store::embedded::EmbeddedStore;
+use kilonova_store::keys::Keys;
+use kilonova_store::{SharedStore, Txn};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -42,6 +43,8 @@ pub struct Conductor {
     pub registrations: Arc<Mutex<Vec<RegisterHostRequest>>>,
     /// How often it was asked what belongs on the host.
     pub listed: watch::Sender<u64>,
+    /// Whether it does not answer that.
+    pub mute: watch::Sender<bool>,
     told: mpsc::UnboundedSender<InstanceReport>,
 }
 
@@ -74,6 +77,7 @@ impl ReportService for Conductor {
         request: Request<ListHostInstancesRequest>,
     ) -> Result<Response<ListHostInstancesResponse>, Status> {
         self.listed.send_modify(|listed| *listed += 1);
+        let _ = self.mute.subscribe().wait_for(|mute| !*mute).await;
         let from: usize = request.into_inner().page_token.parse().unwrap_or(0);
         let records = self.records.lock();
         let instances: Vec<Instance> = records.iter().skip(from).take(2).cloned().collect();
@@ -147,6 +151,7 @@ impl Cell {
             records: Arc::default(),
             registrations: Arc::default(),
             listed: watch::Sender::new(0),
+            mute: watch::Sender::new(false),
             told,
         };
         let registry = Registry::new(store.clone(), CellName::parse("test").unwrap());
@@ -199,6 +204,10 @@ impl Cell {
         self.peers.call_host(ServiceKind::Compute, &name(HOST))
     }
 
+    pub async fn reachable(&self) {
+        self.channel().wait_ready(Instant::now() + SOON).await.unwrap();
+    }
+
     pub fn client(&self) -> ComputeServiceClient<Channel> {
         ComputeServiceClient::new(self.channel())
     }
@@ -236,6 +245,30 @@ impl Cell {
 
     pub async fn report(&mut self) -> InstanceReport {
         timeout(SOON, self.reports.recv()).await.expect("a report in time").unwrap()
+    }
+
+    /// Takes the agent's registration from the registry, as the end of its lease would.
+    pub async fn lose_registration(&self) {
+        let keys = Keys::new(&CellName::parse("test").unwrap());
+        let txn = Txn::new().delete(keys.endpoint(ServiceKind::Compute, &name(HOST)));
+        self.store.txn(txn).await.unwrap();
+    }
+
+    /// Waits until the agent is as wished.
+    pub async fn until(&self, wished: impl Fn(&Running) -> bool) {
+        let agent = self.agent.as_ref().unwrap();
+        let wait = async {
+            while !wished(agent) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, wait).await.expect("as wished in time");
+    }
+
+    /// Waits until the agent has asked more often what belongs to it.
+    pub async fn until_listed(&self, before: u64) {
+        let mut listed = self.conductor.listed.subscribe();
+        timeout(SOON, listed.wait_for(|listed| *listed > before)).await.expect("asked").unwrap();
     }
 
     /// Waits until the agent has compared what it has with the records that there are now.

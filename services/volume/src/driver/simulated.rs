@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use kilonova_model::{Epoch, Error, HostName, Reason, SnapshotId, VolumeId};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_runtime::agent::ledger::Stamp;
-use kilonova_runtime::agent::simulated::{Entry, Faults, Hang, Journal, JournalError, Latency, Record};
+use kilonova_runtime::agent::simulated::{Call, Entry, Hang, Journal, JournalError, Record, Verbs};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{BackendFigures, Driver, PoolFigures, SnapshotOrder, Stored, StoredSnapshot, VolumeOrder};
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, PoolConfig, Verb};
 use crate::pools::Share;
 
 /// The simulated backend.
@@ -21,14 +21,10 @@ use crate::pools::Share;
 pub struct Simulated {
     journal: Journal,
     volumes: Mutex<BTreeMap<VolumeId, Known>>,
-    /// The snapshots, with their volumes and the commands that made them.
-    snapshots: Mutex<BTreeMap<SnapshotId, (VolumeId, Stamp)>>,
+    snapshots: Mutex<BTreeMap<SnapshotId, Kept>>,
     pools: Vec<PoolConfig>,
-    latency: Latency,
+    verbs: Verbs<Verb>,
     hang: Hang,
-    faults: Faults,
-    extend_faults: Faults,
-    snapshot_faults: Faults,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +35,15 @@ struct Known {
     act: Option<Kind>,
     /// The hosts that reach it.
     exports: BTreeSet<String>,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq)]
+struct Kept {
+    name: String,
+    volume: VolumeId,
+    /// The command that made it.
+    stamp: Stamp,
 }
 
 impl Known {
@@ -60,11 +65,8 @@ impl Simulated {
             volumes: Mutex::new(replay(&entries)),
             snapshots: Mutex::new(replay_snapshots(&entries)),
             pools: config.driver.pools.clone(),
-            latency: config.driver.latency(),
+            verbs: config.driver.verbs(),
             hang: Hang::in_dir(&config.data_dir),
-            faults: config.driver.faults(),
-            extend_faults: config.driver.extend_faults(),
-            snapshot_faults: config.driver.snapshot_faults(),
         })
     }
 
@@ -78,6 +80,12 @@ impl Simulated {
             stamp: Stamp::default(),
             detail,
         })
+    }
+
+    async fn question(&self, verb: Verb) -> Result<(), Error> {
+        let verb = self.verbs.of(verb);
+        verb.pass_whole().await;
+        verb.fails(Call::QUESTION)
     }
 
     fn write(
@@ -154,13 +162,13 @@ fn replay(entries: &[Entry]) -> BTreeMap<VolumeId, Known> {
 }
 
 /// The snapshots that are there at the end of a journal.
-fn replay_snapshots(entries: &[Entry]) -> BTreeMap<SnapshotId, (VolumeId, Stamp)> {
+fn replay_snapshots(entries: &[Entry]) -> BTreeMap<SnapshotId, Kept> {
     let mut snapshots = BTreeMap::new();
     for entry in entries {
         let Ok(id) = SnapshotId::parse(&entry.id) else { continue };
         match (entry.op.as_str(), entry.detail["volume"].as_str().and_then(|text| text.parse().ok())) {
             ("create_snapshot", Some(volume)) => {
-                snapshots.insert(id, (volume, entry.stamp()));
+                snapshots.insert(id, Kept { name: entry.name.clone(), volume, stamp: entry.stamp() });
             }
             ("delete_snapshot", _) => {
                 snapshots.remove(&id);
@@ -174,6 +182,7 @@ fn replay_snapshots(entries: &[Entry]) -> BTreeMap<SnapshotId, (VolumeId, Stamp)
 #[async_trait]
 impl Driver for Simulated {
     async fn list(&self) -> Result<Vec<Stored>, Error> {
+        self.question(Verb::List).await?;
         let volumes = self.volumes.lock();
         let stored = |(&id, known): (&VolumeId, &Known)| Stored {
             id,
@@ -193,10 +202,12 @@ impl Driver for Simulated {
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
         let name = &order.spec.name;
-        let passed = self.latency.pass(cancel).await;
-        let result = passed
-            .and_then(|()| self.faults.check(name, stamp.attempt, rand::random()))
-            .and_then(|()| self.check_source(&order.spec.snapshot_id));
+        let verb = self.verbs.of(Verb::Create);
+        let text = id.to_string();
+        let call = Call { id: &text, name, attempt: stamp.attempt };
+        let passed = verb.pass(cancel).await;
+        let result =
+            passed.and_then(|()| verb.fails(call)).and_then(|()| self.check_source(&order.spec.snapshot_id));
         if let Err(error) = result {
             self.write("create_failed", id, name, stamp, json!({ "error": error.message }))?;
             return Err(error);
@@ -204,15 +215,26 @@ impl Driver for Simulated {
         let mut volumes = self.volumes.lock();
         self.write("create", id, name, stamp, json!(order.share))?;
         volumes.insert(id, Known::new(name, stamp, order.share.clone()));
-        Ok(())
+        verb.loses(call)
     }
 
     async fn delete(&self, id: VolumeId, stamp: Stamp) -> Result<(), Error> {
+        let verb = self.verbs.of(Verb::Delete);
+        if self.volumes.lock().contains_key(&id) {
+            verb.pass_whole().await;
+        }
         let mut volumes = self.volumes.lock();
         let Some(known) = volumes.get(&id) else { return Ok(()) };
+        let text = id.to_string();
+        let call = Call { id: &text, name: &known.name, attempt: stamp.attempt };
+        if let Err(error) = verb.fails(call) {
+            self.write("delete_failed", id, &known.name, stamp, json!({ "error": error.message }))?;
+            return Err(error);
+        }
+        let lost = verb.loses(call);
         self.write("delete", id, &known.name, stamp, Value::Null)?;
         volumes.remove(&id);
-        Ok(())
+        lost
     }
 
     async fn extend(
@@ -222,22 +244,27 @@ impl Driver for Simulated {
         size_gib: u32,
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
-        self.latency.pass(cancel).await?;
+        let verb = self.verbs.of(Verb::Extend);
+        verb.pass(cancel).await?;
         let mut volumes = self.volumes.lock();
         let Some(known) = volumes.get_mut(&id) else {
             return Err(Error::new(Reason::VolumeNotFound, format!("no volume {id}")).with("id", id));
         };
-        self.extend_faults.check(&known.name, stamp.attempt, rand::random())?;
+        let text = id.to_string();
+        let call = Call { id: &text, name: &known.name, attempt: stamp.attempt };
+        verb.fails(call)?;
+        let lost = verb.loses(call);
         self.write("extend", id, &known.name, stamp, json!({ "size_gib": size_gib }))?;
         known.share.size_gib = known.share.size_gib.max(size_gib);
         (known.stamp, known.act) = (stamp, Some(Kind::Extend));
-        Ok(())
+        lost
     }
 
     async fn list_snapshots(&self) -> Result<Vec<StoredSnapshot>, Error> {
+        self.question(Verb::List).await?;
         let snapshots = self.snapshots.lock();
         let stored =
-            |(&id, &(volume, stamp)): (&SnapshotId, &(VolumeId, Stamp))| StoredSnapshot { id, volume, stamp };
+            |(&id, kept): (&SnapshotId, &Kept)| StoredSnapshot { id, volume: kept.volume, stamp: kept.stamp };
         Ok(snapshots.iter().map(stored).collect())
     }
 
@@ -248,8 +275,11 @@ impl Driver for Simulated {
         order: &SnapshotOrder,
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
-        self.latency.pass(cancel).await?;
-        self.snapshot_faults.check(&order.name, stamp.attempt, rand::random())?;
+        let verb = self.verbs.of(Verb::CreateSnapshot);
+        let text = id.to_string();
+        let call = Call { id: &text, name: &order.name, attempt: stamp.attempt };
+        verb.pass(cancel).await?;
+        verb.fails(call)?;
         let mut snapshots = self.snapshots.lock();
         if !self.volumes.lock().contains_key(&order.volume) {
             let message = format!("no volume {}", order.volume);
@@ -257,41 +287,60 @@ impl Driver for Simulated {
         }
         let detail = json!({ "volume": order.volume.to_string() });
         self.write("create_snapshot", id, &order.name, stamp, detail)?;
-        snapshots.insert(id, (order.volume, stamp));
-        Ok(())
+        snapshots.insert(id, Kept { name: order.name.clone(), volume: order.volume, stamp });
+        verb.loses(call)
     }
 
     async fn delete_snapshot(&self, id: SnapshotId, stamp: Stamp) -> Result<(), Error> {
-        let mut snapshots = self.snapshots.lock();
-        if snapshots.contains_key(&id) {
-            self.write("delete_snapshot", id, "", stamp, Value::Null)?;
-            snapshots.remove(&id);
+        let verb = self.verbs.of(Verb::DeleteSnapshot);
+        if self.snapshots.lock().contains_key(&id) {
+            verb.pass_whole().await;
         }
-        Ok(())
+        let mut snapshots = self.snapshots.lock();
+        let Some(kept) = snapshots.get(&id) else { return Ok(()) };
+        let text = id.to_string();
+        let call = Call { id: &text, name: &kept.name, attempt: stamp.attempt };
+        verb.fails(call)?;
+        let lost = verb.loses(call);
+        self.write("delete_snapshot", id, "", stamp, Value::Null)?;
+        snapshots.remove(&id);
+        lost
     }
 
     async fn export(&self, id: VolumeId, host: &str) -> Result<BTreeMap<String, String>, Error> {
+        let verb = self.verbs.of(Verb::Export);
+        verb.pass_whole().await;
         let mut volumes = self.volumes.lock();
         let Some(known) = volumes.get_mut(&id) else {
             return Err(Error::new(Reason::VolumeNotFound, format!("no volume {id}")).with("id", id));
         };
+        let text = id.to_string();
+        let call = Call { id: &text, name: &known.name, attempt: known.stamp.attempt };
+        verb.fails(call)?;
         if !known.exports.contains(host) {
             self.write("export", id, &known.name, known.stamp, json!({ "host": host }))?;
             known.exports.insert(host.to_owned());
         }
+        verb.loses(call)?;
         let connection = [("protocol", "simulated".to_owned()), ("export", format!("{id}@{host}"))];
         Ok(connection.map(|(key, value)| (key.to_owned(), value)).into())
     }
 
     async fn unexport(&self, id: VolumeId, host: Option<&str>) -> Result<(), Error> {
+        let verb = self.verbs.of(Verb::Unexport);
+        verb.pass_whole().await;
         let mut volumes = self.volumes.lock();
         let Some(known) = volumes.get_mut(&id) else { return Ok(()) };
+        let text = id.to_string();
+        let call = Call { id: &text, name: &known.name, attempt: known.stamp.attempt };
+        verb.fails(call)?;
+        let lost = verb.loses(call);
         let leave = |one: &&String| host.is_none_or(|host| host == one.as_str());
         for host in known.exports.iter().filter(leave).cloned().collect::<Vec<_>>() {
             self.write("unexport", id, &known.name, known.stamp, json!({ "host": host }))?;
             known.exports.remove(&host);
         }
-        Ok(())
+        lost
     }
 
     async fn size(&self, id: VolumeId) -> Result<Option<u32>, Error> {
@@ -300,6 +349,7 @@ impl Driver for Simulated {
 
     async fn figures(&self) -> Result<BackendFigures, Error> {
         self.hang.pass().await;
+        self.question(Verb::Figures).await?;
         Ok(BackendFigures {
             pools: self.pools.iter().map(|pool| self.figures_of(pool)).collect(),
             driver: "simulated".to_owned(),

@@ -8,7 +8,8 @@ use kilonova_model::{CellName, HostName, ServiceKind, VolumeId, ZoneName};
 use kilonova_proto::conductor::v1::report_service_server::{ReportService, ReportServiceServer};
 use kilonova_proto::conductor::v1::{
     ListHostSnapshotsRequest, ListHostSnapshotsResponse, ListHostVolumesRequest, ListHostVolumesResponse,
-    RegisterHostRequest, RegisterHostResponse, ReportVolumesRequest, ReportVolumesResponse, VolumeReport,
+    RegisterHostRequest, RegisterHostResponse, ReportSnapshotsRequest, ReportSnapshotsResponse,
+    ReportVolumesRequest, ReportVolumesResponse, SnapshotReport, VolumeReport,
 };
 use kilonova_proto::types::v1::{Volume, VolumeSpec};
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
@@ -38,6 +39,7 @@ const SOON: Duration = Duration::from_secs(20);
 pub struct Conductor {
     records: Arc<Mutex<Vec<Volume>>>,
     told: mpsc::UnboundedSender<VolumeReport>,
+    told_of_snapshots: mpsc::UnboundedSender<SnapshotReport>,
 }
 
 #[tonic::async_trait]
@@ -59,6 +61,16 @@ impl ReportService for Conductor {
             let _ = self.told.send(report);
         }
         Ok(Response::new(ReportVolumesResponse {}))
+    }
+
+    async fn report_snapshots(
+        &self,
+        request: Request<ReportSnapshotsRequest>,
+    ) -> Result<Response<ReportSnapshotsResponse>, Status> {
+        for report in request.into_inner().reports {
+            let _ = self.told_of_snapshots.send(report);
+        }
+        Ok(Response::new(ReportSnapshotsResponse {}))
     }
 
     /// Two to a page, so that paging is gone through.
@@ -90,6 +102,7 @@ pub struct Cell {
     config: Config,
     pub agent: Option<Running>,
     reports: mpsc::UnboundedReceiver<VolumeReport>,
+    snapshot_reports: mpsc::UnboundedReceiver<SnapshotReport>,
     peers: Peers,
 }
 
@@ -147,7 +160,8 @@ impl Cell {
         let store: SharedStore = Arc::new(EmbeddedStore::open_temporary().unwrap());
         let dir = tempfile::tempdir().unwrap();
         let (told, reports) = mpsc::unbounded_channel();
-        let conductor = Conductor { records: Arc::default(), told };
+        let (told_of_snapshots, snapshot_reports) = mpsc::unbounded_channel();
+        let conductor = Conductor { records: Arc::default(), told, told_of_snapshots };
         let records = conductor.records.clone();
         let context = launch(&store, ServiceKind::Conductor, "conductor1").await.register().await.unwrap();
         let served = Served::all("kilonova.conductor.v1.ReportService");
@@ -157,7 +171,17 @@ impl Cell {
         let caller = Caller::new(ServiceKind::Conductor, name("test"));
         let peers = Peers::new(registry, caller, PeersOptions::default());
         let config = Config { data_dir: dir.path().to_owned(), ..config };
-        let mut cell = Self { store, dir, records, _conductor: running, config, agent: None, reports, peers };
+        let mut cell = Self {
+            store,
+            dir,
+            records,
+            _conductor: running,
+            config,
+            agent: None,
+            reports,
+            snapshot_reports,
+            peers,
+        };
         cell.start_agent().await;
         cell
     }
@@ -229,6 +253,20 @@ impl Cell {
 
     pub async fn report(&mut self) -> VolumeReport {
         timeout(SOON, self.reports.recv()).await.expect("a report in time").unwrap()
+    }
+
+    pub async fn snapshot_report(&mut self) -> SnapshotReport {
+        timeout(SOON, self.snapshot_reports.recv()).await.expect("a report in time").unwrap()
+    }
+
+    /// Waits until the agent's account of itself is as wished.
+    pub async fn until(&self, wished: impl Fn(&serde_json::Value) -> bool) {
+        let wait = async {
+            while !wished(&self.agent()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, wait).await.expect("as wished in time");
     }
 
     fn journal(&self) -> PathBuf {

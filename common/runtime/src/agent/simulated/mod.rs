@@ -2,6 +2,8 @@
 
 mod faults;
 mod journal;
+mod verbs;
 
 pub use faults::{FailRule, Faults, Hang, Latency};
 pub use journal::{Entry, Journal, JournalError, Record};
+pub use verbs::{Call, Verb, VerbConfig, Verbs};
