@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use kilonova_model::time::timestamp;
+use kilonova_proto::types::v1::Outcome;
 use kilonova_proto::types::v1::action::Kind;
 
 use super::guests::Guests;
@@ -64,6 +65,8 @@ fn is_moved_at(world: &World, id: &str, at: SystemTime) -> bool {
             Kind::Resize | Kind::Migrate | Kind::LiveMigrate | Kind::RevertResize | Kind::Evacuate
         );
         let begun = action.start_time.as_ref().is_some_and(|start| moment(start) <= at);
-        moves && begun && action.end_time.as_ref().is_none_or(|end| at <= moment(end))
+        // What a delete ended may still be under way; the delete then takes all exports back.
+        let superseded = action.outcome() == Outcome::Superseded;
+        moves && begun && (superseded || action.end_time.as_ref().is_none_or(|end| at <= moment(end)))
     })
 }

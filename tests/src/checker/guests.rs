@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kilonova_proto::types::v1::instance::State;
 
-use super::{Findings, World};
+use super::{Expected, Findings, World};
 use crate::journal::Line;
 
 const GUESTS: &str = "guests are records";
@@ -83,7 +83,7 @@ fn record_keeps(world: &World, id: &str, host: &str) -> bool {
 }
 
 /// Every guest has its record there, and every record that should have one its guest.
-pub fn as_recorded(world: &World, findings: &mut Findings) {
+pub fn as_recorded(world: &World, expected: &Expected, findings: &mut Findings) {
     let guests = left(world);
     for ((host, id), guest) in &guests {
         let instance = world.instances.get(id).and_then(|record| record.instance.as_ref());
@@ -95,7 +95,8 @@ pub fn as_recorded(world: &World, findings: &mut Findings) {
         let kept = record_keeps(world, id, host);
         let well = matches!(state, State::Active | State::Stopped | State::Error | State::Resized);
         let here = kept || (instance.host == *host && well);
-        findings.add_unless(here, GUESTS, id, || {
+        // A host that never came back could not be told to remove it.
+        findings.add_unless(here || expected.is_away(host), GUESTS, id, || {
             format!("a guest is on {host}, and its record is {} on {:?}", state.as_str_name(), instance.host)
         });
         let judged = here && !kept && matches!(state, State::Active | State::Stopped);

@@ -96,7 +96,7 @@ pub fn settling(world: &World, expected: &Expected) -> Vec<Violation> {
     finals::acknowledged(world, expected, &mut findings);
     finals::only_what_was_asked(world, expected, &mut findings);
     finals::receipts(world, expected, &mut findings);
-    guests::as_recorded(world, &mut findings);
+    guests::as_recorded(world, expected, &mut findings);
     volumes::as_recorded(world, expected, &mut findings);
     attachments::agree(world, &mut findings);
     counts::usage(world, &mut findings);

@@ -250,11 +250,8 @@ impl Hosts {
         let mut client = SchedulerServiceClient::new(self.callers.peers.call(ServiceKind::Scheduler));
         let page_size = i32::try_from(names.len()).unwrap_or(i32::MAX);
         let states = if kind == ServiceKind::Compute {
-            let mut request = Call::new(scheduler::ListHostStatesRequest {
-                page_size,
-                hosts: names,
-                ..Default::default()
-            });
+            let mut request =
+                Call::new(scheduler::ListHostStatesRequest { page_size, hosts: names, ..Default::default() });
             request.set_timeout(STATES_DEADLINE);
             client.list_host_states(request).await.map(|answer| answer.into_inner().hosts)
         } else {
