@@ -119,7 +119,7 @@ impl Hand {
 
     /// Puts the store back to the copy, or empties it if none was made. From then on nothing may be removed.
     pub async fn put_store_back(&self) {
-        self.keep_all();
+        self.outages.set_back();
         self.done(Deed::PutBack).await;
     }
 }

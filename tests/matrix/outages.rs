@@ -15,8 +15,10 @@ struct All {
     outages: Vec<Outage>,
     /// The hosts that nobody starts again.
     for_good: Vec<String>,
-    /// Since when the store is not what it was.
+    /// Since when nothing may be removed.
     kept_since: Option<SystemTime>,
+    /// Whether the store was replaced.
+    is_set_back: bool,
 }
 
 impl Outages {
@@ -52,6 +54,17 @@ impl Outages {
     /// From now on nothing may be removed: the store is not what it was, or a host not who it was.
     pub fn keep_all(&self) {
         self.0.lock().kept_since.get_or_insert(SystemTime::now());
+    }
+
+    /// The store is replaced.
+    pub fn set_back(&self) {
+        self.keep_all();
+        self.0.lock().is_set_back = true;
+    }
+
+    /// Whether the store was replaced.
+    pub fn is_set_back(&self) -> bool {
+        self.0.lock().is_set_back
     }
 
     /// All there were.

@@ -190,6 +190,7 @@ impl Judge {
                 aftermath: Duration::ZERO,
                 unnoticed: UNNOTICED,
                 kept_since: self.outages.kept_since(),
+                is_set_back: self.outages.is_set_back(),
             };
             let settles = !self.rests || checker::settling(&world, &expected).is_empty();
             if (settles && !on_its_way) || start.elapsed() > SETTLE {

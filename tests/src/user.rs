@@ -397,6 +397,17 @@ impl User {
         Ok(created.await?.into_inner().server_group.unwrap_or_default().id)
     }
 
+    /// The instances on a host.
+    pub async fn instances_on(&self, host: &str) -> Vec<String> {
+        let request = api::ListInstancesRequest { host: host.to_owned(), ..Default::default() };
+        let listed = self.ask(|api, _| {
+            let request = request.clone();
+            async move { api.instances().list_instances(request).await }
+        });
+        let instances = listed.await.map(|answer| answer.into_inner().instances).unwrap_or_default();
+        instances.into_iter().map(|instance| instance.id).collect()
+    }
+
     /// The host an instance is on.
     pub async fn instance_host(&self, id: &str) -> Option<String> {
         Some(self.apis[0].get(id).await.ok()?.host).filter(|host| !host.is_empty())

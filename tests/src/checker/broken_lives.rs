@@ -244,3 +244,19 @@ fn the_history_of_a_snapshot_comes_to_an_end_too() {
     record.actions[0].set_outcome(pb::Outcome::InProgress);
     assert!(rules(&record).contains(&"history"));
 }
+
+#[test]
+fn a_stop_that_an_evacuation_overtook_is_as_was_asked() {
+    let stopped = |outcome: pb::Outcome| {
+        broken(|world, expected| {
+            asked(world, Kind::Stop, 12, Some(13), outcome);
+            asked(world, Kind::Evacuate, 13, Some(14), pb::Outcome::Succeeded);
+            shown(world, "i1").set_state(pb::instance::State::Stopped);
+            let power = json!({ "power": "stop" });
+            world.events.push(event(12, "h1", "power", "i1", (3, 1), power));
+            expected.wanted.insert("i1".into(), Want::Present);
+        })
+    };
+    assert_eq!(stopped(pb::Outcome::Superseded), Vec::<&str>::new());
+    assert_eq!(stopped(pb::Outcome::Failed), ["history"]);
+}

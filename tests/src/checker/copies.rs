@@ -58,7 +58,7 @@ fn judge(
 ) {
     let (id, at) = (event.line.id.as_str(), event.at);
     let Some(told) = told(world, id) else {
-        // A record that is gone was deleted, unless its user never asked for that: then it is the store that is not what it was.
+        // A record that is gone was deleted, unless its user never asked for that.
         let wanted = expected.wanted.get(id).is_some_and(|want| *want != Want::Absent);
         let again = world.events.iter().any(|later| {
             let makes = matches!(later.line.op.as_str(), "spawn" | "create" | "take_over" | "take_back");

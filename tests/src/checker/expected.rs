@@ -86,6 +86,8 @@ pub struct Expected {
     pub unnoticed: Duration,
     /// Since when the store is not what it was: from then on nothing may be removed.
     pub kept_since: Option<SystemTime>,
+    /// Whether the store was replaced: its records do not tell what was asked before, and are not judged by that.
+    pub is_set_back: bool,
 }
 
 impl Expected {

@@ -144,13 +144,19 @@ fn steps(id: &str, action: &pb::Action, findings: &mut Findings) {
     findings.add_unless(!must || some_failed, RULE, id, || format!("{kind} failed, and no step of it did"));
 }
 
-/// What was done last with its power is what it is.
+/// What was done last with its power is what it is. What an evacuation overtook is as was asked once it was built again.
 fn power(id: &str, state: InstanceState, actions: &[pb::Action], findings: &mut Findings) {
-    let done = actions.iter().rev().find(|action| {
-        matches!(action.kind(), Kind::Create | Kind::Start | Kind::Stop | Kind::Reboot)
-            && action.outcome() == Outcome::Succeeded
-    });
-    let should = match done.map(pb::Action::kind) {
+    let succeeded = |action: &pb::Action| action.outcome() == Outcome::Succeeded;
+    let rebuilt = actions.iter().rposition(|action| action.kind() == Kind::Evacuate && succeeded(action));
+    let done = actions.iter().enumerate().rev().map(|(n, action)| (rebuilt > Some(n), action)).find(
+        |(overtaken, action)| {
+            let is_power =
+                matches!(action.kind(), Kind::Create | Kind::Start | Kind::Stop | Kind::Reboot);
+            let was_overtaken = *overtaken && action.outcome() == Outcome::Superseded;
+            is_power && (succeeded(action) || was_overtaken)
+        },
+    );
+    let should = match done.map(|(_, action)| action.kind()) {
         Some(Kind::Stop) => InstanceState::Stopped,
         Some(_) => InstanceState::Active,
         None => return,

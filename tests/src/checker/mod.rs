@@ -79,9 +79,11 @@ impl Findings {
 pub fn lasting(world: &World, expected: &Expected) -> Vec<Violation> {
     let mut findings = Findings::default();
     lifetimes::at_most_one(world, expected, &mut findings);
-    copies::last_is_kept(world, expected, &mut findings);
     copies::nothing_is_removed(world, expected, &mut findings);
-    exports::at_every_moment(world, expected, &mut findings);
+    if !expected.is_set_back {
+        copies::last_is_kept(world, expected, &mut findings);
+        exports::at_every_moment(world, expected, &mut findings);
+    }
     moments::nothing_stays_that_was_lost(world, expected, &mut findings);
     moments::each_command_once(world, &mut findings);
     moments::never_more_than_there_is(world, expected, &mut findings);
