@@ -116,6 +116,10 @@ reasons! {
     NoValidBackend = "NO_VALID_BACKEND" => FailedPrecondition;
     /// The host or backend no longer has room for what it was asked to take.
     ClaimRefused = "CLAIM_REFUSED" => FailedPrecondition;
+    /// The host or backend is still removing an earlier one of the same id, which holds its room.
+    StillRemoving = "STILL_REMOVING" => FailedPrecondition;
+    /// The host or backend has one of the same id that was made for another generation; it has to be removed first.
+    OlderGenerationPresent = "OLDER_GENERATION_PRESENT" => FailedPrecondition;
     /// The host's administrator does not let it take new work.
     HostDisabled = "HOST_DISABLED" => FailedPrecondition;
     /// The driver failed to make the guest or the volume.

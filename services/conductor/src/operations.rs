@@ -156,7 +156,7 @@ fn settle_all(instance: &mut pb::Instance) {
 }
 
 /// The instance has the volume, or has it no more.
-fn settle(instance: &mut pb::Instance, volume_id: &str, attached: bool) {
+pub fn settle(instance: &mut pb::Instance, volume_id: &str, attached: bool) {
     if attached {
         for attachment in instance.attachments.iter_mut().filter(|one| one.volume_id == volume_id) {
             attachment.set_state(AttachmentState::Attached);

@@ -38,6 +38,12 @@ impl Reason {
                 "ask for less, enable or add a backend, or relax the demands; the explanation says which filter removed what"
             }
             Self::ClaimRefused => "nothing: another host is tried; add capacity if it keeps happening",
+            Self::StillRemoving => {
+                "nothing: another host is tried; if it lasts, look why that host's driver cannot remove it"
+            }
+            Self::OlderGenerationPresent => {
+                "nothing: what is there is removed and another host is tried; if it lasts, `kilonova audit` finds it"
+            }
             Self::HostDisabled => "enable the host, or let another take the work: `kilonova host enable`",
             Self::DriverFailed => "read that host's log: its hypervisor or storage refused the work",
             Self::BuildTimeout => "look whether that host is overloaded or hangs; another host is tried",

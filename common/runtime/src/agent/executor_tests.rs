@@ -451,7 +451,7 @@ async fn what_is_not_wanted_is_waited_for_and_what_a_newer_command_wants_is_not(
         answer.send(Ok(())).unwrap();
         bench.told().await;
     }
-    bench.make(8, at(2, 1)).unwrap();
+    bench.make(8, at(1, 2)).unwrap();
     let unwanted = |id| Record { id, stamp: at(1, 1), standing: Standing::Unwanted };
     let mut reconciled = bench.reconcile(vec![unwanted(7), unwanted(8)]);
     let (id, answer) = bench.asked_to_unmake().await;

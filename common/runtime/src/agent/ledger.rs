@@ -19,7 +19,11 @@
 //! - An older one is refused with STALE_GENERATION. At one stamp, unmake is newer than make: a make that arrives
 //!   after the unmake that was to undo it must not leave anything behind.
 //! - A make that was refused stays refused: its sender went elsewhere on the strength of that answer.
-//! - A newer make for something that is there, or being made, adopts it; there is never a second one.
+//! - A make that was repeated as a newer attempt, at the same generation, adopts what is there or being made; there is never a
+//!   second one.
+//! - A make at another generation asks for something else than what is there (another flavor, another image): it is refused
+//!   until that is unmade, and so is one of what is still being unmade. The refusal is remembered apart: the unmake that
+//!   clears the way is of an earlier attempt, and must not be taken for an older command.
 //! - An act is something done with what is there: it stays there, whether that succeeds or not.
 //!
 //! Pure: decides and remembers, does nothing. What ended (Failed, Refused, Gone) is forgotten when
@@ -161,8 +165,25 @@ struct Entry<M> {
     phase: Phase<M>,
     /// The newest act that ended, by its stamp.
     acted: Option<(Stamp, Acted)>,
+    /// The newest make that was refused because of what is there, and why.
+    refused: Option<(Stamp, Error)>,
     /// Its place among those that ended.
     ended: Option<u64>,
+}
+
+impl<M> Entry<M> {
+    /// Whether what is there, or being made, is what a make at `stamp` asks for: it was made at that generation, and nothing was
+    /// done with it at that generation since, unless it is the same command again.
+    fn is_what_was_asked_at(&self, stamp: Stamp) -> bool {
+        let acted = self.acted.as_ref().is_some_and(|(done, _)| done.generation == stamp.generation);
+        stamp == self.stamp || (stamp.generation == self.stamp.generation && !acted)
+    }
+
+    /// Remembers that a make is refused, for good: its sender goes elsewhere on the strength of that answer.
+    fn refuse(&mut self, stamp: Stamp, error: Error) -> Error {
+        self.refused = Some((stamp, error.clone()));
+        error
+    }
 }
 
 /// The ledger of one host.
@@ -201,26 +222,33 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
             if (stamp, Verb::Make) < (entry.stamp, entry.verb) {
                 return Err(stale(id, stamp, entry.stamp));
             }
+            match &entry.refused {
+                Some((refused, error)) if stamp == *refused => return Err(error.clone()),
+                Some((refused, _)) if entry.stamp < stamp && stamp < *refused => {
+                    return Err(stale(id, stamp, *refused));
+                }
+                _ => {}
+            }
             let again = stamp == entry.stamp;
+            let same = entry.is_what_was_asked_at(stamp);
             match &entry.phase {
-                Phase::Making(_) => {
+                Phase::Making(_) if same => {
                     entry.stamp = stamp;
                     return Ok(Make::Underway);
                 }
-                Phase::Acting(..) => return Ok(Make::Underway),
-                Phase::Settled(outcome @ Outcome::Ready(_), steps) => {
+                Phase::Acting(..) if again => return Ok(Make::Underway),
+                Phase::Settled(outcome @ Outcome::Ready(_), steps) if same => {
                     (entry.stamp, entry.verb) = (stamp, Verb::Make);
                     return Ok(Make::Report(conclusion(stamp, outcome, steps)));
+                }
+                Phase::Making(_) | Phase::Acting(..) | Phase::Settled(Outcome::Ready(_), _) => {
+                    return Err(entry.refuse(stamp, of_another_generation(id, stamp, entry.stamp)));
                 }
                 Phase::Settled(outcome @ Outcome::Failed(_), steps) if again => {
                     return Ok(Make::Report(conclusion(stamp, outcome, steps)));
                 }
                 Phase::Refused(error) if again => return Err(error.clone()),
-                Phase::Unmaking => {
-                    // Refused for good, as any other: from here on it is an older command.
-                    entry.stamp = stamp;
-                    return Err(still_unmaking(id));
-                }
+                Phase::Unmaking => return Err(entry.refuse(stamp, still_unmaking(id))),
                 Phase::Settled(Outcome::Failed(_) | Outcome::Gone, _) | Phase::Refused(_) => {}
             }
         }
@@ -443,18 +471,21 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
     }
 
     fn set(&mut self, id: K, stamp: Stamp, verb: Verb, phase: Phase<M>) {
+        let mut refused = None;
         let ended = phase.ended().then(|| {
             self.next_end += 1;
             self.ended.insert(self.next_end, id);
             self.next_end
         });
         self.busy += usize::from(phase.busy());
-        if let Some(old) = self.entries.insert(id, Entry { stamp, verb, phase, acted: None, ended }) {
+        if let Some(old) = self.entries.remove(&id) {
             self.busy -= usize::from(old.phase.busy());
             if let Some(place) = old.ended {
                 self.ended.remove(&place);
             }
+            refused = old.refused.filter(|(refused, _)| *refused > stamp);
         }
+        self.entries.insert(id, Entry { stamp, verb, phase, acted: None, refused, ended });
         while self.ended.len() > REMEMBERED {
             if let Some((_, oldest)) = self.ended.pop_first() {
                 self.entries.remove(&oldest);
@@ -482,7 +513,17 @@ fn still_busy(id: impl fmt::Display) -> Error {
 
 fn still_unmaking(id: impl fmt::Display) -> Error {
     let message = format!("{id}: an earlier one is still being removed and holds its room");
-    Error::new(Reason::ClaimRefused, message).with("id", id)
+    Error::new(Reason::StillRemoving, message).with("id", id)
+}
+
+fn of_another_generation(id: impl fmt::Display, asked: Stamp, there: Stamp) -> Error {
+    let message = format!(
+        "{id}: what is here is of {there} and is not what {asked} asks for; it has to be removed first"
+    );
+    Error::new(Reason::OlderGenerationPresent, message)
+        .with("id", id)
+        .with("generation", there.generation)
+        .with("attempt", there.attempt)
 }
 
 #[cfg(test)]

@@ -174,10 +174,47 @@ fn a_newer_make_adopts_what_is_there() {
 fn a_newer_make_while_unmaking_is_refused_for_good() {
     let mut book = ready(at(1, 1));
     assert_eq!(book.unmake(ID, at(1, 1)), Ok(Unmake::Start));
-    assert_eq!(refusal(book.make(ID, at(1, 2), no_claim)), Reason::ClaimRefused);
-    book.unmade(ID, None, Vec::new());
-    assert_eq!(refusal(book.make(ID, at(1, 2), no_claim)), Reason::StaleGeneration);
+    assert_eq!(refusal(book.make(ID, at(1, 2), no_claim)), Reason::StillRemoving);
+    assert_eq!(book.unmake(ID, at(1, 1)), Ok(Unmake::Underway), "the same unmake again is no older command");
+    assert_eq!(book.unmade(ID, None, Vec::new()).stamp, at(1, 1), "the attempt refused is not what is gone");
+    assert_eq!(refusal(book.make(ID, at(1, 2), no_claim)), Reason::StillRemoving);
     begun(&mut book, at(1, 3));
+}
+
+#[test]
+fn a_make_at_another_generation_is_refused_until_what_is_there_is_unmade() {
+    let mut restored = Book::default();
+    restored.restore(ID, at(2, 1), "guest", Some(Kind::LiveMigrate));
+    let mut acted = ready(at(1, 1));
+    assert!(matches!(act(&mut acted, at(2, 1)), Ok(Act::Start(_))));
+    let acting = {
+        let mut book = ready(at(1, 1));
+        assert!(matches!(act(&mut book, at(2, 1)), Ok(Act::Start(_))));
+        book
+    };
+    acted.acted(ID, Ok("stopped"), Vec::new()).unwrap();
+    for mut book in [ready(at(1, 1)), restored, acted, acting] {
+        assert_eq!(refusal(book.make(ID, at(3, 4), no_claim)), Reason::OlderGenerationPresent);
+        assert_eq!(refusal(book.make(ID, at(3, 4), no_claim)), Reason::OlderGenerationPresent);
+        assert_eq!(refusal(book.make(ID, at(3, 3), no_claim)), Reason::StaleGeneration);
+        assert!(book.unmake(ID, at(3, 1)).is_ok(), "the unmake that clears the way is of an earlier attempt");
+        book.unmade(ID, None, Vec::new());
+        assert_eq!(refusal(book.make(ID, at(3, 4), no_claim)), Reason::OlderGenerationPresent, "for good");
+        begun(&mut book, at(3, 5));
+    }
+    let mut making = Book::default();
+    begun(&mut making, at(1, 1));
+    assert_eq!(refusal(making.make(ID, at(2, 2), no_claim)), Reason::OlderGenerationPresent);
+    assert_eq!(making.made(ID, "guest", &[]).unwrap().stamp, at(1, 1));
+}
+
+#[test]
+fn what_was_changed_at_a_generation_is_not_what_a_make_at_it_asks_for() {
+    let mut book = ready(at(1, 1));
+    assert!(matches!(act(&mut book, at(2, 1)), Ok(Act::Start(_))));
+    book.acted(ID, Ok("handed over"), Vec::new()).unwrap();
+    assert_eq!(refusal(book.make(ID, at(2, 2), no_claim)), Reason::OlderGenerationPresent);
+    assert!(matches!(book.make(ID, at(2, 1), no_claim), Ok(Make::Report(_))), "the same command again");
 }
 
 #[test]

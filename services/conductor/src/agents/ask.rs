@@ -9,13 +9,40 @@ use kilonova_proto::scheduler::v1::scheduler_service_client::SchedulerServiceCli
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::outcome::{CallError, classify};
 
-use super::{Callers, GroupWish, refused, within};
+use super::{Callers, GroupWish, refused, step_id, within};
 use crate::hints::Directory;
 use crate::moves;
 use crate::placed::Placed;
 
 /// The longest a scheduler may think.
 const SELECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The local disk in GiB that an instance of a flavor takes with an image.
+#[must_use]
+pub fn disk_gib(flavor: &pb::Flavor, image: &pb::Image) -> u32 {
+    if flavor.disk_gib > 0 { flavor.disk_gib } else { image.min_disk_gib }
+}
+
+/// What a scheduler is asked for an instance that is to get another image where it is.
+#[must_use]
+pub fn rebuild_request(record: &InstanceRecord, image: &pb::Image) -> scheduler::SelectHostsRequest {
+    let instance = record.resource();
+    let flavor = instance.flavor.clone().unwrap_or_default();
+    let held = record.image.as_ref().map_or(0, |image| disk_gib(&flavor, image));
+    let force_host = instance.host.clone();
+    scheduler::SelectHostsRequest {
+        request_id: step_id(&instance.id, instance.generation, instance.attempt, "rebuild"),
+        flavor: Some(flavor),
+        image: Some(image.clone()),
+        count: 1,
+        hints: Some(pb::SchedulerHints { force_host, ..Default::default() }),
+        project_id: instance.project_id.clone(),
+        dry_run: true,
+        rebuild: true,
+        held_disk_gib: held,
+        ..Default::default()
+    }
+}
 
 impl Callers {
     /// Says in hosts what the user said in instances: a scheduler knows hosts only. An instance that has no host yet
@@ -85,8 +112,8 @@ impl Callers {
             excluded_hosts,
             hints: Some(hints),
             project_id: instance.project_id.clone(),
-            dry_run: false,
             server_group: group.hosts.clone(),
+            ..Default::default()
         }
     }
 

@@ -23,6 +23,8 @@ use kilonova_rpc::status::to_status;
 use kilonova_store::Txn;
 use tonic::Request;
 
+pub use ask::{disk_gib, rebuild_request};
+
 use crate::placed::{Placed, Site};
 use crate::records::Records;
 

@@ -9,7 +9,7 @@ use kilonova_proto::types::v1::drift::Kind;
 use kilonova_proto::types::v1::volume::State;
 
 use super::World;
-use super::finding::{Finding, Heal};
+use super::finding::{Finding, Heal, Settle};
 use super::world::{Standing, is_settled, standing, under_way};
 use crate::attach::is_of;
 use crate::cache::Entry;
@@ -73,9 +73,29 @@ fn without(world: &World, id: InstanceId, entry: &Entry<InstanceRecord>) -> Vec<
         let revision = volume.map_or(Revision(0), |volume| volume.revision);
         let finding =
             Finding::new(Kind::AttachmentDrift, id, format!("it has volume {volume_id}, and {why}"));
-        Some(finding.of(&instance.project_id).on(&instance.host).resting_on([entry.revision.0, revision.0]))
+        let finding =
+            finding.of(&instance.project_id).on(&instance.host).resting_on([entry.revision.0, revision.0]);
+        Some(match settle(world, id, entry, volume_id) {
+            Some(settle) => finding.healed_by(Heal::Settle(Box::new(settle))),
+            None => finding,
+        })
     };
     instance.attachments.iter().filter_map(|attachment| finding(&attachment.volume_id)).collect()
+}
+
+/// What an instance and a volume that it lists are to agree on: what its guest has. Nothing, while that is not known, or while the
+/// guest has a volume that is another's by its record.
+fn settle(world: &World, id: InstanceId, entry: &Entry<InstanceRecord>, volume_id: &str) -> Option<Settle> {
+    let there = world.computes.get(&entry.record.resource().host)?;
+    let guest = there.guests.get(&id).filter(|guest| guest.present && !guest.busy)?;
+    let attached = guest.volume_ids.iter().any(|one| one == volume_id);
+    let volume: Option<VolumeId> = volume_id.parse().ok();
+    let volume = volume.and_then(|volume| Some((volume, world.volumes.get(&volume)?.clone())));
+    let volume = volume.filter(|(_, entry)| is_of(entry.record.resource(), id));
+    if attached && volume.is_none() {
+        return None;
+    }
+    Some(Settle { instance: (id, entry.clone()), volume_id: volume_id.to_owned(), volume, attached })
 }
 
 /// The guests that have other volumes than their records.

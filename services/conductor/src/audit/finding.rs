@@ -76,8 +76,23 @@ pub enum Heal {
     Grow(VolumeId, Entry<VolumeRecord>, u32),
     /// A backend exports a volume to a host no longer.
     Disconnect(VolumeId, Entry<VolumeRecord>, String),
+    /// An instance and a volume that it lists agree again.
+    Settle(Box<Settle>),
     /// A volume is with its instance no longer. With the revision of the instance's record; none if there is none.
     Release(VolumeId, Entry<VolumeRecord>, Option<(InstanceId, Option<Revision>)>),
+}
+
+/// What an instance and a volume that it lists are to agree on.
+#[derive(Clone)]
+pub struct Settle {
+    /// The instance.
+    pub instance: (InstanceId, Entry<InstanceRecord>),
+    /// The volume; the revision of its record is 0 when there is none.
+    pub volume_id: String,
+    /// Its record, if it says that the volume is with this instance.
+    pub volume: Option<(VolumeId, Entry<VolumeRecord>)>,
+    /// Whether the instance has it, as its guest does; else both forget each other.
+    pub attached: bool,
 }
 
 /// Where something is, and the newest command that was taken for it there.
@@ -175,6 +190,8 @@ impl Heal {
             }
             Self::Grow(_, _, size) => format!("set its record to {size} GiB and count them"),
             Self::Disconnect(_, _, host) => format!("end its export to {host}"),
+            Self::Settle(settle) if settle.attached => "enter in both records that it is attached".to_owned(),
+            Self::Settle(_) => "take it off both records, and end its exports".to_owned(),
             Self::Release(..) => "end its exports and set it to AVAILABLE".to_owned(),
         }
     }

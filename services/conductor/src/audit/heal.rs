@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use kilonova_model::{Error, HostName, InstanceId, Revision, ServerGroupId, ServiceKind, VolumeId};
 use kilonova_proto::compute::v1 as compute;
 use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
-use kilonova_proto::conductor::v1::{ReportStatus, UsageRecord, VolumeRecord};
+use kilonova_proto::conductor::v1::{InstanceRecord, ReportStatus, UsageRecord, VolumeRecord};
 use kilonova_proto::types::v1::QuotaUsage;
 use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
@@ -14,14 +14,15 @@ use kilonova_rpc::peers::Channel;
 use kilonova_store::{Compare, Txn, TxnOutcome};
 use prost::Message;
 
-use super::finding::{At, Finding, Heal};
+use super::finding::{At, Finding, Heal, Settle};
 use super::look::Auditor;
 use crate::agents::connections::connector;
 use crate::agents::{self, COMMAND_DEADLINE, within};
-use crate::attach::release;
+use crate::attach::{complete, release};
 use crate::cache::Entry;
 use crate::db::Read;
 use crate::groups::Change;
+use crate::operations;
 use crate::placed::{Placed, Site};
 use crate::quota;
 use crate::records::{Records, Written};
@@ -100,6 +101,7 @@ impl Auditor {
             Heal::SnapshotLost(id, entry) => lost(&self.callers.snapshots, *id, entry).await,
             Heal::Grow(id, entry, size) => self.grow(*id, entry, *size).await,
             Heal::Disconnect(id, entry, host) => self.disconnect(*id, entry, Some(host)).await,
+            Heal::Settle(settle) => self.settle(settle).await,
             Heal::Release(id, entry, instance) => self.release(*id, entry, *instance).await,
         }
     }
@@ -164,6 +166,25 @@ impl Auditor {
         let request = volume::TerminateConnectionRequest { command: Some(command), connector };
         let channel = self.callers.host(ServiceKind::Volume, name.as_str(), epoch).map_err(words)?;
         taken(VolumeServiceClient::new(channel).terminate_connection(within(request, COMMAND_DEADLINE)).await)
+    }
+
+    /// An instance and a volume that it lists agree again, in one transaction on both.
+    async fn settle(&self, settle: &Settle) -> Healed {
+        let Settle { instance: (id, entry), volume_id, volume, attached } = settle;
+        let mut with = Txn::new();
+        if let Some((volume, of)) = volume {
+            if !attached {
+                self.disconnect(*volume, of, None).await?;
+            }
+            let mut record = VolumeRecord::clone(&of.record);
+            let change = if *attached { complete } else { release };
+            change(&mut record, SystemTime::now());
+            let key = VolumeRecord::key(&self.db.keys, *volume);
+            with = with.when(as_read(key.clone(), of.revision)).put(key, record.encode_to_vec());
+        }
+        let mut record = InstanceRecord::clone(&entry.record);
+        operations::settle(record.instance.get_or_insert_default(), volume_id, *attached);
+        written(self.callers.instances.write(*id, entry, record, None, with).await)
     }
 
     /// A volume is free again, as at the end of a detach.

@@ -19,6 +19,17 @@ use crate::placed::{Phase, Placed};
 use crate::plan::{Leave, Sent, Verb};
 use crate::shards::Fence;
 
+/// What a host may hold of a record after an attempt there came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Nothing.
+    Nothing,
+    /// Nothing of that attempt, something of earlier ones.
+    Earlier,
+    /// Something, or not.
+    Unknown,
+}
+
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
     pub(super) async fn build(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
         let Some(site) = entry.record.building_at() else { return Stepped::Stop(Next::Again) };
@@ -43,18 +54,22 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             }
             // The host says that it holds nothing.
             (CallError::Refused(_), Reason::ClaimRefused | Reason::HostDisabled) => {
-                self.attempt_failed(id, entry, fence, &cause, false).await
+                self.attempt_failed(id, entry, fence, &cause, Held::Nothing).await
             }
-            (CallError::Refused(_), _) => self.attempt_failed(id, entry, fence, &cause, true).await,
+            // It did nothing for this attempt, because of what it has of earlier ones.
+            (CallError::Refused(_), Reason::StillRemoving | Reason::OlderGenerationPresent) => {
+                self.attempt_failed(id, entry, fence, &cause, Held::Earlier).await
+            }
+            (CallError::Refused(_), _) => self.attempt_failed(id, entry, fence, &cause, Held::Unknown).await,
             (CallError::NotExecuted(_), reason)
                 if !entry.record.has_only_place()
                     && (matches!(reason, Reason::Draining | Reason::NoSuchHost)
                         || self.unreachable_for(id, site.attempt) >= UNREACHABLE_AFTER) =>
             {
-                self.attempt_failed(id, entry, fence, &cause, true).await
+                self.attempt_failed(id, entry, fence, &cause, Held::Unknown).await
             }
             _ if is_past(self.deadlines(id, &*entry.record).task, UNREACHABLE_AFTER) => {
-                self.attempt_failed(id, entry, fence, &cause, true).await
+                self.attempt_failed(id, entry, fence, &cause, Held::Unknown).await
             }
             _ => Stepped::Stop(Next::Retry),
         }
@@ -66,14 +81,21 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         entry: &Entry<P>,
         fence: &Fence,
         cause: &Error,
-        may_hold_something: bool,
+        held: Held,
     ) -> Stepped<P> {
         let now = SystemTime::now();
         let mut record = P::clone(&entry.record);
         let site = record.building_at().unwrap_or_default();
-        if !may_hold_something {
-            record.count_refusal();
-            record.drop_receipt(&site.host, site.attempt);
+        match held {
+            Held::Nothing => {
+                record.count_refusal();
+                record.drop_receipt(&site.host, site.attempt);
+            }
+            Held::Earlier => {
+                record.count_refusal();
+                record.drop_refused(&site.host, site.attempt);
+            }
+            Held::Unknown => {}
         }
         leave_host(&mut record, history::fault(cause, &site.host, site.attempt, now), now);
         self.store(id, entry, record, fence).await

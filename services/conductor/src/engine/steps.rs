@@ -7,6 +7,7 @@ use kilonova_runtime::reconcile::Next;
 use tokio::time::Instant;
 
 use super::Engine;
+use super::build::Held;
 use super::reach::Deadlines;
 use super::store::Stepped;
 use crate::agents::Agents;
@@ -36,7 +37,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Decision::LeaveHost(why) => {
                 let site = entry.record.building_at().unwrap_or_default();
                 let error = self.left(&site.host, why);
-                self.attempt_failed(id, entry, fence, &error, true).await
+                self.attempt_failed(id, entry, fence, &error, Held::Unknown).await
             }
             Decision::GiveUp => {
                 // With one place only, why it was not made there is why it failed.

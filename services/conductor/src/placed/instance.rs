@@ -227,3 +227,26 @@ impl Own for InstanceRecord {
         instance.update_time = Some(timestamp(now));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_was_refused_drops_its_own_receipt_only_if_another_says_that_something_is_there() {
+        let receipts = |sites: &[(&str, u32)]| -> Vec<Receipt> {
+            let receipt = |(host, attempt): &(&str, u32)| Receipt {
+                host: (*host).to_owned(),
+                attempt: *attempt,
+                create_time: None,
+            };
+            sites.iter().map(receipt).collect()
+        };
+        let mut record =
+            InstanceRecord { receipts: receipts(&[("h1", 1), ("h2", 2), ("h1", 3)]), ..Default::default() };
+        record.drop_refused("h1", 3);
+        assert_eq!(record.receipts, receipts(&[("h1", 1), ("h2", 2)]));
+        record.drop_refused("h2", 2);
+        assert_eq!(record.receipts, receipts(&[("h1", 1), ("h2", 2)]), "it is the only one at h2");
+    }
+}

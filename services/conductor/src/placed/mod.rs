@@ -224,6 +224,9 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn set_gone(&mut self, expiry: SystemTime, now: SystemTime);
     /// The host holds nothing of it any more, up to that attempt.
     fn drop_receipt(&mut self, host: &str, attempt: u32);
+    /// The host did nothing for that attempt, because of what it has of earlier ones: their receipts stay. Without any, this one
+    /// does, for it is then the only one that says that something is there.
+    fn drop_refused(&mut self, host: &str, attempt: u32);
 }
 
 macro_rules! shared {
@@ -292,6 +295,11 @@ macro_rules! shared {
         }
         fn drop_receipt(&mut self, host: &str, attempt: u32) {
             self.receipts.retain(|receipt| receipt.host != host || receipt.attempt > attempt);
+        }
+        fn drop_refused(&mut self, host: &str, attempt: u32) {
+            if self.receipts.iter().any(|receipt| receipt.host == host && receipt.attempt != attempt) {
+                self.receipts.retain(|receipt| receipt.host != host || receipt.attempt != attempt);
+            }
         }
         fn project_id(&self) -> &str {
             &self.resource().project_id

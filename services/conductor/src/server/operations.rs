@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use kilonova_model::{Error, FlavorId, ImageId, InstanceId};
+use kilonova_model::{Error, FlavorId, ImageId, InstanceId, Reason};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
 use kilonova_proto::types::v1 as pb;
@@ -11,6 +11,7 @@ use prost::Message;
 
 use super::{Conductor, checked, shown};
 use crate::accept::Request as Accepted;
+use crate::agents::rebuild_request;
 use crate::attach;
 use crate::moves::ask::{Ask, Asked as Move};
 use crate::moves::evacuate::Evacuate;
@@ -182,7 +183,25 @@ impl Conductor {
             id => self.images.get(&read_id::<ImageId>("image_id", id)?).await?,
         };
         requests::check_fit("image_id", &instance.flavor.clone().unwrap_or_default(), &image)?;
+        if entry.record.image.as_ref() != Some(&image) {
+            self.judge_rebuild(&entry.record, &image).await?;
+        }
         self.ask("RebuildInstance", request, Move::Rebuild(image), message).await
+    }
+
+    /// Refuses an image that a scheduler does not find fit for the instance's own host.
+    async fn judge_rebuild(&self, record: &InstanceRecord, image: &pb::Image) -> Result<(), Error> {
+        let answer = self.callers.select_hosts(rebuild_request(record, image)).await;
+        let answer = answer.map_err(|error| {
+            error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()))
+        })?;
+        if !answer.selections.is_empty() {
+            return Ok(());
+        }
+        let summary = answer.explanation.map(|explanation| explanation.summary).unwrap_or_default();
+        let host = &record.resource().host;
+        let message = format!("{host}, the instance's host, is not fit for image {}: {summary}", image.id);
+        Err(Error::new(Reason::NoValidHost, message).with("host", host).with("image_id", &image.id))
     }
 
     pub(super) async fn evacuate(

@@ -52,6 +52,29 @@ async fn a_refused_build_lands_elsewhere_and_ends_in_error_when_no_host_takes_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_refuses_because_of_what_it_has_keeps_its_receipt_until_it_says_that_nothing_is_left() {
+    for reason in [Reason::StillRemoving, Reason::OlderGenerationPresent] {
+        let cell = Cell::new(&["h1", "h2"]).await;
+        let conductor = cell.conductor("c1").await;
+        {
+            let mut world = cell.hosts.world.lock();
+            world.refusing = ["h1"].map(str::to_owned).into();
+            world.deaf = ["h1"].map(str::to_owned).into();
+            world.refusal = Some(reason);
+        }
+        let id = conductor.create("", 1).await.unwrap()[0];
+        let record = conductor.until(id, |i| i.state() == State::Active).await;
+        assert_eq!((record.resource().host.as_str(), record.refusals()), ("h2", 1));
+        let hosts: Vec<&str> = record.receipts.iter().map(|receipt| receipt.host.as_str()).collect();
+        assert_eq!(hosts, ["h1", "h2"], "{reason}");
+        cell.hosts.world.lock().deaf.clear();
+        let left = || conductor.records.cache.get(&id).is_some_and(|entry| entry.record.receipts.len() == 1);
+        eventually("h1 has said that nothing is left", || left().then_some(())).await;
+        assert_eq!(cell.hosts.world.lock().terminated, [(id, "h1".to_owned())]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scheduler_that_is_asked_again_is_told_where_it_was_tried() {
     let cell = Cell::new(&["h1", "h2", "h3"]).await;
     let conductor = cell.conductor_with("c1", Config { alternates: 0, ..Default::default() }).await;

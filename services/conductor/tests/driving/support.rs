@@ -56,6 +56,8 @@ pub struct World {
     pub terminated: Vec<(InstanceId, String)>,
     /// Hosts that refuse a build.
     pub refusing: BTreeSet<String>,
+    /// Why they do; there is no room if not given.
+    pub refusal: Option<Reason>,
     /// Every operation taken, by instance, host and generation.
     pub operations: Vec<(InstanceId, String, u64)>,
     /// Why hosts do not do what they take.
@@ -139,7 +141,7 @@ impl Agents<InstanceRecord> for Hosts {
         {
             let mut world = self.world.lock();
             if world.refusing.contains(&at.host) {
-                let refusal = Error::new(Reason::ClaimRefused, "no room");
+                let refusal = Error::new(world.refusal.unwrap_or(Reason::ClaimRefused), "not taken");
                 return Err(classify(to_status(&refusal)));
             }
             world.builds.push((id, at.host.clone(), at.attempt));

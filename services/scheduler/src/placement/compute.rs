@@ -304,6 +304,8 @@ pub struct ComputeDemand {
     pub image_id: Option<Symbol>,
     /// The server group it is a member of.
     pub group: Option<Group>,
+    /// Whether it is on its host already, and gets another image.
+    rebuild: bool,
 }
 
 impl Demand for ComputeDemand {
@@ -315,6 +317,10 @@ impl Demand for ComputeDemand {
 
     fn amount(&self) -> ComputeAmount {
         self.amount.clone()
+    }
+
+    fn is_rebuild(&self) -> bool {
+        self.rebuild
     }
 }
 
@@ -348,12 +354,14 @@ impl ComputeDemand {
             |names: &BTreeSet<String>| names.iter().map(|name| Wish::new(name, vocabulary)).collect();
         let (required, forbidden) = (traits_that_are("required"), traits_that_are("forbidden"));
         let cells = numa_spec::requested(&flavor).unwrap_or_default();
+        let disk_gib = if flavor.disk_gib > 0 { flavor.disk_gib } else { image.min_disk_gib };
+        let held_disk_gib = if request.rebuild { request.held_disk_gib } else { 0 };
         Self {
             wishes: Wishes::new(world, &request.availability_zone, &hints.force_host, excluded),
             amount: ComputeAmount {
                 vcpus: if cells.is_some_and(|cells| cells.pinned) { 0 } else { flavor.vcpus },
                 ram_mib: flavor.ram_mib,
-                disk_gib: if flavor.disk_gib > 0 { flavor.disk_gib } else { image.min_disk_gib },
+                disk_gib: disk_gib.saturating_sub(held_disk_gib),
                 instances: 1,
                 devices: pci::requested(&flavor.extra_specs).unwrap_or_default(),
                 cells,
@@ -368,6 +376,7 @@ impl ComputeDemand {
             aggregates: AggregateDemand::new(request, required, vocabulary),
             image_id: vocabulary.find(&image.id),
             group: request.server_group.as_ref().map(|group| Group::new(group, world)),
+            rebuild: request.rebuild,
         }
     }
 

@@ -4,7 +4,7 @@ use kilonova_proto::types::v1::{
     FilterResult, FilterSample, PlacementExplanation, WeighedCandidate, WeigherResult,
 };
 
-use super::filters::Filter;
+use super::filters::{Filter, is_run};
 use super::rank::Ranked;
 use super::scan::{Round, Scan};
 use super::select::{Chain, Wanted};
@@ -146,7 +146,7 @@ impl<S: Space> Story<'_, S> {
         filters
             .filter_map(|(n, filter)| {
                 let later: Vec<_> =
-                    self.chain.filters[n + 1..].iter().filter(|later| later.asks(self.demand)).collect();
+                    self.chain.filters[n + 1..].iter().filter(|later| is_run(later.as_ref(), self.demand)).collect();
                 let passes_later = |row: &usize| {
                     later.iter().all(|later| later.passes(self.world, self.demand, self.row(*row)))
                 };

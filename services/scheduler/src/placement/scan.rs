@@ -3,6 +3,7 @@
 
 use super::bitmap::{BLOCK, Bitmap, Block, WORDS, lanes, members};
 use super::explain::CANDIDATES;
+use super::filters::is_run;
 use super::rank::{Best, Ranked};
 use super::select::Chain;
 use super::space::{Row, Space};
@@ -91,7 +92,7 @@ impl Scan {
         }
         let candidate = &world.rows()[row];
         let mut asking =
-            chain.filters.iter().zip(&mut self.removed).filter(|(filter, _)| filter.asks(demand));
+            chain.filters.iter().zip(&mut self.removed).filter(|(filter, _)| is_run(filter.as_ref(), demand));
         if let Some((_, removed)) = asking.find(|(filter, _)| !filter.passes(world, demand, candidate)) {
             removed.set(row, true);
             self.left.set(row, false);
@@ -216,7 +217,7 @@ fn filter<S: Space>(
     block: &mut Block<'_>,
     removed: &mut [Bitmap],
 ) {
-    for (filter, removed) in chain.filters.iter().zip(removed).filter(|(filter, _)| filter.asks(demand)) {
+    for (filter, removed) in chain.filters.iter().zip(removed).filter(|(filter, _)| is_run(filter.as_ref(), demand)) {
         if block.is_empty() {
             return;
         }

@@ -77,6 +77,11 @@ pub trait Demand: Debug + Send + Sync {
 
     /// What one placement takes.
     fn amount(&self) -> Self::Amount;
+
+    /// Whether it is in its place already, and only what it is made of changes.
+    fn is_rebuild(&self) -> bool {
+        false
+    }
 }
 
 /// What every candidate has.

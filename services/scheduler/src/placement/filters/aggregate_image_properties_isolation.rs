@@ -13,6 +13,10 @@ impl Filter<Compute> for AggregateImagePropertiesIsolation {
         "AggregateImagePropertiesIsolation"
     }
 
+    fn depends_on_image(&self) -> bool {
+        true
+    }
+
     fn asks(&self, demand: &ComputeDemand) -> bool {
         !demand.aggregates.image.is_empty()
     }

@@ -12,6 +12,10 @@ impl Filter<Compute> for DiskFilter {
         "DiskFilter"
     }
 
+    fn depends_on_image(&self) -> bool {
+        true
+    }
+
     fn passes(&self, _: &World<ComputeRow>, demand: &ComputeDemand, row: &ComputeRow) -> bool {
         row.disk.fits(demand.amount.disk_gib)
     }

@@ -12,6 +12,10 @@ impl<S: Space> Filter<S> for ForcedHostFilter {
         "ForcedHostFilter"
     }
 
+    fn depends_on_image(&self) -> bool {
+        true
+    }
+
     fn asks(&self, demand: &S::Demand) -> bool {
         demand.wishes().forced.is_some()
     }

@@ -16,6 +16,10 @@ impl Filter<Compute> for ImagePropertiesFilter {
         "ImagePropertiesFilter"
     }
 
+    fn depends_on_image(&self) -> bool {
+        true
+    }
+
     fn asks(&self, demand: &ComputeDemand) -> bool {
         !demand.image.is_empty()
     }

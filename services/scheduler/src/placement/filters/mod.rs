@@ -56,7 +56,7 @@ pub use traits::TraitsFilter;
 use super::bitmap::Block;
 use super::compute::Compute;
 use super::figure::Figure;
-use super::space::Space;
+use super::space::{Demand, Space};
 use super::storage::Storage;
 use super::world::World;
 
@@ -73,6 +73,11 @@ pub trait Filter<S: Space>: Send + Sync {
     /// Whether this demand is of interest to the filter at all; it is not run otherwise.
     fn asks(&self, _demand: &S::Demand) -> bool {
         true
+    }
+
+    /// Whether what it says depends on the image: such filters are asked for a rebuild too, as in Nova.
+    fn depends_on_image(&self) -> bool {
+        false
     }
 
     /// Whether a candidate may be chosen.
@@ -96,6 +101,11 @@ pub trait Filter<S: Space>: Send + Sync {
     fn retain(&self, world: &World<S::Row>, demand: &S::Demand, block: &mut Block<'_>) {
         block.keep(|row| self.passes(world, demand, &world.rows()[row]));
     }
+}
+
+/// Whether a filter is run for a demand.
+pub fn is_run<S: Space>(filter: &dyn Filter<S>, demand: &S::Demand) -> bool {
+    (filter.depends_on_image() || !demand.is_rebuild()) && filter.asks(demand)
 }
 
 /// What some filters of instances go by.
@@ -187,4 +197,46 @@ fn keep_room<S: Space>(
 /// What the closest of the removed offers.
 fn most_free(figure: &Figure, needed: u32, unit: &str, place: &str) -> String {
     format!("the most free is {} {unit} on {place}, {needed} {unit} needed", figure.room())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::ComputeDemand;
+    use crate::placement::testing::{host, instance, resources};
+    use kilonova_proto::types::v1::{ComputeResources, Image, SchedulerHints};
+
+    #[test]
+    fn a_rebuild_is_judged_by_its_image_and_the_disk_it_takes_besides() {
+        let mut world = World::new();
+        let full = ComputeResources {
+            vcpus_used: 64,
+            ram_used_mib: 1 << 20,
+            disk_gib: 1000,
+            disk_used_gib: 900,
+            instances: 1000,
+            io_ops: 1000,
+            cpu_architecture: "x86_64".into(),
+            ..resources()
+        };
+        host(&mut world, "c1", full);
+        let removed_by = |image: Image, held_disk_gib| {
+            let mut request = instance(1, 1, 0);
+            request.image = Some(image);
+            request.hints = Some(SchedulerHints { force_host: "c1".into(), ..SchedulerHints::default() });
+            (request.rebuild, request.held_disk_gib) = (true, held_disk_gib);
+            let demand = ComputeDemand::new(&request, &world);
+            let filters = compute(&HostLimits::default());
+            let mut run = filters.iter().filter(|filter| is_run(filter.as_ref(), &demand));
+            run.find(|filter| !filter.passes(&world, &demand, &world.rows()[0])).map(|filter| filter.name())
+        };
+        let image = |architecture: &str, min_disk_gib| Image {
+            properties: [("hw_architecture".to_owned(), architecture.to_owned())].into(),
+            min_disk_gib,
+            ..Image::default()
+        };
+        assert_eq!(removed_by(image("x86_64", 150), 50), None, "what it holds already is no hindrance");
+        assert_eq!(removed_by(image("aarch64", 1), 50), Some("ImagePropertiesFilter"));
+        assert_eq!(removed_by(image("x86_64", 151), 50), Some("DiskFilter"));
+    }
 }
