@@ -9,7 +9,8 @@ use kilonova_tests::user::{Denied, User};
 
 use super::Row;
 use super::steps::{
-    attached, evacuate, instance, resized, until_accepted, until_gone, until_instance, volume,
+    attached, evacuate, evacuate_in_the_end, instance, resized, until_accepted, until_gone, until_instance,
+    volume,
 };
 
 /// What waits for a host waits longer than the row may take.
@@ -275,10 +276,14 @@ pub const ROWS: &[Row] = &[
         hand.kill(Compute, &source).await;
         u.wants(&ids[0], Want::Present);
         u.wants(&ids[1], Want::Present);
-        // Either it had gone over, or it is evacuated.
-        if u.instance_host(&ids[0]).await.is_none_or(|host| host == source) {
-            until_accepted(|| u.evacuate(&ids[0])).await;
-        }
+        // Either it goes over, or it is evacuated.
+        until_accepted(|| async {
+            match u.instance_host(&ids[0]).await {
+                Some(host) if host != source => Ok(()),
+                _ => u.evacuate(&ids[0]).await,
+            }
+        })
+        .await;
     })
     .only_undisturbed(),
     row!(
@@ -310,7 +315,7 @@ pub const ROWS: &[Row] = &[
         },
         |u, ids, _hand| {
             for id in &ids {
-                evacuate(&u, id).await;
+                evacuate_in_the_end(&u, id).await;
             }
         }
     ),

@@ -91,6 +91,20 @@ pub async fn evacuate(user: &User, id: &str) {
     until_ended(user, id).await;
 }
 
+/// Evacuates an instance, again when it failed.
+pub async fn evacuate_in_the_end(user: &User, id: &str) {
+    loop {
+        until_accepted(|| user.evacuate(id)).await;
+        loop {
+            match user.instance_outcome(id).await.as_deref() {
+                Some("SUCCEEDED") => return,
+                Some("FAILED") => break,
+                _ => sleep(LOOK).await,
+            }
+        }
+    }
+}
+
 /// Until what was asked last has succeeded.
 pub async fn until_ended(user: &User, id: &str) {
     while user.instance_outcome(id).await.as_deref() != Some("SUCCEEDED") {

@@ -150,8 +150,7 @@ fn power(id: &str, state: InstanceState, actions: &[pb::Action], findings: &mut 
     let rebuilt = actions.iter().rposition(|action| action.kind() == Kind::Evacuate && succeeded(action));
     let done = actions.iter().enumerate().rev().map(|(n, action)| (rebuilt > Some(n), action)).find(
         |(overtaken, action)| {
-            let is_power =
-                matches!(action.kind(), Kind::Create | Kind::Start | Kind::Stop | Kind::Reboot);
+            let is_power = matches!(action.kind(), Kind::Create | Kind::Start | Kind::Stop | Kind::Reboot);
             let was_overtaken = *overtaken && action.outcome() == Outcome::Superseded;
             is_power && (succeeded(action) || was_overtaken)
         },
