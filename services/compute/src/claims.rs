@@ -148,6 +148,29 @@ impl HostClaims {
         Ok(())
     }
 
+    /// Takes more disk for an instance, if it is more than it holds, and gives what it held; or says how much is short.
+    pub fn grow_disk(&mut self, id: InstanceId, disk_gib: u32) -> Result<u32, Error> {
+        let held = self.held.get(&id).map_or(0, |share| share.amount.disk_gib);
+        let (capacity, used) = (self.capacity().disk_gib, self.used.disk_gib);
+        let more = disk_gib.saturating_sub(held);
+        if u64::from(used) + u64::from(more) > u64::from(capacity) {
+            let free = capacity.saturating_sub(used);
+            let message = format!("needs {more} GiB of disk more, has {free} of {capacity}");
+            return Err(refused(message, "disk_gib", more).with("free", free).with("capacity", capacity));
+        }
+        self.set_disk(id, disk_gib.max(held));
+        Ok(held)
+    }
+
+    /// An instance holds so much disk.
+    pub fn set_disk(&mut self, id: InstanceId, disk_gib: u32) {
+        if let Some(share) = self.held.get_mut(&id) {
+            self.used = self.used.minus(share.amount);
+            share.amount.disk_gib = disk_gib;
+            self.used = self.used.plus(share.amount);
+        }
+    }
+
     /// Gives back what an instance holds.
     pub fn give_back(&mut self, id: InstanceId) {
         if let Some(share) = self.held.remove(&id) {
@@ -224,6 +247,18 @@ mod tests {
         assert_eq!(error.message, "needs 4096 MiB of memory, has 3584 of 7680");
         assert_eq!(error.metadata["free"], "3584");
         assert_eq!(claims.instances(), 1);
+    }
+
+    #[test]
+    fn a_guest_that_is_made_anew_takes_what_disk_it_needs_more() {
+        let (mut claims, id) = (claims(), InstanceId::generate());
+        claims.take(id, share(1, 1, 30)).unwrap();
+        claims.take(InstanceId::generate(), share(1, 1, 50)).unwrap();
+        let error = claims.grow_disk(id, 51).unwrap_err();
+        assert_eq!(error.message, "needs 21 GiB of disk more, has 20 of 100");
+        assert_eq!((claims.grow_disk(id, 50), claims.used().disk_gib), (Ok(30), 100));
+        claims.set_disk(id, 30);
+        assert_eq!((claims.grow_disk(id, 0), claims.used().disk_gib), (Ok(30), 80));
     }
 
     #[test]

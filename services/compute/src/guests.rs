@@ -61,6 +61,20 @@ impl Work for Guests {
         }
     }
 
+    /// A guest that is made anew may take more disk than before.
+    fn claim_act(claims: &mut HostClaims, id: InstanceId, act: &mut GuestAct) -> Result<(), Error> {
+        if let GuestAct::Rebuild(rebuild) = act {
+            rebuild.held_gib = claims.grow_disk(id, rebuild.disk_gib)?;
+        }
+        Ok(())
+    }
+
+    fn act_failed(claims: &mut HostClaims, id: InstanceId, act: &GuestAct) {
+        if let GuestAct::Rebuild(rebuild) = act {
+            claims.set_disk(id, rebuild.held_gib);
+        }
+    }
+
     fn act_name(act: &GuestAct) -> &'static str {
         match act {
             GuestAct::Power(PowerAct::Start) => "power_on",
@@ -103,7 +117,7 @@ impl Work for Guests {
             GuestAct::Power(power) => self.driver.power(id, stamp, *power, cancel).await,
             GuestAct::Attach(device) => self.driver.attach(id, stamp, device, cancel).await,
             GuestAct::Detach(volume) => self.driver.detach(id, stamp, *volume, cancel).await,
-            GuestAct::Rebuild(image) => self.driver.rebuild(id, stamp, image, cancel).await,
+            GuestAct::Rebuild(rebuild) => self.driver.rebuild(id, stamp, rebuild, cancel).await,
             GuestAct::Move(part) => self.driver.migrate(id, stamp, part, cancel).await,
         }
     }

@@ -25,7 +25,7 @@ use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::life::Agent;
 use tonic::{Request, Response, Status};
 
-use crate::driver::{Begins, Device, GuestAct, GuestSpec, Move, PowerAct};
+use crate::driver::{Begins, Device, GuestAct, GuestSpec, Move, PowerAct, Rebuild};
 use crate::manager::Manager;
 use crate::share::{Amount, Share};
 
@@ -244,12 +244,12 @@ impl ComputeService for ComputeServer {
         &self,
         request: Request<RebuildInstanceRequest>,
     ) -> Result<Response<RebuildInstanceResponse>, Status> {
-        let RebuildInstanceRequest { command, image } = request.into_inner();
+        let RebuildInstanceRequest { command, image, disk_gib } = request.into_inner();
         self.take_act(command, || {
             let mut check = Checker::new();
             check.ensure(image.is_some(), "image", "is required");
             check.finish()?;
-            Ok(GuestAct::Rebuild(image.unwrap_or_default()))
+            Ok(GuestAct::Rebuild(Rebuild { image: image.unwrap_or_default(), disk_gib, held_gib: 0 }))
         })?;
         Ok(Response::new(RebuildInstanceResponse {}))
     }

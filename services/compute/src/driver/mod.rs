@@ -144,6 +144,17 @@ impl Move {
     }
 }
 
+/// A guest made anew.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rebuild {
+    /// What it boots from.
+    pub image: Image,
+    /// The local disk in GiB that it takes with that; 0 for as much as it has.
+    pub disk_gib: u32,
+    /// What it held before; known once the room is claimed.
+    pub held_gib: u32,
+}
+
 /// What can be done with a guest that is there.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GuestAct {
@@ -154,7 +165,7 @@ pub enum GuestAct {
     /// Take a volume from it.
     Detach(VolumeId),
     /// Make it anew from an image.
-    Rebuild(Image),
+    Rebuild(Rebuild),
     /// Do a part in its way to another host.
     Move(Move),
 }
@@ -236,7 +247,7 @@ pub trait Driver: Send + Sync + 'static {
         &self,
         id: InstanceId,
         stamp: Stamp,
-        image: &Image,
+        rebuild: &Rebuild,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error>;
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, VolumeId};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
-use kilonova_proto::types::v1::{Image, InstanceAddress};
+use kilonova_proto::types::v1::InstanceAddress;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::simulated::{Call, Entry, Hang, Journal, JournalError, Record, Verbs};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Begins, Device, Driver, Guest, GuestFacts, GuestSpec, HostFigures, Move, PowerAct};
+use super::{Begins, Device, Driver, Guest, GuestFacts, GuestSpec, HostFigures, Move, PowerAct, Rebuild};
 use crate::config::{Config, Verb};
 use crate::share::Share;
 
@@ -49,7 +49,11 @@ enum Change {
     Power(PowerAct),
     Attach { volume: String, device: String },
     Detach { volume: String },
-    Rebuild { image: String },
+    Rebuild {
+        image: String,
+        #[serde(default)]
+        disk_gib: u32,
+    },
     Move(Move),
 }
 
@@ -124,7 +128,12 @@ impl Known {
             Change::Detach { volume } => {
                 self.volumes.remove(&volume);
             }
-            Change::Rebuild { image } => self.image = image,
+            Change::Rebuild { image, disk_gib } => {
+                self.image = image;
+                if disk_gib > 0 {
+                    self.share.amount.disk_gib = disk_gib;
+                }
+            }
             Change::Move(Move::HandOver { live, .. }) => {
                 self.power_state = if live { PowerState::Paused } else { PowerState::Shutdown };
             }
@@ -342,10 +351,10 @@ impl Driver for Simulated {
         &self,
         id: InstanceId,
         stamp: Stamp,
-        image: &Image,
+        rebuild: &Rebuild,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
-        self.change(id, stamp, Change::Rebuild { image: image.id.clone() }, cancel).await
+        self.change(id, stamp, Change::Rebuild { image: rebuild.image.id.clone(), disk_gib: rebuild.disk_gib }, cancel).await
     }
 
     async fn migrate(

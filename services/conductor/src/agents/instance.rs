@@ -15,7 +15,8 @@ use kilonova_rpc::peers::Channel;
 use kilonova_store::Txn;
 
 use super::{
-    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, no_such_operation, places, step_id, within,
+    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, disk_gib, no_such_operation, places, step_id,
+    within,
 };
 use crate::history::step_name;
 use crate::moves;
@@ -161,7 +162,10 @@ impl Agents<InstanceRecord> for Callers {
                 self.do_part(&mut client, command, &way, live, stopped(instance)).await
             }
             Kind::Rebuild => {
-                let request = compute::RebuildInstanceRequest { command, image: operation.image.clone() };
+                let image = operation.image.clone();
+                let flavor = instance.flavor.clone().unwrap_or_default();
+                let disk_gib = image.as_ref().map_or(0, |image| disk_gib(&flavor, image));
+                let request = compute::RebuildInstanceRequest { command, image, disk_gib };
                 client.rebuild_instance(within(request, COMMAND_DEADLINE)).await.map(drop)
             }
             Kind::Start => {
