@@ -17,6 +17,7 @@ type Snapshots = api::snapshot_service_client::SnapshotServiceClient<Channel>;
 type Flavors = api::flavor_service_client::FlavorServiceClient<Channel>;
 type Images = api::image_service_client::ImageServiceClient<Channel>;
 type Audits = api::audit_service_client::AuditServiceClient<Channel>;
+type Stores = api::store_service_client::StoreServiceClient<Channel>;
 type Aggregates = api::aggregate_service_client::AggregateServiceClient<Channel>;
 type Placements = api::placement_service_client::PlacementServiceClient<Channel>;
 type Quotas = api::quota_service_client::QuotaServiceClient<Channel>;
@@ -80,6 +81,12 @@ impl Api {
     #[must_use]
     pub fn images(&self) -> Images {
         Images::new(self.channel.clone())
+    }
+
+    /// The store's identity.
+    #[must_use]
+    pub fn stores(&self) -> Stores {
+        Stores::new(self.channel.clone())
     }
 
     /// Audits.

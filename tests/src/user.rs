@@ -285,6 +285,17 @@ impl User {
         asked.await.map(drop)
     }
 
+    /// An operator's word that the store there is is the one to go by.
+    pub async fn accept_store(&self) -> Result<(), Denied> {
+        let read = self.ask(|api, _| async move { api.stores().get_store(api::GetStoreRequest {}).await });
+        let id = read.await?.into_inner().store.unwrap_or_default().id;
+        let asked = self.ask(|api, _| {
+            let request = api::AcceptStoreRequest { id: id.clone(), accepted_by: "operator".into() };
+            async move { api.stores().accept_store(request).await }
+        });
+        asked.await.map(drop)
+    }
+
     /// Makes an instance anew from its image.
     pub async fn rebuild(&self, instance_id: &str) -> Result<(), Denied> {
         let asked = self.ask(|api, request_id| {

@@ -75,6 +75,10 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
+    /// Names a store: which of all the stores a cell had.
+    StoreId, "store id"
+);
+uuid_id!(
     /// Names one instance for ever.
     InstanceId, "instance id"
 );

@@ -17,6 +17,6 @@ pub mod version;
 pub use error::{Code, Error, FieldViolation, Reason};
 pub use ids::{
     AggregateId, Attempt, CellName, Epoch, FlavorId, Generation, HostName, ImageId, InstanceId, InvalidId,
-    ProjectId, RequestId, Revision, ServerGroupId, ServiceKind, SnapshotId, VolumeId, ZoneName,
+    ProjectId, RequestId, Revision, ServerGroupId, ServiceKind, SnapshotId, StoreId, VolumeId, ZoneName,
 };
 pub use version::Version;

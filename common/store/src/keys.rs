@@ -8,6 +8,7 @@
 //!                    hosts/<service>/<host>          what the conductors know of an agent
 //!                    quotas/<project> usage/<project>
 //!                    requests/<project>/<request-id> idempotency
+//!                    store                           which store this is
 //! ```
 
 use kilonova_model::{
@@ -40,6 +41,8 @@ pub enum Key {
     ServerGroup(ServerGroupId),
     /// A registered agent.
     Host(ServiceKind, HostName),
+    /// Which store this is.
+    Store,
     /// The limits of a project.
     Quota(ProjectId),
     /// What a project uses.
@@ -171,10 +174,20 @@ impl Keys {
         format!("{}requests/", self.root)
     }
 
+    /// The key of the store's own identity.
+    #[must_use]
+    pub fn store_identity(&self) -> String {
+        format!("{}store", self.root)
+    }
+
     /// What a key stands for; none for a key of another cell or of no known form.
     #[must_use]
     pub fn parse(&self, key: &str) -> Option<Key> {
-        let mut parts = key.strip_prefix(&self.root)?.split('/');
+        let rest = key.strip_prefix(&self.root)?;
+        if rest == "store" {
+            return Some(Key::Store);
+        }
+        let mut parts = rest.split('/');
         let parsed = match (parts.next()?, parts.next()?) {
             ("endpoints", service) => Key::Endpoint(service.parse().ok()?, parts.next()?.parse().ok()?),
             ("shards", shard) if shard.len() == 4 => Key::Shard(shard.parse().ok()?),
@@ -213,6 +226,7 @@ mod tests {
         let cases = [
             (keys.endpoint(compute, &host), keys.endpoints(compute), Key::Endpoint(compute, host.clone())),
             (keys.shard(7), keys.shards(), Key::Shard(7)),
+            (keys.store_identity(), keys.store_identity(), Key::Store),
             (keys.owner(&host), keys.owners(), Key::Owner(host.clone())),
             (keys.aggregate(&aggregate), keys.aggregates(), Key::Aggregate(aggregate)),
             (keys.flavor(&flavor), keys.flavors(), Key::Flavor(flavor)),

@@ -7,6 +7,7 @@ mod instance;
 mod placement;
 mod server_group;
 mod snapshot;
+mod store;
 mod volume;
 
 use std::time::Duration;

@@ -8,6 +8,7 @@ use kilonova_proto::conductor::v1::aggregate_service_client::AggregateServiceCli
 use kilonova_proto::conductor::v1::audit_service_client::AuditServiceClient;
 use kilonova_proto::conductor::v1::placement_service_client::PlacementServiceClient;
 use kilonova_proto::conductor::v1::record_service_client::RecordServiceClient;
+use kilonova_proto::conductor::v1::store_service_client::StoreServiceClient;
 use kilonova_proto::conductor::v1::task_service_client::TaskServiceClient;
 use kilonova_rpc::peers::{Channel, Peers};
 use kilonova_rpc::status::to_status;
@@ -72,6 +73,12 @@ impl Conductor {
     #[must_use]
     pub fn placements(&self) -> PlacementServiceClient<Channel> {
         PlacementServiceClient::new(self.call.clone())
+    }
+
+    /// What says which store there is.
+    #[must_use]
+    pub fn stores(&self) -> StoreServiceClient<Channel> {
+        StoreServiceClient::new(self.call.clone())
     }
 
     /// What compares records with what hosts have.

@@ -127,6 +127,8 @@ requests! {
     GetQuotaRequest => GetQuotaRequest { project_id }
     UpdateQuotaRequest => UpdateQuotaRequest { request_id, project_id, limits, update_mask }
     AuditRequest => AuditRequest { heal, host }
+    GetStoreRequest => GetStoreRequest {}
+    AcceptStoreRequest => AcceptStoreRequest { id, accepted_by }
     EvaluateInstancePlacementRequest => EvaluateInstancePlacementRequest {
         project_id, instance, count, alternates,
     }
@@ -195,6 +197,8 @@ responses! {
     GetQuotaResponse => GetQuotaResponse { quota }
     UpdateQuotaResponse => UpdateQuotaResponse { quota }
     AuditResponse => AuditResponse { audit }
+    GetStoreResponse => GetStoreResponse { store }
+    AcceptStoreResponse => AcceptStoreResponse { store }
     EvaluateInstancePlacementResponse => EvaluateInstancePlacementResponse { selections, explanation }
     EvaluateVolumePlacementResponse => EvaluateVolumePlacementResponse { selections, explanation }
     GetInstancePlacementResponse => GetInstancePlacementResponse { placement }

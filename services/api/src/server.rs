@@ -14,6 +14,7 @@ use kilonova_proto::api::v1::placement_service_server::{PlacementService, Placem
 use kilonova_proto::api::v1::quota_service_server::{QuotaService, QuotaServiceServer};
 use kilonova_proto::api::v1::server_group_service_server::{ServerGroupService, ServerGroupServiceServer};
 use kilonova_proto::api::v1::snapshot_service_server::{SnapshotService, SnapshotServiceServer};
+use kilonova_proto::api::v1::store_service_server::{StoreService, StoreServiceServer};
 use kilonova_proto::api::v1::volume_service_server::{VolumeService, VolumeServiceServer};
 use kilonova_rpc::server::{Served, ServerBuilder};
 use kilonova_rpc::status::to_status;
@@ -76,6 +77,7 @@ pub fn add(server: ServerBuilder, conductor: Conductor) -> ServerBuilder {
         .add(HostServiceServer::new(api.clone()), Served::all("kilonova.api.v1.HostService"))
         .add(QuotaServiceServer::new(api.clone()), Served::all("kilonova.api.v1.QuotaService"))
         .add(PlacementServiceServer::new(api.clone()), Served::all("kilonova.api.v1.PlacementService"))
+        .add(StoreServiceServer::new(api.clone()), Served::all("kilonova.api.v1.StoreService"))
         .add(AuditServiceServer::new(api), Served::all("kilonova.api.v1.AuditService"))
 }
 
@@ -85,7 +87,7 @@ struct Api {
 }
 
 /// Implements a service: `method(Request) -> Response` put to the conductor's `tasks`, `records`,
-/// `placements` or `audits`, and watches.
+/// `placements`, `stores` or `audits`, and watches.
 macro_rules! forward {
     ($service:ident {
         $($method:ident($request:ident) -> $response:ident = $half:ident.$target:ident;)*
@@ -235,6 +237,13 @@ forward! {
             = placements.get_instance_placement;
         get_volume_placement(GetVolumePlacementRequest) -> GetVolumePlacementResponse
             = placements.get_volume_placement;
+    }
+}
+
+forward! {
+    StoreService {
+        get_store(GetStoreRequest) -> GetStoreResponse = stores.get_store;
+        accept_store(AcceptStoreRequest) -> AcceptStoreResponse = stores.accept_store;
     }
 }
 

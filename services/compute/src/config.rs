@@ -9,6 +9,7 @@ use kilonova_model::pci::Devices;
 use kilonova_model::{Error, aggregate};
 use kilonova_proto::types::v1::HostAggregate;
 use kilonova_runtime::agent::executor::ExecutorOptions;
+use kilonova_runtime::agent::orphans::OrphanOptions;
 use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency, VerbConfig, Verbs};
 use kilonova_runtime::config::Period;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub struct Config {
     pub reconcile_interval: Period,
     /// How long a guest that no record knows is left alone before it is removed.
     pub orphan_grace: Period,
+    /// The part of what there is that may be removed in an hour because no record knows it, 0 to 1; one always may.
+    pub orphan_share_per_hour: f64,
     /// The driver.
     pub driver: DriverConfig,
 }
@@ -55,6 +58,7 @@ impl Default for Config {
             register_interval: Period::from_secs(60),
             reconcile_interval: Period::from_secs(600),
             orphan_grace: Period::from_secs(600),
+            orphan_share_per_hour: 0.05,
             allocation: Allocation::default(),
             driver: DriverConfig::default(),
         }
@@ -316,7 +320,10 @@ impl Config {
             make_timeout: self.build_timeout.get(),
             unmake_timeout: self.destroy_timeout.get(),
             act_timeout: self.power_timeout.get(),
-            orphan_grace: self.orphan_grace.get(),
+            orphans: OrphanOptions {
+                grace: self.orphan_grace.get(),
+                share_per_hour: self.orphan_share_per_hour,
+            },
         }
     }
 
@@ -347,6 +354,8 @@ impl Config {
             "driver.numa_cells",
             "no more CPUs and memory than the host's, no more huge pages than the cell's memory, each larger than 4 KiB",
         );
+        let share = self.orphan_share_per_hour;
+        check.ensure((0.0..=1.0).contains(&share), "orphan_share_per_hour", "0 to 1");
         check.ensure((0.0..=1.0).contains(&self.driver.fail_rate), "driver.fail_rate", "0 to 1");
         let sensible = self.driver.verbs.values().all(VerbConfig::makes_sense);
         check.ensure(sensible, "driver.verbs", "each `fail_rate` and `lose_rate` 0 to 1");

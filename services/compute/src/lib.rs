@@ -15,8 +15,10 @@ use std::sync::Arc;
 
 use kilonova_proto::compute::v1::compute_service_server::ComputeServiceServer;
 use kilonova_rpc::server::ServerBuilder;
+use kilonova_runtime::agent::data_dir;
 use kilonova_runtime::agent::life::{LifeOptions, live, serve_capabilities};
 use kilonova_runtime::agent::reporter::Reporter;
+use kilonova_runtime::agent::store_memory::StoreMemory;
 use kilonova_runtime::agent::work::Site;
 use kilonova_runtime::{Context, Launch, Running, StartError};
 
@@ -30,12 +32,19 @@ use server::{ComputeServer, served};
 /// Starts a compute agent.
 pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError> {
     config.check().map_err(StartError::service)?;
+    data_dir::claim(&config.data_dir, launch.service, &launch.host, &launch.cell)
+        .map_err(StartError::service)?;
+    let memory = StoreMemory::open(&config.data_dir).map_err(StartError::service)?;
     let context = launch.register().await?;
-    let built = build(&config, &context).await;
+    let built = build(&config, &context, &memory).await;
     context.serve_built(built).await
 }
 
-async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, StartError> {
+async fn build(
+    config: &Config,
+    context: &Context,
+    memory: &StoreMemory,
+) -> Result<ServerBuilder, StartError> {
     let site = Site { service: context.service, host: context.host.clone() };
     let driver: Arc<dyn Driver> = match config.driver.kind {
         DriverKind::Simulated => {
@@ -68,7 +77,7 @@ async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, Star
         register_interval: config.register_interval.get(),
         reconcile_interval: config.reconcile_interval.get(),
     };
-    live(context, &manager, reporter, options);
+    live(context, &manager, reporter, memory, options);
     let server =
         context.server().add(ComputeServiceServer::new(ComputeServer::new(manager.clone())), served());
     Ok(serve_capabilities(server, &manager, manager.publisher()))

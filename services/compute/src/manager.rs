@@ -270,6 +270,10 @@ impl Agent for Manager {
         &self.admin
     }
 
+    fn show_foreign_store(&self, foreign: bool) {
+        self.executor.show_foreign_store(foreign);
+    }
+
     fn reconciled(&self) -> &Reconciled {
         &self.reconciled
     }
@@ -283,8 +287,9 @@ impl Agent for Manager {
             "comparing the records with the hypervisor"
         );
         let here = records.iter().filter_map(|instance| record(&self.site.host, instance));
-        self.executor.reconcile(here, &found).await;
-        Ok(())
+        let wanted =
+            async |ids: Vec<_>| conductor.wanted(&ids, |request, ids| request.instance_ids = ids).await;
+        self.executor.reconcile(here, &found, wanted).await
     }
 }
 

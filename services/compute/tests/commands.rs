@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod keeping;
 mod support;
 
 use kilonova_compute::Config;
@@ -223,6 +224,7 @@ async fn a_disabled_host_refuses_new_work_only() {
         target_epoch: epoch,
         enabled: false,
         disabled_reason: "disk".into(),
+        revision: 0,
     };
     *cell.conductor.word.lock() = (false, "disk".into());
     cell.client().set_host_enabled(word).await.unwrap();

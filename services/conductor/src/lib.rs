@@ -23,6 +23,7 @@ pub mod groups;
 pub mod hints;
 pub mod history;
 pub mod hosts;
+pub mod identity;
 pub mod moves;
 pub mod once;
 pub mod operations;
@@ -63,6 +64,7 @@ use crate::db::Db;
 use crate::engine::Engine;
 use crate::groups::Groups;
 use crate::hosts::{HostId, Hosts};
+use crate::identity::StoreIdentity;
 use crate::moves::automatic::Automatic;
 use crate::moves::reach::Reach;
 use crate::placed::Placed;
@@ -147,6 +149,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         hosts: hosts.cache.clone(),
     };
     let conductor = Conductor {
+        identity: StoreIdentity::new(db.clone()),
         callers: engines.callers,
         auditor,
         audits: tokio::sync::Mutex::new(()),

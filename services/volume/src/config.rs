@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kilonova_model::Error;
 use kilonova_model::check::Checker;
 use kilonova_runtime::agent::executor::ExecutorOptions;
+use kilonova_runtime::agent::orphans::OrphanOptions;
 use kilonova_runtime::agent::simulated::{FailRule, Faults, Latency, VerbConfig, Verbs};
 use kilonova_runtime::config::Period;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct Config {
     pub reconcile_interval: Period,
     /// How long a volume that no record knows is left alone before it is removed.
     pub orphan_grace: Period,
+    /// The part of what there is that may be removed in an hour because no record knows it, 0 to 1; one always may.
+    pub orphan_share_per_hour: f64,
     /// The driver.
     pub driver: DriverConfig,
 }
@@ -45,6 +48,7 @@ impl Default for Config {
             register_interval: Period::from_secs(60),
             reconcile_interval: Period::from_secs(600),
             orphan_grace: Period::from_secs(600),
+            orphan_share_per_hour: 0.05,
             driver: DriverConfig::default(),
         }
     }
@@ -200,7 +204,10 @@ impl Config {
             make_timeout: self.create_timeout.get(),
             unmake_timeout: self.delete_timeout.get(),
             act_timeout: self.create_timeout.get(),
-            orphan_grace: self.orphan_grace.get(),
+            orphans: OrphanOptions {
+                grace: self.orphan_grace.get(),
+                share_per_hour: self.orphan_share_per_hour,
+            },
         }
     }
 
@@ -218,6 +225,8 @@ impl Config {
         for (field, period) in periods {
             check.ensure(!period.get().is_zero(), field, "more than nothing");
         }
+        let share = self.orphan_share_per_hour;
+        check.ensure((0.0..=1.0).contains(&share), "orphan_share_per_hour", "0 to 1");
         check.ensure((0.0..=1.0).contains(&self.driver.fail_rate), "driver.fail_rate", "0 to 1");
         let sensible = self.driver.verbs.values().all(VerbConfig::makes_sense);
         check.ensure(sensible, "driver.verbs", "each `fail_rate` and `lose_rate` 0 to 1");

@@ -16,8 +16,10 @@ use std::sync::Arc;
 
 use kilonova_proto::volume::v1::volume_service_server::VolumeServiceServer;
 use kilonova_rpc::server::ServerBuilder;
+use kilonova_runtime::agent::data_dir;
 use kilonova_runtime::agent::life::{LifeOptions, keep_reporting, live, serve_capabilities};
 use kilonova_runtime::agent::reporter::Reporter;
+use kilonova_runtime::agent::store_memory::StoreMemory;
 use kilonova_runtime::agent::work::Site;
 use kilonova_runtime::{Context, Launch, Running, StartError};
 
@@ -31,12 +33,19 @@ use server::{VolumeServer, served};
 /// Starts a volume agent.
 pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError> {
     config.check().map_err(StartError::service)?;
+    data_dir::claim(&config.data_dir, launch.service, &launch.host, &launch.cell)
+        .map_err(StartError::service)?;
+    let memory = StoreMemory::open(&config.data_dir).map_err(StartError::service)?;
     let context = launch.register().await?;
-    let built = build(&config, &context).await;
+    let built = build(&config, &context, &memory).await;
     context.serve_built(built).await
 }
 
-async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, StartError> {
+async fn build(
+    config: &Config,
+    context: &Context,
+    memory: &StoreMemory,
+) -> Result<ServerBuilder, StartError> {
     let site = Site { service: context.service, host: context.host.clone() };
     let driver: Arc<dyn Driver> = match config.driver.kind {
         DriverKind::Simulated => {
@@ -72,8 +81,8 @@ async fn build(config: &Config, context: &Context) -> Result<ServerBuilder, Star
         register_interval: config.register_interval.get(),
         reconcile_interval: config.reconcile_interval.get(),
     };
-    live(context, &manager, reporter, options);
-    keep_reporting(context, "snapshot reports", snapshot_reporter);
+    live(context, &manager, reporter, memory, options);
+    keep_reporting(context, "snapshot reports", snapshot_reporter, memory);
     let server = context.server().add(VolumeServiceServer::new(VolumeServer::new(manager.clone())), served());
     Ok(serve_capabilities(server, &manager, manager.publisher()))
 }

@@ -316,6 +316,10 @@ impl Agent for Manager {
         &self.admin
     }
 
+    fn show_foreign_store(&self, foreign: bool) {
+        self.executor.show_foreign_store(foreign);
+    }
+
     fn reconciled(&self) -> &Reconciled {
         &self.reconciled
     }
@@ -329,14 +333,17 @@ impl Agent for Manager {
             "comparing the records with the storage"
         );
         let here = records.iter().filter_map(|volume| record(&self.site.host, volume));
-        self.executor.reconcile(here, &found).await;
+        let wanted =
+            async |ids: Vec<_>| conductor.wanted(&ids, |request, ids| request.volume_ids = ids).await;
+        self.executor.reconcile(here, &found, wanted).await?;
 
         let list = self.driver.list_snapshots();
         let found = self.snapshots.take_stock(list, |snapshot| snapshot.id, restore_snapshot).await?;
         let records = conductor.snapshots().await?;
         let here = records.iter().filter_map(|snapshot| snapshots::record(&self.site.host, snapshot));
-        self.snapshots.reconcile(here, &found).await;
-        Ok(())
+        let wanted =
+            async |ids: Vec<_>| conductor.wanted(&ids, |request, ids| request.snapshot_ids = ids).await;
+        self.snapshots.reconcile(here, &found, wanted).await
     }
 }
 

@@ -269,8 +269,8 @@ impl VolumeService for VolumeServer {
     ) -> Result<Response<SetHostEnabledResponse>, Status> {
         let request = request.into_inner();
         self.admit(&request.target_host, request.target_epoch).map_err(refused)?;
-        let SetHostEnabledRequest { enabled, disabled_reason, .. } = request;
-        self.manager.admin().set_enabled(enabled, disabled_reason);
+        let SetHostEnabledRequest { enabled, disabled_reason, revision, .. } = request;
+        self.manager.admin().set_enabled(enabled, disabled_reason, revision);
         Ok(Response::new(SetHostEnabledResponse {}))
     }
 

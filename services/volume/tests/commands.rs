@@ -229,6 +229,7 @@ async fn a_disabled_backend_and_commands_for_others_are_refused() {
         target_epoch: cell.agent.as_ref().unwrap().epoch().0,
         enabled: false,
         disabled_reason: "disk".into(),
+        revision: 0,
     };
     cell.client().set_host_enabled(word).await.unwrap();
     assert_eq!(reason(cell.create(id, 1, "data", 1, "").await), Some(Reason::HostDisabled));

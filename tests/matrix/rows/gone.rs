@@ -270,17 +270,18 @@ pub const ROWS: &[Row] = &[
         }
     ),
     row!("a live migration's source dies for good", slow, |u, _hand| attached(&u).await, |u, ids, hand| {
-        u.live_migrate(&ids[0]).await.unwrap();
-        let source = u.instance_host(&ids[0]).await.unwrap();
+        let (source, destination) = ends(&u, &ids[0]).await;
+        u.migrate_to(&ids[0], true, destination).await.unwrap();
         hand.for_good(&source);
         hand.kill(Compute, &source).await;
         u.wants(&ids[0], Want::Present);
         u.wants(&ids[1], Want::Present);
-        // Either it goes over, or it is evacuated.
+        // Either it goes over, or it is evacuated, where the operator says of the destination that it does not run it.
+        let vouched = [destination.to_owned()];
         until_accepted(|| async {
             match u.instance_host(&ids[0]).await {
-                Some(host) if host != source => Ok(()),
-                _ => u.evacuate(&ids[0]).await,
+                Some(host) if host == destination => Ok(()),
+                _ => u.evacuate_vouching(&ids[0], &vouched).await,
             }
         })
         .await;
@@ -352,9 +353,7 @@ pub const ROWS: &[Row] = &[
 /// A move to a host that dies as soon as it was accepted, and stays away. Its user has it somewhere, or is told why not; its volume is
 /// with it or free.
 async fn destination_dies(user: &User, ids: &[String], live: bool, hand: &crate::hand::Hand) {
-    let source = user.instance_host(&ids[0]).await.unwrap();
-    let others = ["compute-1", "compute-2", "compute-3"];
-    let destination = others.into_iter().find(|host| *host != source).unwrap();
+    let (_, destination) = ends(user, &ids[0]).await;
     user.migrate_to(&ids[0], live, destination).await.unwrap();
     hand.for_good(destination);
     hand.kill(Compute, destination).await;
@@ -362,6 +361,14 @@ async fn destination_dies(user: &User, ids: &[String], live: bool, hand: &crate:
     user.wants(&ids[1], Want::Present);
     // Whatever came of it, there is a way out once an operator says that the host is off.
     until_accepted(|| user.fence(destination)).await;
+}
+
+/// The host an instance is on, and another.
+async fn ends(user: &User, id: &str) -> (String, &'static str) {
+    let source = user.instance_host(id).await.unwrap();
+    let others = ["compute-1", "compute-2", "compute-3"];
+    let destination = others.into_iter().find(|host| *host != source).unwrap();
+    (source, destination)
 }
 
 /// What is not possible is said at once.

@@ -7,11 +7,13 @@ use kilonova_tests::Plan;
 use super::Row;
 use super::steps::{attached, instance, while_agents_look};
 
-/// Agents soon remove what they take for nobody's.
+/// Agents look often, and soon remove what they take for nobody's.
 pub fn hasty(plan: &mut Plan) {
     (plan.compute.orphan_grace, plan.volume.orphan_grace) =
         (Period::from_millis(500), Period::from_millis(500));
     (plan.compute.reconcile_interval, plan.volume.reconcile_interval) =
+        (Period::from_millis(300), Period::from_millis(300));
+    (plan.compute.register_interval, plan.volume.register_interval) =
         (Period::from_millis(300), Period::from_millis(300));
 }
 

@@ -2,7 +2,7 @@
 
 use super::Row;
 use super::renamed::hasty;
-use super::steps::{attached, instance, kept, resized, while_agents_look};
+use super::steps::{attached, create, instance, kept, resized, until_accepted, until_ended, until_gone, while_agents_look};
 
 pub const ROWS: &[Row] = &[
     row!(
@@ -39,9 +39,9 @@ pub const ROWS: &[Row] = &[
             let (moved, deleted) = (attached(&u).await, instance(&u).await);
             hand.copy_store().await;
             u.migrate_to(&moved[0], true, "").await.unwrap();
-            super::steps::until_ended(&u, &moved[0]).await;
+            until_ended(&u, &moved[0]).await;
             u.delete(&deleted).await.unwrap();
-            super::steps::until_gone(&u, &deleted).await;
+            until_gone(&u, &deleted).await;
             u.forgets(&deleted);
             moved
         },
@@ -51,4 +51,25 @@ pub const ROWS: &[Row] = &[
         }
     )
     .with_another_store(),
+    Row {
+        rests: true,
+        ..row!(
+            "the store goes back a little, and is accepted",
+            hasty,
+            |u, hand| {
+                let ids = attached(&u).await;
+                hand.copy_store().await;
+                ids
+            },
+            |u, ids, hand| {
+                hand.put_store_back().await;
+                while_agents_look().await;
+                until_accepted(|| u.accept_store()).await;
+                // What was there goes on, and what is new is made.
+                create(&u, 3).await;
+                u.detach(&ids[0], &ids[1]).await.unwrap();
+            }
+        )
+        .with_another_store()
+    },
 ];

@@ -13,11 +13,35 @@ pub struct AdminState {
     pub enabled: bool,
     /// Why not.
     pub disabled_reason: String,
+    /// The revision at which that was said; 0 when it has none.
+    pub revision: u64,
     /// Where it belongs.
     pub placement: HostPlacement,
 }
 
 impl AdminState {
+    /// Whether it takes new work, unless a newer word is held. A word without revision is of an earlier version, and holds.
+    fn say(&mut self, enabled: bool, disabled_reason: String, revision: u64) {
+        if revision == 0 || revision >= self.revision {
+            (self.enabled, self.disabled_reason) = (enabled, disabled_reason);
+            self.revision = self.revision.max(revision);
+        }
+    }
+
+    /// Where it belongs: each half unless a newer one is held.
+    fn place(&mut self, word: HostPlacement) {
+        let held = &mut self.placement;
+        if word.revision >= held.revision {
+            held.revision = word.revision;
+            held.availability_zone = word.availability_zone;
+            held.traits = word.traits;
+        }
+        if word.aggregates_revision >= held.aggregates_revision {
+            held.aggregates_revision = word.aggregates_revision;
+            held.aggregates = word.aggregates;
+        }
+    }
+
     /// The word, and while the host is not in line with the records, that it takes no new work.
     #[must_use]
     pub fn withheld_unless(self, reconciled: bool) -> Self {
@@ -30,7 +54,7 @@ impl AdminState {
 
     /// Enters the word into what a host publishes, of whom `zone` is its own and `traits` are its driver's.
     pub fn enter(self, capabilities: &mut Capabilities, zone: &ZoneName, traits: &[String]) {
-        let Self { enabled, disabled_reason, placement } = self;
+        let Self { enabled, disabled_reason, placement, .. } = self;
         let added = placement.traits.into_iter().filter(|name| !traits.contains(name));
         capabilities.enabled = enabled;
         capabilities.disabled_reason = disabled_reason;
@@ -75,24 +99,14 @@ impl Admin {
         Version(self.state.borrow().1)
     }
 
-    /// A command: holds whatever was said before.
-    pub fn set_enabled(&self, enabled: bool, disabled_reason: String) {
-        self.command(|current| (current.enabled, current.disabled_reason) = (enabled, disabled_reason));
+    /// A command: holds unless a newer word is held.
+    pub fn set_enabled(&self, enabled: bool, disabled_reason: String, revision: u64) {
+        self.command(|current| current.say(enabled, disabled_reason, revision));
     }
 
     /// A command: each half holds unless a newer one is held.
     pub fn set_placement(&self, word: HostPlacement) {
-        self.command(|AdminState { placement: held, .. }| {
-            if word.revision >= held.revision {
-                held.revision = word.revision;
-                held.availability_zone = word.availability_zone;
-                held.traits = word.traits;
-            }
-            if word.aggregates_revision >= held.aggregates_revision {
-                held.aggregates_revision = word.aggregates_revision;
-                held.aggregates = word.aggregates;
-            }
-        });
+        self.command(|current| current.place(word));
     }
 
     fn command(&self, change: impl FnOnce(&mut AdminState)) {
@@ -102,12 +116,20 @@ impl Admin {
         });
     }
 
-    /// The answer to a question asked at `asked`: holds unless a command came meanwhile, which is newer.
+    /// The answer to a question asked at `asked`: holds as it is, whatever its revisions, for the store that it comes from may be
+    /// another. If a command came meanwhile, only what is newer of it does.
     pub fn answered(&self, word: AdminState, asked: Version) {
         self.state.send_if_modified(|(current, version)| {
-            let news = *version == asked.0 && *current != word;
+            let mut new = current.clone();
+            if *version == asked.0 {
+                new = word;
+            } else if word.revision > 0 {
+                new.say(word.enabled, word.disabled_reason, word.revision);
+                new.place(word.placement);
+            }
+            let news = *current != new;
             if news {
-                (*current, *version) = (word, *version + 1);
+                (*current, *version) = (new, *version + 1);
             }
             news
         });
@@ -146,11 +168,29 @@ mod tests {
         let admin = Admin::default();
         assert_eq!(admin.admit(&host).unwrap_err().reason, Reason::HostDisabled);
         let asked = admin.version();
-        admin.set_enabled(false, String::new());
+        admin.set_enabled(false, String::new(), 0);
         admin.answered(word(true), asked);
         assert!(!admin.current().enabled);
         admin.answered(word(true), admin.version());
         assert!(admin.admit(&host).is_ok());
+    }
+
+    #[test]
+    fn an_older_word_is_passed_over_in_whichever_order_they_come() {
+        let host = HostName::parse("node1").unwrap();
+        let admin = Admin::default();
+        let enabled = |revision| AdminState { enabled: true, revision, ..AdminState::default() };
+        let asked = admin.version();
+        admin.answered(enabled(5), asked);
+        admin.set_enabled(false, "maintenance".into(), 9);
+        admin.set_enabled(true, String::new(), 7);
+        assert_eq!(admin.admit(&host).unwrap_err().metadata["disabled_reason"], "maintenance");
+        admin.answered(enabled(8), asked);
+        assert!(admin.admit(&host).is_err(), "an answer that crossed the command and is older");
+        admin.answered(enabled(10), asked);
+        assert!(admin.admit(&host).is_ok(), "one that crossed it and is newer");
+        admin.set_enabled(false, String::new(), 10);
+        assert!(admin.admit(&host).is_err(), "the same revision says the same");
     }
 
     #[test]

@@ -1,26 +1,32 @@
 //! What an agent says to a conductor.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, HostName};
 use kilonova_proto::conductor::v1::report_service_client::ReportServiceClient;
 use kilonova_proto::conductor::v1::{
-    InstanceReport, ListHostInstancesRequest, ListHostSnapshotsRequest, ListHostVolumesRequest,
-    RegisterHostRequest, ReportInstancesRequest, ReportSnapshotsRequest, ReportVolumesRequest,
-    SnapshotReport, VolumeReport,
+    FindRecordsRequest, InstanceReport, ListHostInstancesRequest, ListHostSnapshotsRequest,
+    ListHostVolumesRequest, RegisterHostRequest, ReportInstancesRequest, ReportSnapshotsRequest,
+    ReportVolumesRequest, SnapshotReport, VolumeReport,
 };
-use kilonova_proto::types::v1::{Instance, Snapshot, Volume};
+use kilonova_proto::types::v1::{Instance, Snapshot, Store, Volume};
 use kilonova_rpc::peers::Channel;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::admin::AdminState;
 use super::reporter::{Report, Sink};
+use super::store_memory::{Remembered, StoreMemory};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const PAGE: i32 = 1000;
+/// Most ids that are asked about in one call.
+const MOST_IDS: usize = 100;
 
 /// Asks page after page for what belongs on the host.
 macro_rules! every_page {
@@ -28,9 +34,10 @@ macro_rules! every_page {
         let mut client = $conductor.client().await?;
         let (mut found, mut page_token) = (Vec::new(), String::new());
         loop {
-            let (host, epoch) = $conductor.names();
+            let ((host, epoch), known) = ($conductor.names(), $conductor.memory.known());
             let request = $request { host, epoch, page_size: PAGE, page_token };
             let page = client.$method(within(request)).await?.into_inner();
+            $conductor.saw(known.as_ref(), page.store.as_ref())?;
             found.extend(page.$field);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -46,12 +53,23 @@ pub struct Conductor {
     channel: Channel,
     host: HostName,
     epochs: watch::Receiver<Epoch>,
+    memory: StoreMemory,
 }
 
 impl Conductor {
-    /// Speaks for `host` over `channel`.
-    pub fn new(channel: Channel, host: HostName, epochs: watch::Receiver<Epoch>) -> Self {
-        Self { channel, host, epochs }
+    /// Speaks for `host` over `channel`, and remembers in `memory` which store the answers come from.
+    pub fn new(
+        channel: Channel,
+        host: HostName,
+        epochs: watch::Receiver<Epoch>,
+        memory: StoreMemory,
+    ) -> Self {
+        Self { channel, host, epochs, memory }
+    }
+
+    /// Refuses an answer of another store than the one that is remembered.
+    fn saw(&self, known: Option<&Remembered>, store: Option<&Store>) -> Result<(), Status> {
+        self.memory.saw(known, store).map_err(|foreign| Status::failed_precondition(foreign.to_string()))
     }
 
     /// The incarnation it speaks for.
@@ -80,11 +98,16 @@ impl Conductor {
         epoch: Epoch,
         about: RegisterHostRequest,
     ) -> Result<AdminState, Status> {
-        let request = RegisterHostRequest { host: self.host.to_string(), epoch: epoch.0, ..about };
+        let known = self.memory.known();
+        let Remembered { id: store_id, revision: store_revision } = known.clone().unwrap_or_default();
+        let host = self.host.to_string();
+        let request = RegisterHostRequest { host, epoch: epoch.0, store_id, store_revision, ..about };
         let answer = self.client().await?.register_host(within(request)).await?.into_inner();
+        self.saw(known.as_ref(), answer.store.as_ref())?;
         Ok(AdminState {
             enabled: answer.enabled,
             disabled_reason: answer.disabled_reason,
+            revision: answer.revision,
             placement: answer.placement.unwrap_or_default(),
         })
     }
@@ -102,6 +125,33 @@ impl Conductor {
     /// Every snapshot that is or may be on the backend.
     pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Status> {
         every_page!(self, ListHostSnapshotsRequest, list_host_snapshots, snapshots)
+    }
+
+    /// Which of these that no list has a record wants all the same, and where.
+    pub async fn wanted<K: Copy + Ord + fmt::Display + FromStr>(
+        &self,
+        ids: &[K],
+        enter: impl Fn(&mut FindRecordsRequest, Vec<String>),
+    ) -> Result<BTreeMap<K, String>, Status> {
+        let mut wanted = BTreeMap::new();
+        for ids in ids.chunks(MOST_IDS) {
+            let ((host, epoch), known) = (self.names(), self.memory.known());
+            let mut request = FindRecordsRequest { host, epoch, ..FindRecordsRequest::default() };
+            enter(&mut request, ids.iter().map(ToString::to_string).collect());
+            let answer = match self.client().await?.find_records(within(request)).await {
+                Ok(answer) => answer.into_inner(),
+                // A conductor of an earlier version cannot say: all may be.
+                Err(status) if status.code() == Code::Unimplemented => {
+                    wanted.extend(ids.iter().map(|id| (*id, String::new())));
+                    continue;
+                }
+                Err(status) => return Err(status),
+            };
+            self.saw(known.as_ref(), answer.store.as_ref())?;
+            let found = answer.wanted.into_iter();
+            wanted.extend(found.filter_map(|one| Some((one.id.parse().ok()?, one.host))));
+        }
+        Ok(wanted)
     }
 }
 

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Act, Conclusion, Ledger, Make, Outcome, Stamp, Unmake};
 use super::meters::Meters;
-use super::orphans::Orphans;
+use super::orphans::{OrphanOptions, Orphans};
 use super::reporter::Reporter;
 use super::work::{Claims, Site, Stopwatch, Work};
 use crate::tasks::Tasks;
@@ -54,8 +54,8 @@ pub struct ExecutorOptions {
     pub unmake_timeout: Duration,
     /// How long the driver may take over an act.
     pub act_timeout: Duration,
-    /// How long what is there and in no record is left alone.
-    pub orphan_grace: Duration,
+    /// How what is there and in no record is treated.
+    pub orphans: OrphanOptions,
 }
 
 /// What the host knows and has promised.
@@ -113,7 +113,7 @@ impl<W: Work> Executor<W> {
             options,
             slots: Semaphore::new(options.max_concurrent),
             book: Mutex::new(book),
-            orphans: Mutex::new(Orphans::new(options.orphan_grace)),
+            orphans: Mutex::new(Orphans::new(options.orphans)),
             changes: watch::Sender::new(0),
             meters,
         };
@@ -141,6 +141,16 @@ impl<W: Work> Executor<W> {
         let result = look(&mut orphans);
         self.shared.meters.orphans.set(f64::from(u32::try_from(orphans.count()).unwrap_or(u32::MAX)));
         result
+    }
+
+    /// Shows whether the records are in another store than the data are known to.
+    pub fn show_foreign_store(&self, foreign: bool) {
+        self.shared.meters.foreign_store.set(f64::from(u8::from(foreign)));
+    }
+
+    /// Shows how many of what is there a record wants that does not list it here.
+    pub(super) fn show_strays(&self, count: usize) {
+        self.shared.meters.strays.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
     }
 
     /// Where the work is done.

@@ -168,7 +168,7 @@ fn bench(room: u32, yields: bool) -> Bench {
         make_timeout: Duration::from_secs(60),
         unmake_timeout: Duration::from_secs(5),
         act_timeout: Duration::from_secs(5),
-        orphan_grace: Duration::ZERO,
+        orphans: OrphanOptions { grace: Duration::ZERO, share_per_hour: 1.0 },
     };
     let claims = Room { left: room, held: BTreeMap::new() };
     let witness = Arc::new(Witness::default());
@@ -189,7 +189,7 @@ impl Bench {
         let mut task = JoinSet::new();
         task.spawn(async move {
             let found = executor.read(|book| book.ledger.idle());
-            executor.reconcile(records, &found).await;
+            executor.reconcile(records, &found, async |_| Ok(BTreeMap::new())).await.unwrap();
         });
         task
     }

@@ -21,12 +21,17 @@ use super::publisher::CapabilityPublisher;
 use super::reconciled::Reconciled;
 use super::register::{jittered, keep_registered};
 use super::reporter::{Report, Reporter, Sink};
+use super::store_memory::{Foreign, StoreMemory};
 use crate::base::VERSION;
 use crate::readiness::Readiness;
 use crate::service::Context;
 
 /// The condition that a conductor knows the host.
 const REGISTERED: &str = "registered";
+/// The condition that the records are in the store that the data are known to.
+const STORE: &str = "store";
+/// How often it is said that they are not.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 /// The condition that nothing of an earlier incarnation is left to be decided, or removed.
 const RECONCILED: &str = "reconciled";
 
@@ -38,6 +43,9 @@ pub trait Agent: Source {
 
     /// The administrator's word.
     fn admin(&self) -> &Admin;
+
+    /// Shows in a metric whether the records are in another store than the data are known to.
+    fn show_foreign_store(&self, foreign: bool);
 
     /// Whether it is in line with the records; new work is refused while it is not.
     fn reconciled(&self) -> &Reconciled;
@@ -57,23 +65,24 @@ pub struct LifeOptions {
     pub reconcile_interval: Duration,
 }
 
-/// Starts everything an agent does by itself. Ready once it has registered and reconciled.
+/// Starts everything an agent does by itself. Ready once it has registered and reconciled, with the store that `memory` knows.
 pub fn live<A: Agent, R: Report>(
     context: &Context,
     agent: &Arc<A>,
     reporter: Reporter<R>,
+    memory: &StoreMemory,
     options: LifeOptions,
 ) where
     Conductor: Sink<R>,
 {
     let channel = context.peers.call(ServiceKind::Conductor);
-    let conductor = Conductor::new(channel, context.host.clone(), context.epochs());
+    let conductor = Conductor::new(channel, context.host.clone(), context.epochs(), memory.clone());
     context.readiness.not(REGISTERED, "waiting for a conductor to register with");
     context.readiness.not(RECONCILED, "waiting for the registration");
 
     let registered = watch::Sender::new(None);
     let known = registered.subscribe();
-    keep_reporting(context, "reports", reporter);
+    keep_reporting(context, "reports", reporter, memory);
     context.tasks.spawn(
         "registration",
         keep_registered(
@@ -82,24 +91,33 @@ pub fn live<A: Agent, R: Report>(
             options.register_interval,
             agent.admin().clone(),
             registered,
+            memory.clone(),
         ),
     );
-    let readiness = context.readiness.clone();
-    let every = options.reconcile_interval;
     context
         .tasks
-        .spawn("reconcile", keep_reconciled(agent.clone(), conductor.clone(), known, readiness, every));
+        .spawn("store identity", watch_store(memory.clone(), agent.clone(), context.readiness.clone()));
+    let readiness = context.readiness.clone();
+    let every = options.reconcile_interval;
+    context.tasks.spawn(
+        "reconcile",
+        keep_reconciled(agent.clone(), conductor.clone(), known, readiness, every, memory.foreign()),
+    );
     context.tasks.spawn("capabilities", publish(agent.clone(), conductor));
     context.tasks.spawn("driver refresh", refresh(agent.clone(), options.refresh_interval));
 }
 
 /// Tells conductors what is reported of one kind of resource.
-pub fn keep_reporting<R: Report>(context: &Context, name: &'static str, reporter: Reporter<R>)
-where
+pub fn keep_reporting<R: Report>(
+    context: &Context,
+    name: &'static str,
+    reporter: Reporter<R>,
+    memory: &StoreMemory,
+) where
     Conductor: Sink<R>,
 {
     let channel = context.peers.call(ServiceKind::Conductor);
-    let conductor = Conductor::new(channel, context.host.clone(), context.epochs());
+    let conductor = Conductor::new(channel, context.host.clone(), context.epochs(), memory.clone());
     context.tasks.spawn(name, reporter.run(conductor));
 }
 
@@ -132,15 +150,40 @@ async fn keep_reconciled<A: Agent>(
     mut registered: watch::Receiver<Option<Epoch>>,
     readiness: Readiness,
     every: Duration,
+    mut foreign: watch::Receiver<Option<Foreign>>,
 ) {
     let mut epochs = conductor.epochs();
     loop {
         let epoch = *epochs.borrow_and_update();
-        let newer = tokio::select! {
-            newer = epochs.changed() => newer,
-            () = in_one_incarnation(agent.as_ref(), &conductor, &mut registered, &readiness, epoch, every) => return,
+        let waits = foreign.borrow_and_update().is_some();
+        let changed = tokio::select! {
+            changed = epochs.changed() => changed,
+            changed = foreign.changed() => changed,
+            () = in_one_incarnation(agent.as_ref(), &conductor, &mut registered, &readiness, epoch, every), if !waits => return,
         };
-        if newer.is_err() {
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says so, and takes nothing new, while the records are in another store.
+async fn watch_store<A: Agent>(memory: StoreMemory, agent: Arc<A>, readiness: Readiness) {
+    let mut foreign = memory.foreign();
+    loop {
+        let seen = foreign.borrow_and_update().clone();
+        agent.show_foreign_store(seen.is_some());
+        let Some(seen) = seen else {
+            readiness.ok(STORE);
+            if foreign.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        agent.reconciled().withdraw();
+        readiness.not(STORE, seen.to_string());
+        tracing::error!(seen = seen.seen, remembered = seen.remembered.id, "{seen}");
+        if let Ok(Err(_)) = tokio::time::timeout(SAY_EVERY, foreign.changed()).await {
             return;
         }
     }

@@ -13,6 +13,8 @@ pub(super) struct Meters {
     pub removed: Counter,
     pub took: Histogram,
     pub orphans: Gauge,
+    pub strays: Gauge,
+    pub foreign_store: Gauge,
 }
 
 impl Meters {
@@ -33,6 +35,10 @@ impl Meters {
                 "service" => service, "host" => host.clone(), "resource" => resource),
             orphans: metrics::gauge!("kilonova_agent_orphans",
                 "service" => service, "host" => host.clone(), "resource" => resource),
+            strays: metrics::gauge!("kilonova_agent_strays",
+                "service" => service, "host" => host.clone(), "resource" => resource),
+            foreign_store: metrics::gauge!("kilonova_agent_foreign_store",
+                "service" => service, "host" => host),
         }
     }
 }

@@ -10,11 +10,13 @@
 //! is the [`ledger`]. [`reporter`] sends reports until a conductor has them; [`register`] keeps the host known and
 //! brings the administrator's word ([`admin`]). [`publisher`] holds the current capabilities, [`capability_server`]
 //! streams them. [`reconcile`] goes on from what an earlier
-//! incarnation left, and [`orphans`] leaves what is in no record alone for a while; [`inventory`] tells what there is. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
+//! incarnation left, and [`orphans`] leaves what is in no record alone for a while; [`store_memory`] knows another
+//! store from the one that the data are known to, and [`data_dir`] another agent's data; [`inventory`] tells what there is. [`life`] runs all of it. [`simulated`] is what drivers without hardware share.
 
 pub mod admin;
 pub mod capability_server;
 pub mod conductor;
+pub mod data_dir;
 pub mod executor;
 pub mod guard;
 pub mod inventory;
@@ -29,4 +31,5 @@ pub mod reconciled;
 pub mod register;
 pub mod reporter;
 pub mod simulated;
+pub mod store_memory;
 pub mod work;

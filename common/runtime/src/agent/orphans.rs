@@ -1,10 +1,11 @@
-//! What is on the host and in no record: left alone for a grace period, and removed only if it has been so all along.
+//! What is on the host and in no record: left alone for a grace period, removed only if it has been so all along, and then not
+//! more of it in an hour than a share of what there is.
 //!
 //! A record is written before its host is asked, and outlives what it is about, so an orphan is never what somebody waits
-//! for. But the records may be the wrong ones: those of a store restored from an older copy, or of another cell that the
-//! agent was pointed at by mistake. The grace is the operator's time to see that and stop the agent.
+//! for. But the records may be the wrong ones, whatever else watches over that. Grace and share are the operator's time to see it
+//! and stop the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use kilonova_model::Error;
@@ -16,33 +17,58 @@ use super::executor::{Book, Executor};
 use super::ledger::Stamp;
 use super::work::{Work, answered};
 
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// How orphans are treated.
+#[derive(Debug, Clone, Copy)]
+pub struct OrphanOptions {
+    /// How long they are left alone.
+    pub grace: Duration,
+    /// The part of what there is that may be removed in an hour, 0 to 1; at least one of it may.
+    pub share_per_hour: f64,
+}
+
 /// What is in no record, and since when.
 #[derive(Debug)]
 pub struct Orphans<K> {
-    grace: Duration,
+    options: OrphanOptions,
     since: BTreeMap<K, Instant>,
+    /// When those of the last hour were given to be removed, oldest first.
+    removed: VecDeque<Instant>,
 }
 
 impl<K: Ord + Copy> Orphans<K> {
     /// None yet.
-    pub fn new(grace: Duration) -> Self {
-        Self { grace, since: BTreeMap::new() }
+    pub fn new(options: OrphanOptions) -> Self {
+        Self { options, since: BTreeMap::new(), removed: VecDeque::new() }
     }
 
-    /// Takes what is in no record now, and gives those that were so for the whole grace, and those that are new.
-    pub fn seen(&mut self, now: Instant, without_record: &BTreeMap<K, Stamp>) -> Seen<K> {
+    /// Takes what is in no record now, of `there` in all, and gives those that are to be removed, and those that are new.
+    pub fn seen(&mut self, now: Instant, without_record: &BTreeMap<K, Stamp>, there: usize) -> Seen<K> {
         self.since.retain(|id, _| without_record.contains_key(id));
-        let (mut due, mut new) = (Vec::new(), Vec::new());
+        while self.removed.front().is_some_and(|at| now.duration_since(*at) >= HOUR) {
+            self.removed.pop_front();
+        }
+        let share = (there as f64 * self.options.share_per_hour).floor() as usize;
+        let mut room = share.max(1).saturating_sub(self.removed.len());
+        let mut seen = Seen { due: Vec::new(), new: Vec::new(), waiting: 0 };
         for (id, stamp) in without_record {
             let since = *self.since.entry(*id).or_insert_with(|| {
-                new.push(*id);
+                seen.new.push(*id);
                 now
             });
-            if now.duration_since(since) >= self.grace {
-                due.push((*id, *stamp));
+            if now.duration_since(since) < self.options.grace {
+                continue;
             }
+            if room == 0 {
+                seen.waiting += 1;
+                continue;
+            }
+            room -= 1;
+            self.removed.push_back(now);
+            seen.due.push((*id, *stamp));
         }
-        Seen { due, new }
+        seen
     }
 
     /// How many there are.
@@ -50,9 +76,9 @@ impl<K: Ord + Copy> Orphans<K> {
         self.since.len()
     }
 
-    /// How long they are left alone.
-    pub fn grace(&self) -> Duration {
-        self.grace
+    /// How they are treated.
+    pub fn options(&self) -> OrphanOptions {
+        self.options
     }
 }
 
@@ -63,6 +89,8 @@ pub struct Seen<K> {
     pub due: Vec<(K, Stamp)>,
     /// Seen for the first time.
     pub new: Vec<K>,
+    /// How many would be to be removed if it were not too many for an hour.
+    pub waiting: usize,
 }
 
 impl<W: Work> Executor<W> {
@@ -105,31 +133,53 @@ mod tests {
         seen.due.into_iter().map(|(id, _)| id).collect()
     }
 
+    fn known(grace: Duration, share_per_hour: f64) -> Orphans<u32> {
+        Orphans::new(OrphanOptions { grace, share_per_hour })
+    }
+
     #[test]
     fn an_orphan_is_due_once_it_was_one_for_the_whole_grace() {
         let (start, grace) = (Instant::now(), Duration::from_secs(600));
-        let mut known = Orphans::new(grace);
-        assert_eq!(known.seen(start, &orphans([1])), Seen { due: Vec::new(), new: vec![1] });
+        let mut known = known(grace, 1.0);
+        assert_eq!(known.seen(start, &orphans([1]), 9), Seen { due: Vec::new(), new: vec![1], waiting: 0 });
         let later = start + grace / 2;
-        assert_eq!(known.seen(later, &orphans([1, 2])), Seen { due: Vec::new(), new: vec![2] });
-        assert_eq!(due(known.seen(start + grace, &orphans([1, 2]))), [1]);
-        assert_eq!(due(known.seen(later + grace, &orphans([1, 2]))), [1, 2]);
-        assert_eq!(known.count(), 2);
+        assert_eq!(
+            known.seen(later, &orphans([1, 2]), 9),
+            Seen { due: Vec::new(), new: vec![2], waiting: 0 }
+        );
+        assert_eq!(due(known.seen(start + grace, &orphans([1, 2]), 9)), [1]);
+        assert_eq!(due(known.seen(later + grace, &orphans([2]), 9)), [2]);
+        assert_eq!(known.count(), 1);
     }
 
     #[test]
     fn one_that_had_a_record_meanwhile_starts_anew() {
         let (start, grace) = (Instant::now(), Duration::from_secs(600));
-        let mut known = Orphans::new(grace);
-        known.seen(start, &orphans([1]));
-        known.seen(start + grace, &orphans([]));
+        let mut known = known(grace, 1.0);
+        known.seen(start, &orphans([1]), 9);
+        known.seen(start + grace, &orphans([]), 9);
         assert_eq!(known.count(), 0);
-        assert_eq!(due(known.seen(start + grace, &orphans([1]))), [] as [u32; 0]);
-        assert_eq!(due(known.seen(start + grace * 2, &orphans([1]))), [1]);
+        assert_eq!(due(known.seen(start + grace, &orphans([1]), 9)), [] as [u32; 0]);
+        assert_eq!(due(known.seen(start + grace * 2, &orphans([1]), 9)), [1]);
     }
 
     #[test]
     fn without_grace_it_is_due_at_once() {
-        assert_eq!(due(Orphans::new(Duration::ZERO).seen(Instant::now(), &orphans([1]))), [1]);
+        assert_eq!(due(known(Duration::ZERO, 1.0).seen(Instant::now(), &orphans([1]), 1)), [1]);
+    }
+
+    #[test]
+    fn no_more_than_a_share_is_removed_in_an_hour_and_one_always() {
+        let start = Instant::now();
+        let mut many = known(Duration::ZERO, 0.05);
+        let seen = many.seen(start, &orphans(0..100), 100);
+        assert_eq!((seen.due.len(), seen.waiting), (5, 95));
+        let seen = many.seen(start + HOUR / 2, &orphans(5..100), 95);
+        assert_eq!((seen.due.len(), seen.waiting), (0, 95));
+        let seen = many.seen(start + HOUR, &orphans(5..100), 95);
+        assert_eq!((seen.due.len(), seen.waiting), (4, 91));
+        let mut few = known(Duration::ZERO, 0.0);
+        assert_eq!(due(few.seen(start, &orphans([1, 2]), 2)), [1]);
+        assert_eq!(few.seen(start + HOUR / 2, &orphans([2]), 1).waiting, 1);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! | record says           | on the host          | then                                                    |
 //! |-----------------------|----------------------|---------------------------------------------------------|
-//! | there is none         | it                   | an orphan: removed after a grace, reported gone         |
+//! | there is none at all  | it                   | an orphan: removed after a grace, reported gone         |
+//! | not listed, wanted    | it                   | a stray: left alone, and said loudly                    |
 //! | elsewhere, or absent  | it, or nothing       | removed if there, reported gone                         |
 //! | being made            | of that generation   | it had been made: reported ready                        |
 //! | being made            | nothing              | the conductor sends it again to the new incarnation     |
@@ -16,6 +17,7 @@
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
+use tonic::Status;
 
 use super::executor::Executor;
 use super::ledger::Stamp;
@@ -50,8 +52,8 @@ pub struct Record<K> {
 pub enum Verdict<K> {
     /// Remove what there is of it and report it gone.
     Unwanted(K, Stamp),
-    /// There is no record of it.
-    Orphan(K, Stamp),
+    /// There is no record of it among those of the host.
+    Unlisted(K, Stamp),
     /// Report it ready.
     Ready(K, Stamp),
     /// It should be there and is not.
@@ -70,7 +72,7 @@ pub fn plan<K: Copy + Ord>(
         let there = unclaimed.remove(&record.id);
         verdicts.extend(verdict(record, there));
     }
-    verdicts.extend(unclaimed.into_iter().map(|(id, stamp)| Verdict::Orphan(id, stamp)));
+    verdicts.extend(unclaimed.into_iter().map(|(id, stamp)| Verdict::Unlisted(id, stamp)));
     verdicts
 }
 
@@ -86,38 +88,65 @@ fn verdict<K>(Record { id, stamp, standing }: Record<K>, there: Option<Stamp>) -
 }
 
 impl<W: Work> Executor<W> {
-    /// Brings what there is in line with the records; `found` is what was there before they were read. Ends once what is not
-    /// wanted is removed: whoever is ready has nothing of it left.
+    /// Brings what there is in line with the records; `found` is what was there before they were read. `wanted` says which of what
+    /// is not among them a record wants all the same, and where: that is left alone. Ends once what is not wanted is removed:
+    /// whoever is ready has nothing of it left.
     pub async fn reconcile(
         &self,
         records: impl IntoIterator<Item = Record<W::Id>>,
         found: &BTreeMap<W::Id, Stamp>,
-    ) {
-        let (mut orphans, mut verdicts) = (BTreeMap::new(), Vec::new());
+        wanted: impl AsyncFnOnce(Vec<W::Id>) -> Result<BTreeMap<W::Id, String>, Status>,
+    ) -> Result<(), Status> {
+        let (mut unlisted, mut verdicts) = (BTreeMap::new(), Vec::new());
         for verdict in plan(records, found) {
             match verdict {
-                Verdict::Orphan(id, stamp) => {
-                    orphans.insert(id, stamp);
+                Verdict::Unlisted(id, stamp) => {
+                    unlisted.insert(id, stamp);
                 }
                 verdict => verdicts.push(verdict),
             }
         }
-        verdicts.extend(self.orphaned(&orphans));
+        let strays = if unlisted.is_empty() {
+            BTreeMap::new()
+        } else {
+            wanted(unlisted.keys().copied().collect()).await?
+        };
+        self.show_strays(strays.len());
+        for (id, host) in &strays {
+            unlisted.remove(id);
+            tracing::error!(%id, belongs_to = host, "this {} is here and its record wants it elsewhere: it is left alone; look \
+                whether this agent has the name and the data it should have", W::VERBS.noun);
+        }
+        verdicts.extend(self.orphaned(&unlisted, found.len()));
         let mut changes = self.changes();
         let unwanted: Vec<_> = verdicts.into_iter().filter_map(|verdict| self.begin(verdict)).collect();
         while self.read(|book| unwanted.iter().any(|id| book.ledger.overtaken(*id))) {
             if changes.changed().await.is_err() {
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
-    /// The orphans whose grace is over.
-    fn orphaned(&self, without_record: &BTreeMap<W::Id, Stamp>) -> impl Iterator<Item = Verdict<W::Id>> {
-        let (seen, grace) =
-            self.orphans(|orphans| (orphans.seen(Instant::now(), without_record), orphans.grace()));
+    /// The orphans that are to be removed, of `there` in all.
+    fn orphaned(
+        &self,
+        without_record: &BTreeMap<W::Id, Stamp>,
+        there: usize,
+    ) -> impl Iterator<Item = Verdict<W::Id>> {
+        let (seen, options) =
+            self.orphans(|orphans| (orphans.seen(Instant::now(), without_record, there), orphans.options()));
         for id in seen.new {
-            tracing::warn!(%id, ?grace, "there is no record of this {}: it is removed after the grace", W::VERBS.noun);
+            tracing::warn!(%id, grace = ?options.grace, "there is no record of this {}: it is removed after the grace",
+                W::VERBS.noun);
+        }
+        if seen.waiting > 0 {
+            tracing::error!(
+                waiting = seen.waiting,
+                share_per_hour = options.share_per_hour,
+                "more {}s without a record than may be removed in an hour: the rest waits",
+                W::VERBS.noun
+            );
         }
         seen.due.into_iter().map(|(id, stamp)| Verdict::Unwanted(id, stamp))
     }
@@ -125,7 +154,7 @@ impl<W: Work> Executor<W> {
     /// Begins one, and gives what is being removed.
     fn begin(&self, verdict: Verdict<W::Id>) -> Option<W::Id> {
         match verdict {
-            Verdict::Unwanted(id, stamp) | Verdict::Orphan(id, stamp) => match self.unmake(id, stamp) {
+            Verdict::Unwanted(id, stamp) | Verdict::Unlisted(id, stamp) => match self.unmake(id, stamp) {
                 Ok(()) => {
                     tracing::info!(%id, %stamp, "not wanted here any more: being removed, or gone already");
                     return Some(id);
@@ -159,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_nobody_wants_is_removed() {
-        assert_eq!(verdicts(None, Some(at(1, 1))), [Verdict::Orphan(7, at(1, 1))]);
+        assert_eq!(verdicts(None, Some(at(1, 1))), [Verdict::Unlisted(7, at(1, 1))]);
         for there in [None, Some(at(1, 1))] {
             assert_eq!(verdicts(Some(Standing::Unwanted), there), [Verdict::Unwanted(7, at(2, 3))]);
         }

@@ -29,7 +29,12 @@ impl Reconciled {
         self.under.send_if_modified(|under| under.replace(epoch) != Some(epoch));
     }
 
-    /// Tells of every time it was.
+    /// It no longer is, for a reason other than a new incarnation.
+    pub fn withdraw(&self) {
+        self.under.send_if_modified(|under| under.take().is_some());
+    }
+
+    /// Tells whenever that changes, other than by a new incarnation.
     pub fn subscribe(&self) -> watch::Receiver<Option<Epoch>> {
         self.under.subscribe()
     }
@@ -61,5 +66,7 @@ mod tests {
         assert!(!reconciled.holds(), "what was compared in the earlier incarnation");
         reconciled.set(Epoch(9));
         assert!(reconciled.holds());
+        reconciled.withdraw();
+        assert!(!reconciled.holds());
     }
 }

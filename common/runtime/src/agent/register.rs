@@ -11,6 +11,10 @@ use tokio::time::sleep;
 
 use super::admin::Admin;
 use super::conductor::Conductor;
+use super::store_memory::StoreMemory;
+
+/// How often it registers while it sees another store than the one it remembers.
+const WHILE_FOREIGN: Duration = Duration::from_secs(3);
 
 /// Registers for ever. `about` says what does not change; `registered` is the incarnation that a conductor knows.
 pub async fn keep_registered(
@@ -19,7 +23,9 @@ pub async fn keep_registered(
     every: Duration,
     admin: Admin,
     registered: watch::Sender<Option<Epoch>>,
+    memory: StoreMemory,
 ) {
+    let mut foreign = memory.foreign();
     let mut epochs = conductor.epochs();
     let mut backoff = Backoff::new(BackoffPolicy::reconnect());
     let mut waiting = false;
@@ -39,6 +45,8 @@ pub async fn keep_registered(
                 backoff.reset();
                 jittered(every)
             }
+            // Waiting for an administrator, who should not have to wait for long.
+            Err(_) if foreign.borrow_and_update().is_some() => jittered(every.min(WHILE_FOREIGN)),
             Err(error) => {
                 if !std::mem::replace(&mut waiting, true) {
                     tracing::warn!(
@@ -53,6 +61,7 @@ pub async fn keep_registered(
         tokio::select! {
             () = sleep(pause) => {}
             changed = epochs.changed() => if changed.is_err() { return },
+            changed = foreign.changed() => if changed.is_err() { return },
         }
     }
 }

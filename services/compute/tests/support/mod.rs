@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +13,18 @@ use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
 use kilonova_proto::compute::v1::{BuildInstanceRequest, InstanceCommand, TerminateInstanceRequest};
 use kilonova_proto::conductor::v1::report_service_server::{ReportService, ReportServiceServer};
 use kilonova_proto::conductor::v1::{
-    InstanceReport, ListHostInstancesRequest, ListHostInstancesResponse, RegisterHostRequest,
-    RegisterHostResponse, ReportInstancesRequest, ReportInstancesResponse,
+    FindRecordsRequest, FindRecordsResponse, InstanceReport, ListHostInstancesRequest,
+    ListHostInstancesResponse, RegisterHostRequest, RegisterHostResponse, ReportInstancesRequest,
+    ReportInstancesResponse, WantedRecord,
 };
-use kilonova_proto::types::v1::{Flavor, Image, Instance, InstanceSpec};
+use kilonova_proto::types::v1::{Flavor, Image, Instance, InstanceSpec, Store};
 use kilonova_rpc::caller::Caller;
 use kilonova_rpc::peers::{Channel, Peers, PeersOptions};
 use kilonova_rpc::registry::{Registry, RegistryOptions};
 use kilonova_rpc::server::Served;
 use kilonova_runtime::agent::simulated::{Entry, FailRule};
 use kilonova_runtime::config::Period;
-use kilonova_runtime::{Launch, LaunchOptions, Running};
+use kilonova_runtime::{Launch, LaunchOptions, Running, StartError};
 use kilonova_store::embedded::EmbeddedStore;
 use kilonova_store::keys::Keys;
 use kilonova_store::{SharedStore, Txn};
@@ -43,6 +45,10 @@ pub struct Conductor {
     pub registrations: Arc<Mutex<Vec<RegisterHostRequest>>>,
     /// How often it was asked what belongs on the host.
     pub listed: watch::Sender<u64>,
+    /// What records want elsewhere, by id, with where.
+    pub elsewhere: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Which store it says the records are in.
+    pub store: Arc<Mutex<Option<Store>>>,
     /// Whether it does not answer that.
     pub mute: watch::Sender<bool>,
     told: mpsc::UnboundedSender<InstanceReport>,
@@ -56,7 +62,8 @@ impl ReportService for Conductor {
     ) -> Result<Response<RegisterHostResponse>, Status> {
         self.registrations.lock().push(request.into_inner());
         let (enabled, disabled_reason) = self.word.lock().clone();
-        Ok(Response::new(RegisterHostResponse { enabled, disabled_reason, placement: None }))
+        let store = self.store.lock().clone();
+        Ok(Response::new(RegisterHostResponse { enabled, disabled_reason, store, ..Default::default() }))
     }
 
     async fn report_instances(
@@ -71,6 +78,20 @@ impl ReportService for Conductor {
         Ok(Response::new(ReportInstancesResponse {}))
     }
 
+    async fn find_records(
+        &self,
+        request: Request<FindRecordsRequest>,
+    ) -> Result<Response<FindRecordsResponse>, Status> {
+        let request = request.into_inner();
+        let ids = [request.instance_ids, request.volume_ids, request.snapshot_ids].concat();
+        let elsewhere = self.elsewhere.lock();
+        let wanted = ids.into_iter().filter_map(|id| {
+            let host = elsewhere.get(&id)?.clone();
+            Some(WantedRecord { id, host })
+        });
+        Ok(Response::new(FindRecordsResponse { wanted: wanted.collect(), store: self.store.lock().clone() }))
+    }
+
     /// Two to a page, so that paging is gone through.
     async fn list_host_instances(
         &self,
@@ -83,7 +104,8 @@ impl ReportService for Conductor {
         let instances: Vec<Instance> = records.iter().skip(from).take(2).cloned().collect();
         let more = from + 2 < records.len();
         let next_page_token = if more { (from + 2).to_string() } else { String::new() };
-        Ok(Response::new(ListHostInstancesResponse { instances, next_page_token }))
+        let store = self.store.lock().clone();
+        Ok(Response::new(ListHostInstancesResponse { instances, next_page_token, store }))
     }
 }
 
@@ -124,6 +146,7 @@ pub fn quick() -> Config {
     config.driver.latency_jitter = Period::from_millis(0);
     config.register_interval = Period::from_millis(200);
     config.orphan_grace = Period::from_millis(0);
+    config.orphan_share_per_hour = 1.0;
     config
 }
 
@@ -151,6 +174,8 @@ impl Cell {
             records: Arc::default(),
             registrations: Arc::default(),
             listed: watch::Sender::new(0),
+            elsewhere: Arc::default(),
+            store: Arc::default(),
             mute: watch::Sender::new(false),
             told,
         };
@@ -182,10 +207,15 @@ impl Cell {
         self.running_conductor.take().unwrap().stop().await;
     }
 
+    /// Starts an agent of that name over the cell's data.
+    pub async fn launch_agent(&self, host: &str) -> Result<Running, StartError> {
+        let launch = launch(&self.store, ServiceKind::Compute, host).await;
+        kilonova_compute::start(self.config.clone(), launch).await
+    }
+
     /// Starts the agent, and waits until it is ready.
     pub async fn start_agent(&mut self) {
-        let launch = launch(&self.store, ServiceKind::Compute, HOST).await;
-        let running = kilonova_compute::start(self.config.clone(), launch).await.unwrap();
+        let running = self.launch_agent(HOST).await.unwrap();
         timeout(SOON, running.readiness.wait_ready()).await.expect("ready");
         self.channel().wait_ready(Instant::now() + SOON).await.unwrap();
         self.agent = Some(running);

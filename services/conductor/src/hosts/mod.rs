@@ -136,7 +136,7 @@ impl Hosts {
         let host = self.shown(&entry);
         // As it is now: a repetition of an earlier word is answered with the word that holds.
         let enabled = host.admin_state() != pb::host::AdminState::Disabled;
-        self.tell_enabled(id, Epoch(host.epoch), enabled, &host.disabled_reason).await;
+        self.tell_enabled(id, Epoch(host.epoch), (enabled, &host.disabled_reason), entry.revision).await;
         Ok(host)
     }
 

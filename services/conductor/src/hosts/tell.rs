@@ -24,16 +24,27 @@ const AT_ONCE: usize = 64;
 
 impl Hosts {
     /// Tells a host whether it takes new work.
-    pub(super) async fn tell_enabled(&self, id: &HostId, epoch: Epoch, enabled: bool, reason: &str) {
+    pub(super) async fn tell_enabled(&self, id: &HostId, epoch: Epoch, word: (bool, &str), at: Revision) {
         let (channel, epoch) = self.line(id, epoch);
-        let (target_host, target_epoch, disabled_reason) = (id.1.to_string(), epoch.0, reason.to_owned());
+        let (target_host, target_epoch, revision) = (id.1.to_string(), epoch.0, at.0);
+        let (enabled, disabled_reason) = (word.0, word.1.to_owned());
         let told = if id.0 == ServiceKind::Compute {
-            let request =
-                compute::SetHostEnabledRequest { target_host, target_epoch, enabled, disabled_reason };
+            let request = compute::SetHostEnabledRequest {
+                target_host,
+                target_epoch,
+                enabled,
+                disabled_reason,
+                revision,
+            };
             ComputeServiceClient::new(channel).set_host_enabled(within(request)).await.map(drop)
         } else {
-            let request =
-                volume::SetHostEnabledRequest { target_host, target_epoch, enabled, disabled_reason };
+            let request = volume::SetHostEnabledRequest {
+                target_host,
+                target_epoch,
+                enabled,
+                disabled_reason,
+                revision,
+            };
             VolumeServiceClient::new(channel).set_host_enabled(within(request)).await.map(drop)
         };
         note(id, told);

@@ -13,6 +13,7 @@ mod placements;
 mod records;
 mod reports;
 mod snapshots;
+mod store;
 mod tasks;
 mod volumes;
 mod watches;
@@ -26,6 +27,7 @@ use kilonova_proto::conductor::v1::aggregate_service_server::AggregateServiceSer
 use kilonova_proto::conductor::v1::audit_service_server::AuditServiceServer;
 use kilonova_proto::conductor::v1::placement_service_server::PlacementServiceServer;
 use kilonova_proto::conductor::v1::report_service_server::ReportServiceServer;
+use kilonova_proto::conductor::v1::store_service_server::StoreServiceServer;
 use kilonova_proto::conductor::v1::task_service_server::TaskServiceServer;
 use kilonova_proto::conductor::v1::{InstanceRecord, SnapshotRecord, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
@@ -45,6 +47,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::groups::Groups;
 use crate::hosts::Hosts;
+use crate::identity::StoreIdentity;
 use crate::moves::reach::Reach;
 use crate::placed::Placed;
 use crate::records::Records;
@@ -57,6 +60,8 @@ pub struct Conductor {
     pub name: HostName,
     /// The store.
     pub db: Db,
+    /// Which store it is.
+    pub identity: StoreIdentity,
     /// Its settings.
     pub config: Arc<Config>,
     /// The accept path.
@@ -192,6 +197,10 @@ pub fn services(conductor: Arc<Conductor>, server: ServerBuilder) -> ServerBuild
         .add(
             PlacementServiceServer::from_arc(conductor.clone()),
             Served::all("kilonova.conductor.v1.PlacementService"),
+        )
+        .add(
+            StoreServiceServer::from_arc(conductor.clone()),
+            Served::all("kilonova.conductor.v1.StoreService"),
         )
         .add(ReportServiceServer::from_arc(conductor), Served::all("kilonova.conductor.v1.ReportService"))
 }

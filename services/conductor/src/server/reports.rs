@@ -1,7 +1,7 @@
 //! `ReportService`: what agents say of themselves and of what they hold.
 
 use kilonova_model::page::page_size;
-use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
+use kilonova_model::{Epoch, Error, HostName, Reason, Revision, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
 use kilonova_proto::conductor::v1::report_service_server::ReportService;
 use kilonova_proto::conductor::v1::{InstanceRecord, ReportStatus, SnapshotRecord, VolumeRecord};
@@ -15,7 +15,7 @@ use super::hosts::host_id;
 use super::pages::{cut, next_token, read_after};
 use super::{Answer, Conductor};
 use crate::cache::Entry;
-use crate::placed::Placed;
+use crate::placed::{Phase, Placed, Wanted};
 use crate::records::Records;
 use crate::reports::{self, Report};
 use crate::requests::read_id;
@@ -46,6 +46,36 @@ impl Conductor {
         }
         Ok(name)
     }
+}
+
+impl Conductor {
+    /// Which store it is, once something was read from it.
+    async fn store(&self) -> Result<pb::Store, Status> {
+        self.identity.current().await.map_err(|error| to_status(&error))
+    }
+}
+
+/// Those of `ids` that a record wants, wherever they belong.
+async fn wanted<P: Placed>(
+    records: &Records<P>,
+    field: &str,
+    ids: &[String],
+) -> Result<Vec<proto::WantedRecord>, Status> {
+    let failed = |error: Error| to_status(&error);
+    if !ids.is_empty() {
+        records.brought_up_to_date().await.map_err(failed)?;
+    }
+    let mut wanted = Vec::new();
+    for text in ids {
+        let Some(entry) = records.get(read_id(field, text).map_err(failed)?).await.map_err(failed)? else {
+            continue;
+        };
+        let status = entry.record.status();
+        if status.wanted == Wanted::Present && status.phase != Phase::Gone {
+            wanted.push(proto::WantedRecord { id: text.clone(), host: status.host });
+        }
+    }
+    Ok(wanted)
 }
 
 fn check_count(count: usize) -> Result<(), Status> {
@@ -154,12 +184,14 @@ impl ReportService for Conductor {
             .map_err(|error| to_status(&error))?;
         let (host, epoch) = (request.get_ref().host.clone(), request.get_ref().epoch);
         let name = self.own_host(&request, service, &host, epoch)?;
-        let (host, placement) = self
-            .hosts
-            .register(&(service, name), request.get_ref())
-            .await
-            .map_err(|error| to_status(&error))?;
+        let message = request.get_ref();
+        let (store_id, revision) = (message.store_id.as_str(), Revision(message.store_revision));
+        let store = self.identity.compared(store_id, revision).await.map_err(|error| to_status(&error))?;
+        let (host, placement) =
+            self.hosts.register(&(service, name), message).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(proto::RegisterHostResponse {
+            revision: placement.revision,
+            store: Some(store),
             enabled: host.admin_state() != pb::host::AdminState::Disabled,
             disabled_reason: host.disabled_reason,
             placement: Some(placement),
@@ -206,7 +238,8 @@ impl ReportService for Conductor {
         let (size, token) = (message.page_size, message.page_token.as_str());
         let (snapshots, next_page_token) =
             on_host(&self.snapshots, host.as_str(), size, token).await.map_err(|error| to_status(&error))?;
-        Ok(Response::new(proto::ListHostSnapshotsResponse { snapshots, next_page_token }))
+        let store = Some(self.store().await?);
+        Ok(Response::new(proto::ListHostSnapshotsResponse { snapshots, next_page_token, store }))
     }
 
     async fn list_host_instances(
@@ -218,7 +251,8 @@ impl ReportService for Conductor {
         let (size, token) = (message.page_size, message.page_token.as_str());
         let (instances, next_page_token) =
             on_host(&self.instances, host.as_str(), size, token).await.map_err(|error| to_status(&error))?;
-        Ok(Response::new(proto::ListHostInstancesResponse { instances, next_page_token }))
+        let store = Some(self.store().await?);
+        Ok(Response::new(proto::ListHostInstancesResponse { instances, next_page_token, store }))
     }
 
     async fn list_host_volumes(
@@ -230,7 +264,32 @@ impl ReportService for Conductor {
         let (size, token) = (message.page_size, message.page_token.as_str());
         let (volumes, next_page_token) =
             on_host(&self.volumes, host.as_str(), size, token).await.map_err(|error| to_status(&error))?;
-        Ok(Response::new(proto::ListHostVolumesResponse { volumes, next_page_token }))
+        let store = Some(self.store().await?);
+        Ok(Response::new(proto::ListHostVolumesResponse { volumes, next_page_token, store }))
+    }
+
+    async fn find_records(
+        &self,
+        request: Request<proto::FindRecordsRequest>,
+    ) -> Answer<proto::FindRecordsResponse> {
+        let message = request.get_ref();
+        let (instances, volumes, snapshots) =
+            (&message.instance_ids, &message.volume_ids, &message.snapshot_ids);
+        let mut check = kilonova_model::check::Checker::new();
+        let count = instances.len() + volumes.len() + snapshots.len();
+        check.ensure(count <= MAX_REPORTS, "instance_ids, volume_ids, snapshot_ids", "at most 100 in all");
+        let of_one_agent = instances.is_empty() || (volumes.is_empty() && snapshots.is_empty());
+        check.ensure(of_one_agent, "instance_ids", "not beside those of a backend");
+        check.finish().map_err(|error| to_status(&error))?;
+        let service = if instances.is_empty() { ServiceKind::Volume } else { ServiceKind::Compute };
+        self.own_host(&request, service, &message.host, message.epoch)?;
+        let wanted = [
+            wanted(&self.instances, "instance_ids", instances).await?,
+            wanted(&self.volumes, "volume_ids", volumes).await?,
+            wanted(&self.snapshots, "snapshot_ids", snapshots).await?,
+        ]
+        .concat();
+        Ok(Response::new(proto::FindRecordsResponse { wanted, store: Some(self.store().await?) }))
     }
 
     async fn reschedule_instance(

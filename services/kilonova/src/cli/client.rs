@@ -13,6 +13,7 @@ use kilonova_proto::api::v1::placement_service_client::PlacementServiceClient;
 use kilonova_proto::api::v1::quota_service_client::QuotaServiceClient;
 use kilonova_proto::api::v1::server_group_service_client::ServerGroupServiceClient;
 use kilonova_proto::api::v1::snapshot_service_client::SnapshotServiceClient;
+use kilonova_proto::api::v1::store_service_client::StoreServiceClient;
 use kilonova_proto::api::v1::volume_service_client::VolumeServiceClient;
 use kilonova_proto::base::v1::GetServiceInfoRequest;
 use kilonova_proto::base::v1::base_service_client::BaseServiceClient;
@@ -194,6 +195,12 @@ impl Client {
     #[must_use]
     pub fn hosts(&self) -> HostServiceClient<Channel> {
         HostServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// The store's identity, of the api.
+    #[must_use]
+    pub fn stores(&self) -> StoreServiceClient<Channel> {
+        StoreServiceClient::new(self.channel.clone())
     }
 
     /// The audits of the api.

@@ -38,6 +38,7 @@ named! {
     types::v1::PlacementDecision => "kilonova.types.v1.PlacementDecision";
     types::v1::Quota => "kilonova.types.v1.Quota";
     types::v1::ServerGroup => "kilonova.types.v1.ServerGroup";
+    types::v1::Store => "kilonova.types.v1.Store";
     types::v1::ServiceMember => "kilonova.types.v1.ServiceMember";
     types::v1::Snapshot => "kilonova.types.v1.Snapshot";
     types::v1::Volume => "kilonova.types.v1.Volume";

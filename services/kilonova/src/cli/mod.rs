@@ -25,6 +25,7 @@ pub mod scheduler;
 pub mod server_group;
 pub mod service;
 pub mod snapshot;
+pub mod store;
 pub mod timeline;
 pub mod volume;
 pub mod wait;
@@ -77,6 +78,9 @@ pub enum Command {
     /// What a project may use and what it uses: show, set.
     #[command(subcommand, after_help = EXIT_CODES)]
     Quota(quota::QuotaCommand),
+    /// Which store the cell has, and whether agents may go by it: show, accept.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Store(store::StoreCommand),
     /// Find what does not agree: records, usage, groups, guests, volumes, exports.
     #[command(after_help = EXIT_CODES)]
     Audit(audit::AuditCommand),
@@ -109,6 +113,7 @@ pub async fn execute(command: Command, options: &GlobalOptions) -> Result<(), Fa
         Command::Service(command) => service::run(command, options).await,
         Command::Scheduler(command) => scheduler::run(command, options).await,
         Command::Quota(command) => quota::run(command, options).await,
+        Command::Store(command) => store::run(command, options).await,
         Command::Audit(command) => audit::run(command, options).await,
     }
 }

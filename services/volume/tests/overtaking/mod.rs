@@ -11,6 +11,7 @@ use kilonova_runtime::agent::simulated::{FailRule, VerbConfig};
 use kilonova_runtime::config::Period;
 use kilonova_volume::Config;
 use kilonova_volume::config::Verb;
+use tokio::task::JoinSet;
 use tonic::Status;
 
 use super::reason;
@@ -25,11 +26,17 @@ fn slow(verb: Verb) -> Config {
     config
 }
 
-fn connect(cell: &Cell, id: VolumeId, generation: u64) -> tokio::task::JoinHandle<Result<(), Status>> {
+fn connect(cell: &Cell, id: VolumeId, generation: u64) -> JoinSet<Result<(), Status>> {
     let connector = [("host".to_owned(), "node1".to_owned())].into();
     let request = InitializeConnectionRequest { command: Some(cell.command(id, generation, 1)), connector };
     let mut client = cell.client();
-    tokio::spawn(async move { client.initialize_connection(request).await.map(drop) })
+    let mut connecting = JoinSet::new();
+    connecting.spawn(async move { client.initialize_connection(request).await.map(drop) });
+    connecting
+}
+
+async fn ended(mut connecting: JoinSet<Result<(), Status>>) -> Result<(), Status> {
+    connecting.join_next().await.unwrap().unwrap()
 }
 
 async fn disconnect(cell: &Cell, id: VolumeId, generation: u64) -> Result<(), Status> {
@@ -52,7 +59,7 @@ async fn a_connect_that_is_overtaken_by_a_disconnect_leaves_nothing_exported() {
     let connecting = connect(&cell, id, 2);
     cell.until(|agent| agent["connecting"] == 1).await;
     disconnect(&cell, id, 3).await.unwrap();
-    assert_eq!(reason(connecting.await.unwrap()), Some(Reason::StaleGeneration));
+    assert_eq!(reason(ended(connecting).await), Some(Reason::StaleGeneration));
     assert_eq!(cell.done(), ["create data", "export data", "unexport data"]);
 }
 
@@ -62,7 +69,7 @@ async fn a_connect_whose_caller_left_is_over_before_the_disconnect_begins() {
     let id = created(&mut cell, "data").await;
     let connecting = connect(&cell, id, 2);
     cell.until(|agent| agent["connecting"] == 1).await;
-    connecting.abort();
+    drop(connecting);
     disconnect(&cell, id, 3).await.unwrap();
     cell.until(|agent| agent["connecting"] == 0).await;
     assert_eq!(cell.done(), ["create data", "export data", "unexport data"]);
@@ -76,7 +83,7 @@ async fn a_volume_is_deleted_once_nothing_needs_it_any_more() {
     cell.until(|agent| agent["connecting"] == 1).await;
     cell.delete(id, 3).await.unwrap();
     assert_eq!(cell.report().await.status(), ReportStatus::Gone);
-    assert_eq!(reason(connecting.await.unwrap()), Some(Reason::StaleGeneration));
+    assert_eq!(reason(ended(connecting).await), Some(Reason::StaleGeneration));
     assert_eq!(cell.done(), ["create data", "export data", "delete data"]);
 
     let mut cell = Cell::start(slow(Verb::CreateSnapshot)).await;
@@ -125,7 +132,7 @@ async fn what_a_driver_fails_to_remove_or_answers_wrongly_is_removed_once_all_th
         [(Verb::Delete, fails), (Verb::Unexport, loses.clone()), (Verb::Export, loses)].into();
     let mut cell = Cell::start(config).await;
     let id = created(&mut cell, "data").await;
-    assert_eq!(reason(connect(&cell, id, 2).await.unwrap()), Some(Reason::DriverFailed));
+    assert_eq!(reason(ended(connect(&cell, id, 2)).await), Some(Reason::DriverFailed));
     assert_eq!(reason(disconnect(&cell, id, 3).await), Some(Reason::DriverFailed));
     disconnect(&cell, id, 3).await.unwrap();
     cell.delete(id, 4).await.unwrap();

@@ -1,5 +1,6 @@
 //! A cell for tests: the embedded store, a conductor that takes reports, one volume agent, a client.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +8,12 @@ use std::time::Duration;
 use kilonova_model::{CellName, HostName, ServiceKind, VolumeId, ZoneName};
 use kilonova_proto::conductor::v1::report_service_server::{ReportService, ReportServiceServer};
 use kilonova_proto::conductor::v1::{
-    ListHostSnapshotsRequest, ListHostSnapshotsResponse, ListHostVolumesRequest, ListHostVolumesResponse,
-    RegisterHostRequest, RegisterHostResponse, ReportSnapshotsRequest, ReportSnapshotsResponse,
-    ReportVolumesRequest, ReportVolumesResponse, SnapshotReport, VolumeReport,
+    FindRecordsRequest, FindRecordsResponse, ListHostSnapshotsRequest, ListHostSnapshotsResponse,
+    ListHostVolumesRequest, ListHostVolumesResponse, RegisterHostRequest, RegisterHostResponse,
+    ReportSnapshotsRequest, ReportSnapshotsResponse, ReportVolumesRequest, ReportVolumesResponse,
+    SnapshotReport, VolumeReport, WantedRecord,
 };
-use kilonova_proto::types::v1::{Volume, VolumeSpec};
+use kilonova_proto::types::v1::{Store, Volume, VolumeSpec};
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_proto::volume::v1::{CreateVolumeRequest, DeleteVolumeRequest, VolumeCommand};
 use kilonova_rpc::caller::Caller;
@@ -38,6 +40,10 @@ const SOON: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub struct Conductor {
     records: Arc<Mutex<Vec<Volume>>>,
+    /// What records want elsewhere, by id, with where.
+    elsewhere: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Which store it says the records are in.
+    store: Arc<Mutex<Option<Store>>>,
     told: mpsc::UnboundedSender<VolumeReport>,
     told_of_snapshots: mpsc::UnboundedSender<SnapshotReport>,
 }
@@ -73,6 +79,20 @@ impl ReportService for Conductor {
         Ok(Response::new(ReportSnapshotsResponse {}))
     }
 
+    async fn find_records(
+        &self,
+        request: Request<FindRecordsRequest>,
+    ) -> Result<Response<FindRecordsResponse>, Status> {
+        let request = request.into_inner();
+        let ids = [request.instance_ids, request.volume_ids, request.snapshot_ids].concat();
+        let elsewhere = self.elsewhere.lock();
+        let wanted = ids.into_iter().filter_map(|id| {
+            let host = elsewhere.get(&id)?.clone();
+            Some(WantedRecord { id, host })
+        });
+        Ok(Response::new(FindRecordsResponse { wanted: wanted.collect(), store: self.store.lock().clone() }))
+    }
+
     /// Two to a page, so that paging is gone through.
     async fn list_host_volumes(
         &self,
@@ -83,7 +103,7 @@ impl ReportService for Conductor {
         let volumes: Vec<Volume> = records.iter().skip(from).take(2).cloned().collect();
         let more = from + 2 < records.len();
         let next_page_token = if more { (from + 2).to_string() } else { String::new() };
-        Ok(Response::new(ListHostVolumesResponse { volumes, next_page_token }))
+        Ok(Response::new(ListHostVolumesResponse { volumes, next_page_token, ..Default::default() }))
     }
 
     async fn list_host_snapshots(
@@ -131,6 +151,7 @@ pub fn quick() -> Config {
     config.driver.latency = Period::from_millis(0);
     config.driver.latency_jitter = Period::from_millis(0);
     config.orphan_grace = Period::from_millis(0);
+    config.orphan_share_per_hour = 1.0;
     let pool = PoolConfig { name: "fast".into(), total_gib: 100, ..PoolConfig::default() };
     let thin = PoolConfig {
         name: "wide".into(),
@@ -161,7 +182,13 @@ impl Cell {
         let dir = tempfile::tempdir().unwrap();
         let (told, reports) = mpsc::unbounded_channel();
         let (told_of_snapshots, snapshot_reports) = mpsc::unbounded_channel();
-        let conductor = Conductor { records: Arc::default(), told, told_of_snapshots };
+        let conductor = Conductor {
+            records: Arc::default(),
+            elsewhere: Arc::default(),
+            store: Arc::default(),
+            told,
+            told_of_snapshots,
+        };
         let records = conductor.records.clone();
         let context = launch(&store, ServiceKind::Conductor, "conductor1").await.register().await.unwrap();
         let served = Served::all("kilonova.conductor.v1.ReportService");

@@ -56,6 +56,7 @@ WORKING = {
     "kilonova.api.v1.QuotaService",
     "kilonova.api.v1.ServerGroupService",
     "kilonova.api.v1.SnapshotService",
+    "kilonova.api.v1.StoreService",
     "kilonova.api.v1.VolumeService",
     "kilonova.base.v1.BaseService",
 }

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
+use kilonova_model::ServiceKind;
 use kilonova_store::SharedStore;
 use kilonova_tests::checker::{self, Expected, Violation, World};
 use kilonova_tests::journal;
@@ -37,7 +38,12 @@ pub async fn restore(
     cell.etcd.lock().await.restore(&copy).await?;
     println!("chaos: the store went back; for {WATCHED:?} nothing is to be removed");
     sleep(WATCHED).await;
+    let mut violations = waiting(cell).await;
+    // What is removed from now on was accepted.
     let world = World::read(store, NAME, journal::read_all(&cell.dir)).await?;
+    user.accept_store().await.map_err(|denied| format!("{denied:?}"))?;
+    cell.all_ready().await?;
+    println!("chaos: the store was accepted, and every agent is ready");
     let expected = Expected {
         wanted: user.wanted(),
         outages: cell.outages.lock().clone(),
@@ -46,7 +52,22 @@ pub async fn restore(
         aftermath: crate::verdict::AFTERMATH,
         ..Expected::default()
     };
-    Ok(checker::lasting(&world, &expected))
+    violations.extend(checker::lasting(&world, &expected));
+    Ok(violations)
+}
+
+/// The agents that do not wait for the operator though the store is not what it was.
+async fn waiting(cell: &Cell) -> Vec<Violation> {
+    let mut hasty = Vec::new();
+    for ((kind, host), member) in &cell.members {
+        let member = member.lock().await;
+        let is_agent = matches!(kind, ServiceKind::Compute | ServiceKind::Volume);
+        if is_agent && !member.is_dead() && member.is_ready().await.unwrap_or(false) {
+            let cause = "it is ready, and the store is not what it was".to_owned();
+            hasty.push(Violation { rule: "nothing is removed", subject: host.clone(), cause });
+        }
+    }
+    hasty
 }
 
 /// Instances and volumes, once they are there.

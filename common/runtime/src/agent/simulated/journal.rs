@@ -1,8 +1,9 @@
 //! The journal of a simulated driver: what it did, one JSON object a line, and its memory over restarts.
 //!
 //! A line is written before what it says takes effect, in one piece, and handed to the operating system before the
-//! call returns: it survives the end of the process, though not that of the machine. A last line cut short says
-//! nothing and is removed when the journal is opened. Writing blocks for as long as the page cache takes.
+//! call returns: it survives the end of the process, though not that of the machine. A line cut short, as by a full disk, says
+//! nothing: it is taken back when its writing fails, or else before the next line, or when the journal is opened. One that another
+//! line follows on is passed over. Writing blocks for as long as the page cache takes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -97,8 +98,59 @@ pub struct Journal {
 
 #[derive(Debug)]
 struct End {
-    file: File,
+    lines: Lines<File>,
     seq: u64,
+}
+
+/// What lines are written to.
+trait Sink: Write {
+    /// Ends it after so many bytes.
+    fn cut(&mut self, length: u64) -> io::Result<()>;
+}
+
+impl Sink for File {
+    fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+}
+
+/// Whole lines, whatever fails.
+#[derive(Debug)]
+struct Lines<S> {
+    sink: S,
+    /// How long it is up to the end of the last whole line.
+    length: u64,
+    /// Whether a part of a line may follow.
+    torn: bool,
+}
+
+impl<S: Sink> Lines<S> {
+    /// Writes a line, or leaves nothing of it that the next one would follow on.
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        self.mend()?;
+        self.torn = true;
+        let written = self.sink.write_all(line).and_then(|()| self.sink.flush());
+        match written {
+            Ok(()) => {
+                self.length += line.len() as u64;
+                self.torn = false;
+                Ok(())
+            }
+            Err(error) => {
+                // If that fails too, it is done before the next line.
+                let _ = self.mend();
+                Err(error)
+            }
+        }
+    }
+
+    fn mend(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.sink.cut(self.length)?;
+            self.torn = false;
+        }
+        Ok(())
+    }
 }
 
 impl Journal {
@@ -123,7 +175,8 @@ impl Journal {
             problem,
         })?;
         let seq = entries.last().map_or(0, |entry| entry.seq);
-        Ok((Self { host, epochs, end: Mutex::new(End { file, seq }) }, entries))
+        let lines = Lines { sink: file, length: whole as u64, torn: false };
+        Ok((Self { host, epochs, end: Mutex::new(End { lines, seq }) }, entries))
     }
 
     /// Writes one line.
@@ -143,7 +196,7 @@ impl Journal {
         };
         let mut line = serde_json::to_vec(&entry).expect("text and numbers can be written as JSON");
         line.push(b'\n');
-        end.file.write_all(&line).and_then(|()| end.file.flush()).map_err(|error| {
+        end.lines.write(&line).map_err(|error| {
             Error::new(Reason::DriverFailed, format!("the journal cannot be written: {error}"))
         })?;
         end.seq += 1;
@@ -154,8 +207,23 @@ impl Journal {
 fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     let lines = text.lines().enumerate();
     lines
-        .map(|(index, line)| serde_json::from_str(line).map_err(|error| (index + 1, error.to_string())))
+        .map(|(index, line)| {
+            serde_json::from_str(line).or_else(|error| {
+                let whole = after_a_torn_one(line).ok_or_else(|| (index + 1, error.to_string()))?;
+                tracing::warn!(
+                    line = index + 1,
+                    "a part of a line that was never acknowledged is passed over"
+                );
+                Ok(whole)
+            })
+        })
         .collect()
+}
+
+/// The entry that follows on parts of others that were cut short.
+fn after_a_torn_one(line: &str) -> Option<Entry> {
+    let starts = line.match_indices(r#"{"seq":"#).skip(1);
+    starts.map(|(start, _)| &line[start..]).find_map(|rest| serde_json::from_str(rest).ok())
 }
 
 #[cfg(test)]
@@ -202,5 +270,73 @@ mod tests {
         text.push_str("nonsense\n");
         fs::write(&path, text).unwrap();
         assert!(open(dir.path()).unwrap_err().to_string().contains("line 2"));
+    }
+
+    /// A disk with room for so many bytes, on which what does not fit is written in part.
+    struct Disk {
+        bytes: Vec<u8>,
+        room: usize,
+        /// Whether it cannot be cut either.
+        stuck: bool,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let fits = bytes.len().min(self.room - self.bytes.len());
+            if fits == 0 && !bytes.is_empty() {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            self.bytes.extend(&bytes[..fits]);
+            Ok(fits)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Sink for Disk {
+        fn cut(&mut self, length: u64) -> io::Result<()> {
+            if self.stuck {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            self.bytes.truncate(usize::try_from(length).unwrap());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn of_a_line_that_does_not_fit_nothing_is_left_for_the_next_to_follow_on() {
+        for stuck in [false, true] {
+            let disk = Disk { bytes: Vec::new(), room: 10, stuck };
+            let mut lines = Lines { sink: disk, length: 0, torn: false };
+            lines.write(b"one\n").unwrap();
+            for _ in 0..2 {
+                assert!(lines.write(b"a long one\n").is_err());
+                assert_eq!(lines.sink.bytes, if stuck { &b"one\na long"[..] } else { b"one\n" });
+            }
+            (lines.sink.room, lines.sink.stuck) = (100, false);
+            lines.write(b"two\n").unwrap();
+            assert_eq!(lines.sink.bytes, b"one\ntwo\n");
+        }
+    }
+
+    #[test]
+    fn a_line_that_follows_on_one_cut_short_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let (journal, _) = open(dir.path()).unwrap();
+        journal.write(record("spawn")).unwrap();
+        journal.write(record("destroy")).unwrap();
+        drop(journal);
+        let text = fs::read_to_string(&path).unwrap();
+        let (first, second) = text.split_once('\n').unwrap();
+        let torn = r#"{"seq":2,"time":"2026-"#;
+        fs::write(&path, format!("{first}\n{torn}{torn}{second}")).unwrap();
+        let (journal, entries) = open(dir.path()).unwrap();
+        let ops: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.op.as_str())).collect();
+        assert_eq!(ops, [(1, "spawn"), (2, "destroy")]);
+        journal.write(record("start")).unwrap();
+        assert_eq!(open(dir.path()).unwrap().1.len(), 3);
     }
 }

@@ -1,0 +1,189 @@
+//! Which store an agent's records are in, remembered beside its data.
+//!
+//! A store that was lost, replaced by another or set back to an earlier copy does not know what was made since; to compare with it
+//! would be to remove all of that. So an agent remembers the store's id and how far it had come, and removes nothing while it sees
+//! another one, until an administrator has accepted it.
+//!
+//! | remembers | is told of                    | then                          |
+//! |-----------|-------------------------------|-------------------------------|
+//! | nothing   | any                           | remembers it                  |
+//! | it        | it, as far as it was          | goes on                       |
+//! | it        | it, not as far as it was      | waits: it was set back        |
+//! | it        | another, accepted             | remembers that one            |
+//! | it        | another                       | waits                         |
+//!
+//! The id is written down at once, how far it has come every few seconds.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kilonova_proto::types::v1::Store;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::data_dir::{self, DataDirError};
+
+/// The file in the data directory.
+const FILE: &str = "store.json";
+/// How often it is written down how far the store has come.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+
+/// A store, as it is remembered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// Its id.
+    pub id: String,
+    /// How far it had come.
+    pub revision: u64,
+}
+
+/// Another store than the one that is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the records are in store {seen} at revision {seen_revision}, and what is here is known to store {} at revision {}: nothing is \
+     removed before an administrator says `kilonova store accept`, or brings back the store that is remembered",
+    remembered.id,
+    remembered.revision
+)]
+pub struct Foreign {
+    /// The store that is remembered.
+    pub remembered: Remembered,
+    /// The one that is seen.
+    pub seen: String,
+    /// How far it has come.
+    pub seen_revision: u64,
+}
+
+/// What is remembered of the store. Clones share it.
+#[derive(Debug, Clone)]
+pub struct StoreMemory {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    memory: Mutex<Memory>,
+    foreign: watch::Sender<Option<Foreign>>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    known: Option<Remembered>,
+    written: Option<Instant>,
+}
+
+impl StoreMemory {
+    /// What the data directory remembers.
+    pub fn open(data_dir: &Path) -> Result<Self, DataDirError> {
+        let path = data_dir.join(FILE);
+        let known = data_dir::read(&path)?;
+        let memory = Mutex::new(Memory { known, written: None });
+        Ok(Self { shared: Arc::new(Shared { path, memory, foreign: watch::Sender::new(None) }) })
+    }
+
+    /// The store that is remembered; what a store answers that is asked after this is not older.
+    pub fn known(&self) -> Option<Remembered> {
+        self.shared.memory.lock().known.clone()
+    }
+
+    /// Takes what an answer says of its store, which was asked for when `known` was remembered. Refused if it is another one. A
+    /// conductor that says nothing of it is of an earlier version.
+    pub fn saw(&self, known: Option<&Remembered>, store: Option<&Store>) -> Result<(), Foreign> {
+        let Some(store) = store else { return Ok(()) };
+        let mut memory = self.shared.memory.lock();
+        if let Some(foreign) = judge(memory.known.as_ref(), known, store) {
+            self.shared.foreign.send_replace(Some(foreign.clone()));
+            return Err(foreign);
+        }
+        let new = memory.known.as_ref().is_none_or(|now| now.id != store.id);
+        let revision = match &memory.known {
+            Some(now) if !new => now.revision.max(store.revision),
+            _ => store.revision,
+        };
+        memory.known = Some(Remembered { id: store.id.clone(), revision });
+        if new || memory.written.is_none_or(|written| written.elapsed() >= WRITE_EVERY) {
+            match data_dir::write(&self.shared.path, &memory.known) {
+                Ok(()) => memory.written = Some(Instant::now()),
+                Err(error) => tracing::error!(%error, "cannot write down which store this is"),
+            }
+        }
+        if new {
+            tracing::info!(id = store.id, revision = store.revision, "the records are in this store");
+        }
+        self.shared.foreign.send_if_modified(|foreign| foreign.take().is_some());
+        Ok(())
+    }
+
+    /// Whether another store is seen.
+    pub fn foreign(&self) -> watch::Receiver<Option<Foreign>> {
+        self.shared.foreign.subscribe()
+    }
+}
+
+/// Why `seen` is not to be gone by, if it is not: `now` is what is remembered, `asked` what was when it was asked for.
+fn judge(now: Option<&Remembered>, asked: Option<&Remembered>, seen: &Store) -> Option<Foreign> {
+    let remembered = now?;
+    let another = seen.id != remembered.id && !seen.accepted;
+    let set_back = asked.is_some_and(|asked| seen.id == asked.id && seen.revision < asked.revision);
+    (another || set_back).then(|| Foreign {
+        remembered: remembered.clone(),
+        seen: seen.id.clone(),
+        seen_revision: seen.revision,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(id: &str, revision: u64, accepted: bool) -> Store {
+        Store { id: id.into(), revision, accepted, ..Store::default() }
+    }
+
+    fn saw(memory: &StoreMemory, store: &Store) -> bool {
+        memory.saw(memory.known().as_ref(), Some(store)).is_ok()
+    }
+
+    #[test]
+    fn only_the_store_that_is_remembered_or_accepted_is_gone_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = StoreMemory::open(dir.path()).unwrap();
+        assert!(
+            memory.saw(None, None).is_ok() && memory.known().is_none(),
+            "an earlier version says nothing"
+        );
+        assert!(saw(&memory, &store("one", 10, false)), "the first is taken as it is");
+        assert!(saw(&memory, &store("one", 20, false)));
+        assert!(!saw(&memory, &store("one", 19, false)), "set back");
+        assert_eq!(memory.foreign().borrow().as_ref().unwrap().seen_revision, 19);
+        assert!(saw(&memory, &store("one", 20, false)), "it is back");
+        assert!(memory.foreign().borrow().is_none());
+        assert!(!saw(&memory, &store("two", 900, false)), "another");
+        drop(memory);
+
+        let memory = StoreMemory::open(dir.path()).unwrap();
+        assert_eq!(memory.known().unwrap().id, "one", "over a restart");
+        assert!(!saw(&memory, &store("two", 900, false)));
+        let text = memory.foreign().borrow().as_ref().unwrap().to_string();
+        assert!(text.contains("store two") && text.contains("store one") && text.contains("store accept"));
+        assert!(saw(&memory, &store("two", 3, true)), "an administrator's word");
+        assert_eq!(memory.known(), Some(Remembered { id: "two".into(), revision: 3 }));
+        assert!(!saw(&memory, &store("one", 900, false)), "and not back again without one");
+        assert_eq!(StoreMemory::open(dir.path()).unwrap().known().unwrap().id, "two");
+    }
+
+    #[test]
+    fn answers_that_cross_each_other_are_no_store_that_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = StoreMemory::open(dir.path()).unwrap();
+        assert!(saw(&memory, &store("one", 10, false)));
+        let asked = memory.known();
+        assert!(saw(&memory, &store("one", 20, false)));
+        assert!(memory.saw(asked.as_ref(), Some(&store("one", 15, false))).is_ok());
+        assert_eq!(memory.known().unwrap().revision, 20);
+    }
+}

@@ -1,0 +1,87 @@
+//! A store that is not what it was: agents wait for the operator, and remove nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use kilonova_model::ServiceKind;
+use kilonova_proto::api::v1 as api;
+use kilonova_proto::conductor::v1::StoreRecord;
+use kilonova_proto::types::v1 as pb;
+use kilonova_runtime::config::Period;
+use kilonova_store::Txn;
+use kilonova_store::keys::Keys;
+use kilonova_tests::asking::started;
+use kilonova_tests::cluster::{Cluster, name};
+use kilonova_tests::waiting::until;
+use kilonova_tests::{Api, Backing, Plan, over_both_stores};
+use prost::Message;
+
+over_both_stores!(
+    agents_wait_for_the_operator_while_the_store_is_another_one,
+    one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait,
+);
+
+const AGENTS: [ServiceKind; 2] = [ServiceKind::Compute, ServiceKind::Volume];
+
+fn plan(backing: Backing) -> Plan {
+    let mut plan = Plan::new(backing);
+    (plan.computes, plan.volumes) = (1, 1);
+    plan.compute.register_interval = Period::from_millis(200);
+    plan.volume.register_interval = Period::from_millis(200);
+    plan
+}
+
+async fn store(api: &Api) -> pb::Store {
+    api.stores().get_store(api::GetStoreRequest {}).await.unwrap().into_inner().store.unwrap()
+}
+
+async fn accept(api: &Api, id: &str) -> Result<pb::Store, tonic::Status> {
+    let request = api::AcceptStoreRequest { id: id.into(), accepted_by: "ada".into() };
+    api.stores().accept_store(request).await.map(|answer| answer.into_inner().store.unwrap())
+}
+
+async fn until_agents(cluster: &Cluster, ready: bool) {
+    let all = || AGENTS.iter().all(|kind| cluster.is_ready(*kind, &name(*kind, 1)) == ready);
+    until(&format!("every agent is ready: {ready}"), || async { all().then_some(()) }).await;
+}
+
+/// Accepts the store, after which all goes on as if nothing had been.
+async fn accepted(cluster: Cluster, api: &Api, instance: &pb::Instance) {
+    let id = store(api).await.id;
+    let store = accept(api, &id).await.unwrap();
+    assert_eq!((store.accepted, store.accepted_by.as_str()), (true, "ada"));
+    until_agents(&cluster, true).await;
+    assert_eq!(api.get(&instance.id).await.unwrap().state(), instance.state());
+    assert_eq!(cluster.journals().iter().filter(|line| line.op == "destroy").count(), 0);
+    api.active("new").await;
+    cluster.shutdown().await;
+}
+
+async fn agents_wait_for_the_operator_while_the_store_is_another_one(backing: Backing) {
+    let Some((cluster, api)) = started(plan(backing)).await else { return };
+    let instance = api.active("web").await;
+    let first = store(&api).await;
+    assert!(!first.accepted && first.revision > 0);
+    let another = pb::Store { id: "01a21692-f5a0-77ea-bd5e-52c79967c526".into(), ..Default::default() };
+    let record = StoreRecord { store: Some(another.clone()) }.encode_to_vec();
+    let txn = Txn::new().put(Keys::new(cluster.cell()).store_identity(), record);
+    cluster.shared_store().txn(txn).await.unwrap();
+    until_agents(&cluster, false).await;
+    assert!(accept(&api, &first.id).await.is_err(), "that is not the store there is");
+    accepted(cluster, &api, &instance).await;
+}
+
+async fn one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait(backing: Backing) {
+    let Some((mut cluster, api)) = started(plan(backing)).await else { return };
+    let instance = api.active("web").await;
+    let first = store(&api).await;
+    let compute = name(ServiceKind::Compute, 1);
+    cluster.stop(ServiceKind::Compute, &compute).await;
+    let ahead = first.revision + 1_000_000;
+    let remembered = format!(r#"{{"id":"{}","revision":{ahead}}}"#, first.id);
+    std::fs::write(cluster.data_dir(&compute).join("store.json"), remembered).unwrap();
+    cluster.launch(ServiceKind::Compute, &compute).await;
+    until_agents(&cluster, false).await;
+    let second = store(&api).await;
+    assert_eq!(second.previous_id, first.id, "so that every agent notices");
+    accepted(cluster, &api, &instance).await;
+}
