@@ -2,7 +2,9 @@
 
 use super::Row;
 use super::renamed::hasty;
-use super::steps::{attached, create, instance, kept, resized, until_accepted, until_ended, until_gone, while_agents_look};
+use super::steps::{
+    attached, create, instance, kept, resized, until_accepted, until_ended, until_gone, while_agents_look,
+};
 
 pub const ROWS: &[Row] = &[
     row!(
