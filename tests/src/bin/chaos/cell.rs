@@ -1,6 +1,6 @@
 //! A cell of real processes over a real etcd, each with its ports and its directory for as long as the cell lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -122,6 +122,8 @@ pub struct Cell {
     pub etcd: tokio::sync::Mutex<EtcdProcess>,
     /// When agents could not be asked.
     pub outages: Mutex<Vec<Outage>>,
+    /// The hosts that died for good: their outages have no end.
+    pub buried: Mutex<BTreeSet<String>>,
     /// What processes did that they must not do, as the monkeys saw it.
     pub misdeeds: Mutex<Vec<String>>,
     /// Below which everything is.
@@ -148,10 +150,10 @@ impl Cell {
                 members.insert(member.id.clone(), Arc::new(tokio::sync::Mutex::new(member)));
             }
         }
-        let (outages, misdeeds) = Default::default();
+        let (outages, buried, misdeeds) = Default::default();
         let etcd = tokio::sync::Mutex::new(etcd);
         let dir = dir.to_owned();
-        let cell = Self { members, apis, etcd, outages, misdeeds, dir, endpoint };
+        let cell = Self { members, apis, etcd, outages, buried, misdeeds, dir, endpoint };
         cell.all_ready().await?;
         Ok(cell)
     }
@@ -181,8 +183,11 @@ impl Cell {
         }
     }
 
-    /// It can be asked again.
+    /// It can be asked again, unless it died for good.
     pub fn back(&self, (_, host): &MemberId) {
+        if self.buried.lock().contains(host) {
+            return;
+        }
         let now = SystemTime::now();
         let mut outages = self.outages.lock();
         for outage in outages.iter_mut().filter(|one| one.host == *host && one.until.is_none()) {

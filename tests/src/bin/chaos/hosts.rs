@@ -37,6 +37,7 @@ impl Monkey {
                     continue;
                 }
                 self.cell.away(&victim);
+                self.cell.buried.lock().insert(victim.1.clone());
                 self.note("a host dies for good".to_owned());
                 member.bury(&self.cell.dir).await?;
             }
