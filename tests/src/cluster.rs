@@ -24,8 +24,6 @@ use crate::points::proxy::PointProxy;
 use crate::points::store::PointStore;
 use crate::waiting::{at_this_pace, until};
 
-/// How often a member is started until it has to run.
-const STARTS: usize = 3;
 /// How long the shards of a conductor that died stay with it, on a machine of the usual pace.
 const SHARD_TTL: Duration = Duration::from_secs(2);
 /// How long the tasks of a killed member may take to end.
@@ -172,23 +170,15 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one more member, or one again; once more if it does not start, as a supervisor would: on a machine
-    /// that is too busy a short lease may end before it is used. Not before a killed one has done its last: a process that is
+    /// Starts one more member, or one again. Not before a killed one has done its last: a process that is
     /// killed writes nothing any more, but tasks that are cut go on to their next `.await`.
     pub async fn launch(&mut self, kind: ServiceKind, host: &str) {
         if let Some(tasks) = self.killed.remove(&(kind, host.to_owned())) {
             tasks.shutdown(LAST).await;
         }
-        let mut tries = 1;
-        loop {
-            match self.start_member(kind, host, self.data_dir(host)).await {
-                Ok(running) => {
-                    self.members.insert((kind, host.to_owned()), running);
-                    return;
-                }
-                Err(error) => assert!(tries < STARTS, "{kind} {host} does not start: {error}"),
-            }
-            tries += 1;
+        match self.start_member(kind, host, self.data_dir(host)).await {
+            Ok(running) => drop(self.members.insert((kind, host.to_owned()), running)),
+            Err(error) => panic!("{kind} {host} does not start: {error}"),
         }
     }
 

@@ -44,6 +44,14 @@ pub enum StoreError {
         /// The directory.
         dir: PathBuf,
     },
+    /// The store has less than it had, or is another one. It was left as it is.
+    #[error("the store in {} is not what it was: {what}", dir.display())]
+    Receded {
+        /// The directory.
+        dir: PathBuf,
+        /// What is missing.
+        what: String,
+    },
     /// The store could not be reached or could not do it. Certainly not done: trying again is safe.
     #[error("the store is not available: {message}")]
     Unavailable {

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use kilonova_model::Revision;
 use kilonova_store::{
     EmbeddedOptions, EmbeddedStore, SharedStore, Store, StoreError, Txn, TxnOutcome, Watch, WatchEvent,
-    WatchFrom,
+    WatchFrom, embedded,
 };
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -188,4 +188,96 @@ async fn closing_the_store_ends_its_watches() {
     drop(store);
     assert_eq!(timeout(PATIENCE, watch.next()).await.unwrap(), None);
     assert!(!watch.health().borrow().connected);
+}
+
+fn reopen(dir: &std::path::Path, accept_older: bool) -> Result<EmbeddedStore, StoreError> {
+    EmbeddedStore::open(dir, EmbeddedOptions { accept_older, ..EmbeddedOptions::default() })
+}
+
+/// Opening is refused, saying so; as was asked, it is opened with these keys.
+async fn is_refused(dir: &std::path::Path, why: &str, kept: &[&str]) {
+    let refused = reopen(dir, false).unwrap_err();
+    assert!(matches!(&refused, StoreError::Receded { what, .. } if what.contains(why)), "{refused}");
+    let refused_again = reopen(dir, false).unwrap_err();
+    assert_eq!(refused_again, refused, "looking changes nothing");
+    let store = reopen(dir, true).unwrap();
+    let keys: Vec<_> =
+        store.list("", None, 100).await.unwrap().items.into_iter().map(|item| item.key).collect();
+    assert_eq!(keys, kept);
+    commit(&store, Txn::new().put("later", "1")).await;
+    drop(store);
+    reopen(dir, false).expect("what was accepted is the store now");
+}
+
+#[tokio::test]
+async fn a_database_that_is_lost_or_another_one_is_refused() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for n in 0..3 {
+        let store = open(dir.path());
+        commit(&store, Txn::new().put("a", n.to_string())).await;
+    }
+    let store = open(other.path());
+    for n in 0..20 {
+        commit(&store, Txn::new().put("b", n.to_string())).await;
+    }
+    drop(store);
+    std::fs::copy(other.path().join("store.db"), dir.path().join("store.db")).unwrap();
+    is_refused(dir.path(), "another store", &["b"]).await;
+    for file in ["store.db", "store.db-wal", "store.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(file));
+    }
+    is_refused(dir.path(), "missing or empty", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_whose_log_was_deleted_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    commit(&store, Txn::new().put("a", "1")).await;
+    drop(store);
+    let early = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.path().join("store.db"), early.path().join("store.db")).unwrap();
+
+    // As found after a crash: the log is not in the database yet, the mark is written.
+    let store = open(dir.path());
+    let last = commit(&store, Txn::new().put("b", "1")).await;
+    let mark = || std::fs::read_to_string(dir.path().join("store.mark")).unwrap();
+    while !mark().contains(&format!("revision {last}")) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let crashed = tempfile::tempdir().unwrap();
+    for file in ["store.db", "store.mark"] {
+        std::fs::copy(dir.path().join(file), crashed.path().join(file)).unwrap();
+    }
+    is_refused(crashed.path(), "its last 1 changes are lost", &["a"]).await;
+
+    // An earlier copy in the place of the store.
+    drop(store);
+    std::fs::copy(early.path().join("store.db"), dir.path().join("store.db")).unwrap();
+    is_refused(dir.path(), "its last 1 changes are lost", &["a"]).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_an_open_store_is_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for n in 0..50 {
+        commit(&store, Txn::new().put(format!("k/{n}"), "1")).await;
+    }
+    let file = dir.path().join("backup.db");
+    let copied = embedded::backup(dir.path(), &file).unwrap();
+    assert_eq!((copied.revision, copied.keys), (store.get("k/0").await.unwrap().1, 50));
+    assert!(embedded::backup(dir.path(), &file).is_err(), "nothing is overwritten");
+    let later = commit(&store, Txn::new().put("k/later", "1")).await;
+    drop(store);
+
+    for log in ["store.db-wal", "store.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(log));
+    }
+    std::fs::rename(&file, dir.path().join("store.db")).unwrap();
+    assert!(matches!(reopen(dir.path(), false), Err(StoreError::Receded { .. })));
+    let store = reopen(dir.path(), true).unwrap();
+    assert_eq!(store.list("k/", None, 100).await.unwrap().items.len(), 50);
+    assert_eq!(store.get("k/later").await.unwrap(), (None, copied.revision));
+    assert!(later > copied.revision);
 }

@@ -63,14 +63,14 @@ impl Change<InstanceRecord> for Asked<'_> {
 
 /// What is asked, of whatever records.
 #[derive(Clone, Copy)]
-struct What {
-    kind: Kind,
-    volume: VolumeId,
-    timeout: Duration,
+pub(crate) struct What {
+    pub kind: Kind,
+    pub volume: VolumeId,
+    pub timeout: Duration,
 }
 
 /// Both records with what was asked entered, if they are in a state for it.
-fn begin(
+pub(crate) fn begin(
     instance: &InstanceRecord,
     volume: &VolumeRecord,
     asked: What,

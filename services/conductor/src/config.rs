@@ -38,6 +38,9 @@ pub struct Config {
     pub request_retention: Period,
     /// How often every record is looked at, whatever was heard of it.
     pub scan_interval: Period,
+    /// How much of the store's history of changes is kept at least, for watches to resume from; the rest is compacted. 0 for all
+    /// of it. An embedded store keeps its own measure.
+    pub history: Period,
     /// How long the shards of a conductor that died stay with it.
     pub shard_ttl: Period,
     /// Most records worked on at once.
@@ -105,6 +108,7 @@ impl Default for Config {
             retention: seconds(3600),
             request_retention: seconds(24 * 3600),
             scan_interval: seconds(60),
+            history: seconds(600),
             shard_ttl: seconds(6),
             concurrency: 256,
             host_concurrency: 32,
@@ -141,6 +145,8 @@ impl Config {
         for (field, period) in periods {
             check.ensure(!period.get().is_zero(), field, "more than nothing");
         }
+        let history = self.history.get();
+        check.ensure(history.is_zero() || history >= Duration::from_secs(1), "history", "0, or at least 1s");
         check.ensure(self.shard_ttl.get() >= Duration::from_secs(1), "shard_ttl", "at least 1s");
         check::quota_limits(&mut check, "quota", &self.quota.limits());
         check.finish()

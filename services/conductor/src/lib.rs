@@ -14,6 +14,7 @@ pub mod audit;
 mod barrier;
 pub mod cache;
 pub mod catalogue;
+mod compaction;
 pub mod config;
 pub mod db;
 pub mod engine;
@@ -37,6 +38,9 @@ pub mod requests;
 mod server;
 pub mod shards;
 pub mod snapshots;
+#[cfg(test)]
+#[path = "traps_tests.rs"]
+mod traps;
 pub mod watch;
 
 use std::sync::Arc;
@@ -105,6 +109,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     );
     shards.watch_unowned(config.shard_ttl.get(), context.readiness.clone(), tasks);
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
+    tasks.spawn("compaction", compaction::run(db.clone(), shards.clone(), config.history.get()));
     let lanes = Arc::new(Lanes::default());
     let engines = Engines {
         callers,

@@ -197,8 +197,6 @@ pub fn plan(view: &View<'_>) -> Decision {
         (_, Some(operation)) if operation.host_done => Decision::Conclude,
         (_, Some(operation)) if view.clears.is_empty() => operate(view, operation),
         (_, Some(_)) => clear(view),
-        // While its own host is away, what is elsewhere may be the last good copy.
-        (_, None) if view.is_home_away() => Decision::Done,
         (_, None) => clean_up(view, view.keeps).unwrap_or(Decision::Done),
     }
 }
@@ -258,7 +256,7 @@ fn clear(view: &View<'_>) -> Decision {
     }
     let late = until(view.operation_deadline, view.now);
     // Where it is to run afterwards: while that host is away, what is elsewhere may be the last good copy.
-    let needed = view.clears_for.filter(|host| (view.epoch_of)(host).is_none());
+    let needed = view.clears_for.filter(|host| (view.epoch_of)(host).is_none() && !view.is_only_prepared());
     let away = left.find(|host| (view.epoch_of)(host).is_none()).map(String::as_str);
     let given_up = [needed, away].into_iter().flatten().any(|host| view.is_given_up(host));
     if late.is_zero() || given_up {
@@ -323,9 +321,11 @@ fn remove(view: &View<'_>) -> Decision {
     }
 }
 
-/// The next receipt to have removed, other than those of `keep`; a wait while the rest is under way or out of reach.
+/// The next receipt to have removed, other than those of `keep`; a wait while the rest is under way or out of reach. While the
+/// host of what is to be there is away, what is elsewhere may be the last good copy: only what was never to run is removed.
 fn clean_up(view: &View<'_>, keep: &[String]) -> Option<Decision> {
-    let left: Vec<&Receipt> = view.receipts.iter().filter(|receipt| !keep.contains(&receipt.host)).collect();
+    let goes = |receipt: &&Receipt| !keep.contains(&receipt.host) && (receipt.prepared || !view.is_home_away());
+    let left: Vec<&Receipt> = view.receipts.iter().filter(goes).collect();
     let mut wait = view.resend;
     for receipt in &left {
         let Some(epoch) = (view.epoch_of)(&receipt.host) else { continue };
@@ -357,10 +357,17 @@ impl View<'_> {
         self.status.phase == Phase::Ready && self.is_given_up(&self.status.host)
     }
 
-    /// Whether it has a host, and that is not registered.
+    /// Whether it is to be there, and its host is not registered.
     fn is_home_away(&self) -> bool {
-        let host = &self.status.host;
-        !host.is_empty() && (self.epoch_of)(host).is_none()
+        let Status { wanted, phase, host, .. } = self.status;
+        let there = *wanted == Wanted::Present && matches!(phase, Phase::Ready | Phase::Failed);
+        there && !host.is_empty() && (self.epoch_of)(host).is_none()
+    }
+
+    /// Whether nothing that has to be cleared was ever to run.
+    fn is_only_prepared(&self) -> bool {
+        let left = self.receipts.iter().filter(|receipt| self.clears.contains(&receipt.host));
+        left.into_iter().all(|receipt| receipt.prepared)
     }
 
     /// Whether a host that is not registered is no longer waited for.

@@ -51,7 +51,7 @@ impl Change<InstanceRecord> for Power<'_> {
 }
 
 /// Enters an operation in a record that is in a state for it.
-fn begin(
+pub(crate) fn begin(
     record: &mut InstanceRecord,
     mut operation: Operation,
     standing: &dyn Fn(&str) -> Standing,
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn an_error_with_its_guest_at_home_can_be_rebooted_and_is_an_error_again_if_that_fails() {
-        let receipt = |host: &str| Receipt { host: host.into(), attempt: 1, create_time: None };
+        let receipt = |host: &str| Receipt { host: host.into(), attempt: 1, create_time: None, ..Default::default() };
         let ask = |hosts: &[&str]| {
             let mut record = instance(State::Error, Task::Unspecified);
             record.instance.as_mut().unwrap().host = "h1".into();

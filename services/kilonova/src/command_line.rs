@@ -10,6 +10,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use kilonova_model::ServiceKind;
 
+use crate::backup::BackupFlags;
 use crate::cli::{self, GlobalOptions};
 use crate::demo::DemoFlags;
 use crate::flags::ServeFlags;
@@ -23,6 +24,8 @@ pub enum Command {
     Up(Box<UpFlags>),
     /// Show what it does.
     Demo(DemoFlags),
+    /// Copy the embedded store.
+    Backup(Box<BackupFlags>),
     /// Talk to an api.
     Operate(Box<cli::Command>, GlobalOptions),
 }
@@ -43,6 +46,8 @@ enum Word {
     Up(Box<UpFlags>),
     /// Run a small cloud, show what it does, and stop.
     Demo(DemoFlags),
+    /// Copy the embedded store to a file, while it is in use or not.
+    Backup(Box<BackupFlags>),
     /// Run the api: the public edge.
     Api(Box<ServeFlags>),
     /// Run a conductor: the owner of records, which drives every request to its end.
@@ -67,7 +72,7 @@ const SHARED: [(&str, ServiceKind, &str); 2] = [
     ),
 ];
 /// Commands that talk to no api.
-const SERVING: [&str; 5] = ["up", "demo", "api", "conductor", "compute"];
+const SERVING: [&str; 6] = ["up", "demo", "backup", "api", "conductor", "compute"];
 
 /// Reads the process's arguments; ends the process where they ask for help or are wrong.
 pub fn parse() -> Command {
@@ -109,6 +114,7 @@ fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::
     Ok(match word {
         Word::Up(flags) => Command::Up(flags),
         Word::Demo(flags) => Command::Demo(flags),
+        Word::Backup(flags) => Command::Backup(flags),
         Word::Api(flags) => Command::Serve(ServiceKind::Api, flags),
         Word::Conductor(flags) => Command::Serve(ServiceKind::Conductor, flags),
         Word::Compute(flags) => Command::Serve(ServiceKind::Compute, flags),

@@ -105,6 +105,8 @@ pub struct StoreConfig {
     pub password: Option<String>,
     /// The directory of the embedded store; `store` below `data_dir` when not set.
     pub path: Option<PathBuf>,
+    /// Whether to open an embedded store that has lost what it had, or is another one. For one start, after a restore.
+    pub accept_older: bool,
 }
 
 /// The two stores.

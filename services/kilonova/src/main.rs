@@ -1,6 +1,7 @@
 //! The one binary of Kilonova: it runs a service, or all of them, and is the operator's command line.
 
 mod address;
+mod backup;
 mod bind;
 mod cli;
 mod command_line;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Operate(command, options) => return cli::run(*command, options),
         Command::Serve(service, flags) => on_runtime(serve::run(service, *flags)),
         Command::Up(flags) => on_runtime(up::run(*flags)),
+        Command::Backup(flags) => backup::run(&flags),
         Command::Demo(flags) => on_runtime(demo::run(flags)),
     };
     match ended {

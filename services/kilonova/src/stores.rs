@@ -14,7 +14,7 @@ use crate::failure::Failure;
 pub async fn open(config: &StoreConfig, patient: bool) -> Result<SharedStore, Failure> {
     match config.kind {
         Some(StoreKind::Etcd) => etcd(config, patient).await,
-        _ => embedded(config.path.as_deref().unwrap_or(Path::new("store"))),
+        _ => embedded(config.path.as_deref().unwrap_or(Path::new("store")), config.accept_older),
     }
 }
 
@@ -38,9 +38,18 @@ async fn etcd(config: &StoreConfig, patient: bool) -> Result<SharedStore, Failur
     }
 }
 
-fn embedded(dir: &Path) -> Result<SharedStore, Failure> {
-    match EmbeddedStore::open(dir, EmbeddedOptions::default()) {
+fn embedded(dir: &Path, accept_older: bool) -> Result<SharedStore, Failure> {
+    if accept_older {
+        tracing::warn!(
+            "store.accept_older is set: a store that has lost what it had is opened; unset it for the next start"
+        );
+    }
+    match EmbeddedStore::open(dir, EmbeddedOptions { accept_older, ..EmbeddedOptions::default() }) {
         Ok(store) => Ok(Arc::new(store)),
+        Err(error @ StoreError::Receded { .. }) => Err(Failure::failed(format!(
+            "{error}; put back what is missing, or start once with --set store.accept_older=true to go on with what is there: \
+             records made since then are gone, and their guests and volumes are orphans"
+        ))),
         Err(error @ StoreError::InUse { .. }) => Err(Failure::failed(error)),
         Err(error) => Err(Failure::failed(format!(
             "the store in {} cannot be opened: {}",
@@ -51,7 +60,7 @@ fn embedded(dir: &Path) -> Result<SharedStore, Failure> {
 }
 
 /// The part of the error that does not repeat which store it is about.
-fn cause(error: &StoreError) -> String {
+pub fn cause(error: &StoreError) -> String {
     match error {
         StoreError::Unavailable { message } | StoreError::Corrupt { message } => message.clone(),
         other => other.to_string(),

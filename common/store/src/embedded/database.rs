@@ -54,6 +54,32 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     }
 }
 
+/// The number drawn when the store was made; drawn now if it is of a time that drew none.
+pub(super) fn identity(db: &Connection) -> rusqlite::Result<i64> {
+    db.execute("INSERT OR IGNORE INTO counter VALUES ('identity', ?1)", [rand::random_range(1..i64::MAX)])?;
+    db.query_row("SELECT value FROM counter WHERE name = 'identity'", [], |row| row.get(0))
+}
+
+/// Copies the log into the database, without waiting for anybody; false if some of it could not be.
+pub(super) fn checkpoint(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+    })
+}
+
+/// Copies a database, which others may write meanwhile, as it is at one moment.
+pub(super) fn copy(from: &Path, to: &Path) -> rusqlite::Result<()> {
+    open_reader(from)?.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
+    Ok(())
+}
+
+/// At which revision a database is, and how many keys it has.
+pub(super) fn count(path: &Path) -> rusqlite::Result<(Revision, u64)> {
+    let db = open_reader(path)?;
+    let keys: i64 = db.query_row("SELECT count(*) FROM kv", [], |row| row.get(0))?;
+    Ok((revision(&db)?, keys.unsigned_abs()))
+}
+
 /// Opens the file for reading.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(

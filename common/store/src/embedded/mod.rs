@@ -4,14 +4,19 @@
 //! blocking threads. SQLite's write-ahead log lets both go on at once, and since a writer is answered after
 //! its commit, every read begun later sees it. Watches pull from a bounded ring of recent changes.
 //!
+//! Beside the database lies a mark of how far it had come ([`mark`]): one that was lost, or has less, is refused.
+//!
 //! Leases live in memory: who holds one lives in this process, so that at the next start all of them are
 //! gone, and so are their keys.
 
+mod backup;
 mod database;
 mod follow;
 mod group;
 mod hub;
+mod keeper;
 mod leases;
+mod mark;
 mod readers;
 mod writer;
 
@@ -28,12 +33,18 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+pub use self::backup::{Backup, backup};
 use self::hub::Hub;
+use self::keeper::Keeper;
+use self::mark::Mark;
 use self::readers::Readers;
 use self::writer::{Job, Reply, Writer};
 use crate::page::PageRequest;
 use crate::txn::validate_key;
 use crate::{KeyValue, LeaseId, Page, Store, StoreError, Txn, TxnOutcome, Watch, WatchFrom};
+
+/// The database's file.
+const DATABASE: &str = "store.db";
 
 /// The sizes and deadlines of an embedded store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +59,14 @@ pub struct EmbeddedOptions {
     pub history: usize,
     /// How long a call may take.
     pub deadline: Duration,
+    /// Whether to open a store that is missing, another one or older than it was, as it is found.
+    pub accept_older: bool,
 }
 
 impl Default for EmbeddedOptions {
     fn default() -> Self {
-        Self { queue: 4096, group: 512, readers: 4, history: 65_536, deadline: Duration::from_secs(10) }
+        let deadline = Duration::from_secs(10);
+        Self { queue: 4096, group: 512, readers: 4, history: 65_536, deadline, accept_older: false }
     }
 }
 
@@ -73,18 +87,21 @@ pub struct EmbeddedStore {
 impl EmbeddedStore {
     /// Opens the store in `dir`, making it if it is not there. Reads and writes the disk: for the start of a process.
     ///
-    /// [`StoreError::InUse`] when another process has it open.
+    /// [`StoreError::InUse`] when another process has it open; [`StoreError::Receded`] when it has less than it had.
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Self, StoreError> {
         let lock = lock(dir)?;
-        let path = dir.join("store.db");
-        let (db, revision) = prepare(&path)?;
+        let path = dir.join(DATABASE);
+        let (db, mark) = prepare(dir, options.accept_older)?;
+        let revision = mark.revision;
         let hub = Arc::new(Hub::new(revision, options.history));
+        let keeper = Keeper::start(dir, mark, hub.subscribe())?;
         let (jobs, queue) = mpsc::channel();
         let writer = Writer::new(db, revision, Arc::clone(&hub), options.group);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
                 writer.run(&queue);
+                drop(keeper);
                 drop(lock);
             })
             .map_err(StoreError::unavailable)?;
@@ -201,12 +218,31 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Opens the file and deletes the keys whose leases ended with the process before.
-fn prepare(path: &Path) -> Result<(Connection, Revision), StoreError> {
-    let mut db = database::open_writer(path)?;
+/// Opens the database, compares it with its mark, and deletes the keys whose leases ended with the process before.
+fn prepare(dir: &Path, accept_older: bool) -> Result<(Connection, Mark), StoreError> {
+    let path = dir.join(DATABASE);
+    let marked = match Mark::read(dir) {
+        Err(error) if !accept_older => return Err(receded(dir, format!("cannot read its mark: {error}"))),
+        marked => marked.unwrap_or_default(),
+    };
+    let is_there = std::fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+    if !is_there && let Some(marked) = marked {
+        settle(dir, marked, None, accept_older)?;
+    }
+    let mut db = database::open_writer(&path)?;
+    let found = |db: &Connection| {
+        let (identity, revision) = (database::identity(db)?, database::revision(db)?);
+        // The identity must not be in the log alone.
+        database::checkpoint(db)?;
+        Ok(Mark { identity, revision })
+    };
+    let found = found(&db).map_err(|error: rusqlite::Error| database::from_sqlite(&error))?;
+    if is_there && let Some(marked) = marked {
+        settle(dir, marked, Some(found), accept_older)?;
+    }
     let mut clean = || {
         let tx = db.transaction()?;
-        let mut revision = database::revision(&tx)?;
+        let mut revision = found.revision;
         if database::delete_leased(&tx)? {
             revision = revision.next();
             database::set_revision(&tx, revision)?;
@@ -215,5 +251,25 @@ fn prepare(path: &Path) -> Result<(Connection, Revision), StoreError> {
         Ok(revision)
     };
     let revision = clean().map_err(|error: rusqlite::Error| database::from_sqlite(&error))?;
-    Ok((db, revision))
+    let mark = Mark { revision, ..found };
+    mark.write(dir).map_err(|error| {
+        StoreError::unavailable(format!("cannot write {}: {error}", dir.join(mark::NAME).display()))
+    })?;
+    Ok((db, mark))
+}
+
+/// Refuses a database that has less than its mark, unless that was said to be right.
+fn settle(dir: &Path, marked: Mark, found: Option<Mark>, accept_older: bool) -> Result<(), StoreError> {
+    match marked.misses(found) {
+        None => Ok(()),
+        Some(what) if accept_older => {
+            tracing::warn!(dir = %dir.display(), what, "the store is opened all the same, as was asked");
+            Ok(())
+        }
+        Some(what) => Err(receded(dir, what)),
+    }
+}
+
+fn receded(dir: &Path, what: String) -> StoreError {
+    StoreError::Receded { dir: dir.to_owned(), what }
 }

@@ -165,6 +165,23 @@ async fn a_barrier_is_passed_only_once_the_watch_has_brought_it() {
     assert!(cache.is_empty());
 }
 
+#[tokio::test]
+async fn a_barrier_is_not_passed_with_the_memory_of_another_history() {
+    let cell = kilonova_model::CellName::parse("c1").unwrap();
+    let store: SharedStore = Arc::new(kilonova_store::embedded::EmbeddedStore::open_temporary().unwrap());
+    let db = crate::db::Db { store, keys: Keys::new(&cell) };
+    let (cache, barrier) = (cache(), crate::barrier::Barrier::default());
+    let listing = |items, revision, went_back| {
+        cache.take(WatchEvent::Snapshot { items, revision: Revision(revision), went_back }, &id_of);
+    };
+    listing(vec![item("a", 1, 5)], 900, false);
+    let error = barrier.pass(&db, "flavors/", &cache).await.unwrap_err();
+    assert_eq!(error.reason, kilonova_model::Reason::StoreUnavailable);
+    listing(vec![], 1, true);
+    let soon = std::time::Duration::from_millis(200);
+    assert!(tokio::time::timeout(soon, barrier.pass(&db, "flavors/", &cache)).await.is_err());
+}
+
 #[test]
 fn pages_follow_each_other() {
     let cache = cache();

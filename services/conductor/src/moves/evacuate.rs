@@ -20,7 +20,7 @@ use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_store::Txn;
 
 use super::ask::place_of;
-use super::{of, others, reach};
+use super::{may_run_at, of, reach};
 use crate::cache::Entry;
 use crate::history;
 use crate::once::Change;
@@ -48,7 +48,7 @@ impl Change<InstanceRecord> for Evacuate<'_> {
         let standing = |host: &str| self.reach.standing(host);
         begin(&mut record, asked, &standing, SystemTime::now(), self.acceptance)?;
         let host = &entry.record.resource().host;
-        if host.is_empty() {
+        if !is_at(&entry.record, host) {
             return Ok((record, Txn::new()));
         }
         let host = HostName::parse(host).map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
@@ -75,14 +75,14 @@ pub fn begin(
 ) -> Result<(), Error> {
     check_state(record)?;
     let host = record.resource().host.clone();
-    if standing(&host) == Standing::Registered {
+    if is_at(record, &host) && standing(&host) == Standing::Registered {
         let message = format!("{host} is registered; migrate the instance instead");
         return Err(Error::new(Reason::InvalidState, message).with("host", host));
     }
     let may_run = |other: &String| {
         standing(other) != Standing::Fenced && !asked.vouched_hosts.iter().any(|vouched| vouched == other)
     };
-    if let Some(other) = others(record).into_iter().find(may_run) {
+    if let Some(other) = may_run_at(record).into_iter().find(may_run) {
         let message = format!(
             "{other} may also hold a copy of the instance: wait until it is removed there, or, if {other} is off, say so \
              (`kilonova host fence {other}`), or name {other} in vouched_hosts if it surely does not run the guest"
@@ -115,11 +115,20 @@ pub fn begin(
         ..Default::default()
     });
     acceptance.note(&mut record.actions, Kind::Evacuate);
-    let detail = if host.is_empty() { "it is on no host".to_owned() } else { format!("{host} is gone") };
+    let detail = match host.as_str() {
+        "" => "it is on no host".to_owned(),
+        host if is_at(record, host) => format!("{host} is gone"),
+        host => format!("{host} no longer has it"),
+    };
     let attempt = record.status().attempt;
     let step = history::begun(history::step_name(Kind::Evacuate), acceptance.actor(), now, attempt, detail);
     history::add_to_newest(&mut record.actions, step);
     Ok(())
+}
+
+/// Whether a host may hold something of it: one that said that nothing is left need not be gone.
+fn is_at(record: &InstanceRecord, host: &str) -> bool {
+    record.receipts.iter().any(|receipt| receipt.host == host)
 }
 
 /// Refuses an instance that is in another state, or that another host may be about to run.

@@ -132,7 +132,9 @@ pub fn is_going_to(record: &InstanceRecord, place: &Site) -> bool {
 /// The hosts it is not to go to, because it leaves them.
 #[must_use]
 pub fn leaves(record: &InstanceRecord) -> Vec<String> {
-    let source = of(record).and_then(|way| way.source.as_ref()).or(record.evacuated_from.as_ref());
+    let holds = |place: &&Place| record.receipts.iter().any(|receipt| receipt.host == place.host);
+    let evacuated = record.evacuated_from.as_ref().filter(holds);
+    let source = of(record).and_then(|way| way.source.as_ref()).or(evacuated);
     source.map(|place| place.host.clone()).into_iter().collect()
 }
 
@@ -197,6 +199,14 @@ pub fn others(record: &InstanceRecord) -> Vec<String> {
     hosts.filter(|host| host != own).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
+/// The hosts besides its own that may run it, each once.
+#[must_use]
+pub fn may_run_at(record: &InstanceRecord) -> Vec<String> {
+    let only_prepared =
+        |host: &String| record.receipts.iter().filter(|one| one.host == *host).all(|one| one.prepared);
+    others(record).into_iter().filter(|host| !only_prepared(host)).collect()
+}
+
 /// The instance as a host has to see it that compares records with guests: with that host's attempt, and as being built while the
 /// host has not said that it took the room.
 #[must_use]
@@ -259,7 +269,13 @@ fn go_to(record: &mut InstanceRecord, step: Step, until: SystemTime) {
 /// The host did its part of the present step.
 pub fn host_did(record: &mut InstanceRecord, until: SystemTime) {
     match of(record).map(Move::step) {
-        Some(Step::HandOver) => go_to(record, Step::TakeOver, until),
+        Some(Step::HandOver) => {
+            // From here on the destination may run it.
+            let destination = of(record).and_then(|way| way.destination.as_ref()).map(site);
+            let there = record.receipts.iter_mut().filter(|one| Some(&one.host) == destination.as_ref().map(|at| &at.host));
+            there.for_each(|receipt| receipt.prepared = false);
+            go_to(record, Step::TakeOver, until);
+        }
         Some(Step::TakeOver) => arrive(record),
         Some(Step::LetGo) => go_to(record, Step::TakeBack, until),
         Some(Step::LetGoAgain) => go_to(record, Step::Resume, until),

@@ -238,7 +238,7 @@ mod tests {
             let receipt = |(host, attempt): &(&str, u32)| Receipt {
                 host: (*host).to_owned(),
                 attempt: *attempt,
-                create_time: None,
+                ..Default::default()
             };
             sites.iter().map(receipt).collect()
         };

@@ -259,12 +259,14 @@ macro_rules! shared {
             self.counted = counted;
         }
         fn set_place(&mut self, place: &Alternate, deadline: SystemTime, now: SystemTime) {
+            let prepared = self.status().phase == Phase::Ready;
             let attempt = self.put_at(place, now);
             self.tried_hosts.push(place.host.clone());
             self.receipts.push(Receipt {
                 host: place.host.clone(),
                 attempt,
                 create_time: Some(timestamp(now)),
+                prepared,
             });
             self.deadline_time = Some(timestamp(deadline));
         }

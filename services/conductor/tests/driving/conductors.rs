@@ -1,11 +1,18 @@
 //! Several conductors over one store.
 
+use async_trait::async_trait;
 use kilonova_conductor::records::Written;
-use kilonova_model::InstanceId;
+use kilonova_model::{InstanceId, Revision};
 use kilonova_proto::conductor::v1::InstanceRecord;
 use kilonova_proto::types::v1::instance::State;
-use kilonova_store::Txn;
+use kilonova_store::{
+    EmbeddedStore, KeyValue, LeaseId, Page, Store, StoreError, Txn, TxnOutcome, Watch, WatchFrom,
+};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
 
 use super::support::*;
 
@@ -74,4 +81,60 @@ async fn shards_are_shared_and_an_old_owners_write_is_refused() {
         (one + two == 256 && one > 64 && two > 64).then_some(())
     })
     .await;
+}
+
+/// A store whose next leases end before they are used.
+struct Mayflies {
+    store: EmbeddedStore,
+    left: AtomicU32,
+}
+
+#[async_trait]
+impl Store for Mayflies {
+    fn name(&self) -> &'static str {
+        self.store.name()
+    }
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
+        self.store.get(key).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.store.list(prefix, after, limit).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
+        self.store.txn(txn).await
+    }
+    fn watch(&self, prefix: &str, from: WatchFrom) -> Watch {
+        self.store.watch(prefix, from)
+    }
+    async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let lease = self.store.grant_lease(ttl).await?;
+        if self.left.load(Ordering::SeqCst) > 0 {
+            self.left.fetch_sub(1, Ordering::SeqCst);
+            self.store.revoke_lease(lease).await?;
+        }
+        Ok(lease)
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease).await
+    }
+    async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke_lease(lease).await
+    }
+    fn went_back(&self) -> watch::Receiver<u64> {
+        self.store.went_back()
+    }
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.store.compact(revision).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_on_the_shards_that_ended_before_its_use_is_granted_anew() {
+    let left = AtomicU32::new(0);
+    let store = Arc::new(Mayflies { store: EmbeddedStore::open_temporary().unwrap(), left });
+    let cell = Cell::over(store.clone(), &["h1"]).await;
+    store.left.store(3, Ordering::SeqCst);
+    let one = cell.conductor("c1").await;
+    eventually("all shards are owned", || (one.shards.owned() == 256).then_some(())).await;
+    assert_eq!(store.left.load(Ordering::SeqCst), 0);
 }

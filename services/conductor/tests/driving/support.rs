@@ -234,7 +234,10 @@ pub const AGAIN: Duration = Duration::from_secs(10);
 
 impl Cell {
     pub async fn new(hosts: &[&str]) -> Self {
-        let store: SharedStore = Arc::new(EmbeddedStore::open_temporary().unwrap());
+        Self::over(Arc::new(EmbeddedStore::open_temporary().unwrap()), hosts).await
+    }
+
+    pub async fn over(store: SharedStore, hosts: &[&str]) -> Self {
         let registry = Registry::new(store.clone(), CellName::parse(CELL).unwrap());
         let played = Hosts::default();
         played.world.lock().names = hosts.iter().map(|host| (*host).to_owned()).collect();

@@ -4,3 +4,4 @@ mod config;
 mod life;
 mod process;
 mod refusals;
+mod store;

@@ -1,9 +1,12 @@
-//! A store that goes back under a cell that runs: nothing is restarted, and all goes on from what the store says.
+//! The store under a cell that runs: it goes back, and all goes on from what it says, without a restart; its history is
+//! compacted; a shard has no owner.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use etcd_client::{Client, GetOptions};
 use kilonova_model::ServiceKind;
 use kilonova_proto::types::v1::instance::State;
+use kilonova_runtime::config::Period;
 use kilonova_store::{Keys, Txn};
 use kilonova_tests::waiting::until;
 use kilonova_tests::{Api, Backing, Cluster, Plan};
@@ -66,6 +69,29 @@ async fn after_etcd_is_wiped_the_cell_begins_anew_without_any_restart() {
     api.seed().await;
     create(&api, "after", 12).await;
     cluster.ready().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_etcd_is_compacted_and_the_cell_goes_on() {
+    let mut plan = Plan { conductors: CONDUCTORS, ..Plan::new(Backing::Etcd) };
+    plan.conductor.history = Period::from_secs(1);
+    let Some(mut cluster) = Cluster::start(plan).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    create(&api, "before", 2).await;
+    let revision = cluster.shared_store().get("any").await.unwrap().1;
+    let endpoint = cluster.etcd().unwrap().endpoint();
+    let etcd = Client::connect([endpoint], None).await.unwrap();
+    let then = GetOptions::new().with_revision(i64::try_from(revision.0).unwrap() - 1);
+    // Nothing is compacted beyond what was reached when all was quiet: so something has to go on.
+    until("what was before is compacted", || async {
+        cluster.shared_store().txn(Txn::new().put("something", "else")).await.unwrap();
+        let read = etcd.kv_client().get("any", Some(then.clone())).await;
+        read.is_err_and(|error| error.to_string().contains("compacted")).then_some(())
+    })
+    .await;
+    create(&api, "after", 4).await;
     cluster.shutdown().await;
 }
 
