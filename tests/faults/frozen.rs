@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kilonova_tests::echo::Order;
+use kilonova_tests::waiting::at_this_pace;
 use tokio::time::Instant;
 
 use crate::load::{Calls, Load};
@@ -29,7 +30,7 @@ async fn a_frozen_member_is_let_go_and_used_again_when_it_thaws() {
     let detail = member_until(&peers, "freezes", false).await;
     assert!(detail.contains("neither calls nor the health check"), "{detail}");
     // A call's deadline, then the probe's; long before keep-alive would notice.
-    assert!(frozen.elapsed() < (DEADLINE + PROBE) * 3, "{:?}", frozen.elapsed());
+    assert!(frozen.elapsed() < at_this_pace((DEADLINE + PROBE) * 3), "{:?}", frozen.elapsed());
     let noticed = load.so_far();
     assert!(noticed.failures.len() <= CALLERS, "those under way at most: {}", noticed.failures.len());
     load.more_of("awake", 1000).await;

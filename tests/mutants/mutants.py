@@ -138,8 +138,8 @@ MUTANTS = (
     Mutant(
         "a host that may hold something is forgotten",
         f"{CONDUCTOR}/engine/build.rs",
-        "        if !may_hold_something {\n",
-        "        let _ = may_hold_something;\n        {\n",
+        "            Held::Unknown => {}\n",
+        "            Held::Unknown => record.drop_receipt(&site.host, site.attempt),\n",
         DRIVING,
     ),
     Mutant(
@@ -208,9 +208,9 @@ MUTANTS = (
     ),
     Mutant(
         "a late connect undoes a disconnect",
-        "services/volume/src/manager.rs",
-        "        self.touch(id, stamp)?;\n        answered(self.driver.export(id, host)).await\n",
-        "        let _ = self.touch(id, stamp);\n        answered(self.driver.export(id, host)).await\n",
+        "services/volume/src/connections.rs",
+        "        self.touch(id, stamp)?;\n        let (this, host) = (self.clone(), host.to_owned());\n",
+        "        let _ = self.touch(id, stamp);\n        let (this, host) = (self.clone(), host.to_owned());\n",
         VOLUME,
     ),
     Mutant(
@@ -224,11 +224,9 @@ MUTANTS = (
     Mutant(
         "an agent makes again what it made",
         f"{AGENT}/ledger.rs",
-        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) => {\n"
-        "                    (entry.stamp, entry.verb) = (stamp, Verb::Make);",
+        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) if same => {\n",
         "                Phase::Settled(Outcome::Ready(_), _) if again => {}\n"
-        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) => {\n"
-        "                    (entry.stamp, entry.verb) = (stamp, Verb::Make);",
+        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) if same => {\n",
         matrix("create one"),
     ),
     Mutant(
@@ -299,8 +297,8 @@ MUTANTS = (
     Mutant(
         "an evacuation is accepted though the host is back",
         f"{CONDUCTOR}/moves/evacuate.rs",
-        "Txn::new().when_absent(self.keys.endpoint(ServiceKind::Compute, &host))",
-        "Txn::new()",
+        "Txn::new().when_absent(self.reach.keys().endpoint(ServiceKind::Compute, &host))",
+        "{ let _ = host; Txn::new() }",
         DRIVING,
     ),
     Mutant(
@@ -359,5 +357,89 @@ MUTANTS = (
         "fence.into_iter().fold(Txn::new(), Txn::when)",
         "fence.into_iter().fold(Txn::new(), |txn, _| txn)",
         CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "a build adopts a guest of an older generation",
+        f"{AGENT}/ledger.rs",
+        "            let same = entry.is_what_was_asked_at(stamp);\n",
+        "            let same = entry.is_what_was_asked_at(stamp) || stamp > entry.stamp;\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "a host that is still removing is taken for one that holds nothing",
+        f"{CONDUCTOR}/engine/build.rs",
+        "                self.attempt_failed(id, entry, fence, &cause, Held::Earlier).await\n",
+        "                self.attempt_failed(id, entry, fence, &cause, Held::Nothing).await\n",
+        DRIVING,
+    ),
+    Mutant(
+        "the next attempt begins before the host that was left has let go",
+        f"{CONDUCTOR}/plan.rs",
+        "    if view.status.phase == Phase::Building && view.awaits_left_hosts() {\n",
+        "    if view.status.phase == Phase::Gone && view.awaits_left_hosts() {\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "two guests while a removal is slow",
+        f"{CONDUCTOR}/plan.rs",
+        "    if view.status.phase == Phase::Building && view.awaits_left_hosts() {\n",
+        "    if view.status.phase == Phase::Gone && view.awaits_left_hosts() {\n",
+        matrix("the first host's guest runs"),
+    ),
+    Mutant(
+        "a failed evacuation stays on a host that was told to remove it",
+        f"{CONDUCTOR}/moves/mod.rs",
+        "from.host.is_empty() || from.told || record.receipts.is_empty()",
+        "from.host.is_empty() || record.receipts.is_empty()",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "an evacuation is accepted though a third host may run the guest",
+        f"{CONDUCTOR}/moves/evacuate.rs",
+        "    if let Some(other) = others(record).into_iter().find(may_run) {\n",
+        "    if let Some(other) = others(record).into_iter().find(|other| may_run(other) && false) {\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "connects and disconnects of a volume go on side by side",
+        "services/volume/src/connections.rs",
+        "        let connect = async move {\n            let _serial = this.serial.exclusive(id).await;\n",
+        "        let connect = async move {\n",
+        VOLUME,
+    ),
+    Mutant(
+        "a connect that was overtaken while it waited is done",
+        "services/volume/src/connections.rs",
+        "            this.touch(id, stamp)?;\n            let exported",
+        "            let exported",
+        VOLUME,
+    ),
+    Mutant(
+        "a revert removes the last good copy",
+        f"{CONDUCTOR}/moves/ask.rs",
+        "        Ok((record, with.and(self.hosts_there(&entry.record).await?)))\n",
+        "        let _ = self.hosts_there(&entry.record).await;\n        Ok((record, with))\n",
+        matrix("revert to a host that is gone"),
+    ),
+    Mutant(
+        "a confirm removes the last good copy",
+        f"{CONDUCTOR}/moves/ask.rs",
+        "        Ok((record, with.and(self.hosts_there(&entry.record).await?)))\n",
+        "        let _ = self.hosts_there(&entry.record).await;\n        Ok((record, with))\n",
+        matrix("confirm on a host that is gone"),
+    ),
+    Mutant(
+        "what waits for a dead host is in the way of an evacuation",
+        f"{CONDUCTOR}/moves/evacuate.rs",
+        "    let moves = of(record).is_some_and(|way| way.step() != Step::Prepare);\n",
+        "    let moves = !record.operations.is_empty() || of(record).is_some_and(|way| way.step() != Step::Prepare);\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "a move from a dead host is accepted",
+        f"{CONDUCTOR}/moves/ask.rs",
+        "                self.reach.registered(host, || home_is_gone(host)).await\n",
+        "                self.reach.registered(host, || home_is_gone(host)).await.or(Ok(Txn::new()))\n",
+        matrix("moves from a dead host"),
     ),
 )

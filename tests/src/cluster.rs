@@ -22,8 +22,10 @@ use crate::journal::{self, Line};
 use crate::points::Points;
 use crate::points::proxy::PointProxy;
 use crate::points::store::PointStore;
-use crate::waiting::until;
+use crate::waiting::{at_this_pace, until};
 
+/// How long the shards of a conductor that died stay with it, on a machine of the usual pace.
+const SHARD_TTL: Duration = Duration::from_secs(2);
 /// How long the tasks of a killed member may take to end.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -88,8 +90,8 @@ impl Plan {
     /// One api, two conductors, two schedulers, three hosts, two backends, quick and without quota.
     #[must_use]
     pub fn new(backing: Backing) -> Self {
-        let mut conductor =
-            kilonova_conductor::Config { shard_ttl: Period::from_secs(2), ..Default::default() };
+        let shard_ttl = Period::from(at_this_pace(SHARD_TTL));
+        let mut conductor = kilonova_conductor::Config { shard_ttl, ..Default::default() };
         conductor.quota.instances = -1;
         conductor.quota.cores = -1;
         conductor.quota.ram_mib = -1;
@@ -175,13 +177,52 @@ impl Cluster {
         if let Some(tasks) = self.killed.remove(&(kind, host.to_owned())) {
             tasks.shutdown(LAST).await;
         }
-        match self.start_member(kind, host).await {
+        match self.start_member(kind, host, self.data_dir(host)).await {
             Ok(running) => drop(self.members.insert((kind, host.to_owned()), running)),
             Err(error) => panic!("{kind} {host} does not start: {error}"),
         }
     }
 
-    async fn start_member(&mut self, kind: ServiceKind, host: &str) -> Result<Running, StartError> {
+    /// Starts an agent under a name over the data of another, which does not run.
+    pub async fn launch_over(
+        &mut self,
+        kind: ServiceKind,
+        host: &str,
+        data_of: &str,
+    ) -> Result<(), StartError> {
+        let running = self.start_member(kind, host, self.data_dir(data_of)).await?;
+        self.members.insert((kind, host.to_owned()), running);
+        Ok(())
+    }
+
+    /// Kills every member, and gives them in the order in which they are started again.
+    pub async fn kill_all(&mut self) -> Vec<MemberId> {
+        let kinds =
+            [ServiceKind::Conductor, ServiceKind::Scheduler, ServiceKind::Compute, ServiceKind::Volume];
+        let mut all = Vec::new();
+        for kind in kinds.into_iter().chain([ServiceKind::Api]) {
+            all.extend(self.names(kind).into_iter().map(|host| (kind, host)));
+        }
+        for (kind, host) in &all {
+            self.kill(*kind, host);
+        }
+        for tasks in std::mem::take(&mut self.killed).into_values() {
+            tasks.shutdown(LAST).await;
+        }
+        all
+    }
+
+    /// Has what is started from now on use another store.
+    pub fn use_store(&mut self, store: SharedStore) {
+        self.store = store;
+    }
+
+    async fn start_member(
+        &mut self,
+        kind: ServiceKind,
+        host: &str,
+        data_dir: PathBuf,
+    ) -> Result<Running, StartError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (store, advertise) = self.through_points(kind, host, &listener).await;
         let mut options = LaunchOptions { settle: Duration::from_millis(20), ..Default::default() };
@@ -199,7 +240,6 @@ impl Cluster {
             advertise,
             options,
         };
-        let data_dir = self.data_dir(host);
         match kind {
             ServiceKind::Api => Box::pin(kilonova_api::start(Default::default(), launch)).await,
             ServiceKind::Conductor => {
@@ -237,9 +277,6 @@ impl Cluster {
             ServiceKind::Conductor => PointStore::before(own, points.clone(), host),
             _ => own,
         };
-        if kind == ServiceKind::Api {
-            return (store, None);
-        }
         if !self.proxies.contains_key(&member) {
             let proxy = PointProxy::start(member.clone(), points).await.expect("a port");
             self.proxies.insert(member.clone(), proxy);
@@ -283,11 +320,14 @@ impl Cluster {
         of_kind.map(|(_, host)| host.clone()).collect()
     }
 
-    /// Where one member listens.
+    /// Where one member is reached, also once it was started again if there are points.
     #[must_use]
     pub fn address(&self, kind: ServiceKind, host: &str) -> String {
-        let member = &self.members[&(kind, host.to_owned())];
-        format!("http://{}", member.grpc_addr)
+        let member = (kind, host.to_owned());
+        match self.proxies.get(&member) {
+            Some(proxy) => format!("http://{}", proxy.endpoint()),
+            None => format!("http://{}", self.members[&member].grpc_addr),
+        }
     }
 
     /// A plain channel to a member, as any client would have.

@@ -12,6 +12,7 @@ pub mod placement;
 pub mod points;
 pub mod process;
 pub mod publishers;
+pub mod stores;
 pub mod user;
 pub mod waiting;
 

@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use crate::api::Api;
 use crate::checker::Want;
+use crate::waiting::at_this_pace;
 
 /// How long one answer is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -96,7 +97,7 @@ impl User {
         let start = Instant::now();
         for n in 0.. {
             let api = self.apis[n % self.apis.len()].clone();
-            let failure = match timeout(ANSWER, call(api, request_id.clone())).await {
+            let failure = match timeout(at_this_pace(ANSWER), call(api, request_id.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => match refusal(&status) {
                     Some(reason) => return Err(Denied::Refused(reason)),
@@ -234,10 +235,20 @@ impl User {
 
     /// Moves an instance while it runs.
     pub async fn live_migrate(&self, instance_id: &str) -> Result<(), Denied> {
+        self.migrate_to(instance_id, true, "").await
+    }
+
+    /// Moves an instance to a host, or to any if none is named. What is wanted of it is not changed.
+    pub async fn migrate_to(&self, instance_id: &str, live: bool, host: &str) -> Result<(), Denied> {
         let asked = self.ask(|api, request_id| {
-            let instance_id = instance_id.to_owned();
-            let request =
-                api::MigrateInstanceRequest { request_id, instance_id, live: true, ..Default::default() };
+            let (instance_id, target_host) = (instance_id.to_owned(), host.to_owned());
+            let request = api::MigrateInstanceRequest {
+                request_id,
+                instance_id,
+                live,
+                target_host,
+                ..Default::default()
+            };
             async move { api.instances().migrate_instance(request).await }
         });
         asked.await.map(drop)
@@ -249,6 +260,38 @@ impl User {
             let instance_id = instance_id.to_owned();
             let request = api::EvacuateInstanceRequest { request_id, instance_id, ..Default::default() };
             async move { api.instances().evacuate_instance(request).await }
+        });
+        asked.await.map(drop)
+    }
+
+    /// The same, where an operator says of hosts that they do not run it.
+    pub async fn evacuate_vouching(&self, instance_id: &str, hosts: &[String]) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let (instance_id, vouched_hosts) = (instance_id.to_owned(), hosts.to_vec());
+            let request =
+                api::EvacuateInstanceRequest { request_id, instance_id, vouched_hosts, ..Default::default() };
+            async move { api.instances().evacuate_instance(request).await }
+        });
+        asked.await.map(drop)
+    }
+
+    /// An operator's word that a compute host is off.
+    pub async fn fence(&self, host: &str) -> Result<(), Denied> {
+        let asked = self.ask(|api, request_id| {
+            let service = pb::ServiceKind::Compute.into();
+            let request = api::FenceHostRequest { request_id, service, host: host.to_owned() };
+            async move { api.hosts().fence_host(request).await }
+        });
+        asked.await.map(drop)
+    }
+
+    /// An operator's word that the store there is is the one to go by.
+    pub async fn accept_store(&self) -> Result<(), Denied> {
+        let read = self.ask(|api, _| async move { api.stores().get_store(api::GetStoreRequest {}).await });
+        let id = read.await?.into_inner().store.unwrap_or_default().id;
+        let asked = self.ask(|api, _| {
+            let request = api::AcceptStoreRequest { id: id.clone(), accepted_by: "operator".into() };
+            async move { api.stores().accept_store(request).await }
         });
         asked.await.map(drop)
     }
@@ -363,6 +406,34 @@ impl User {
             async move { api.server_groups().create_server_group(request).await }
         });
         Ok(created.await?.into_inner().server_group.unwrap_or_default().id)
+    }
+
+    /// The instances on a host.
+    pub async fn instances_on(&self, host: &str) -> Vec<String> {
+        let request = api::ListInstancesRequest { host: host.to_owned(), ..Default::default() };
+        let listed = self.ask(|api, _| {
+            let request = request.clone();
+            async move { api.instances().list_instances(request).await }
+        });
+        let instances = listed.await.map(|answer| answer.into_inner().instances).unwrap_or_default();
+        instances.into_iter().map(|instance| instance.id).collect()
+    }
+
+    /// The host an instance is on.
+    pub async fn instance_host(&self, id: &str) -> Option<String> {
+        Some(self.apis[0].get(id).await.ok()?.host).filter(|host| !host.is_empty())
+    }
+
+    /// The host an instance was on before it was moved.
+    pub async fn previous_host(&self, id: &str) -> Option<String> {
+        Some(self.apis[0].get(id).await.ok()?.previous_host).filter(|host| !host.is_empty())
+    }
+
+    /// The backend a volume is on.
+    pub async fn volume_host(&self, volume_id: &str) -> Option<String> {
+        let request = api::GetVolumeRequest { volume_id: volume_id.to_owned(), ..Default::default() };
+        let host = self.apis[0].volumes().get_volume(request).await.ok()?.into_inner().volume?.host;
+        Some(host).filter(|host| !host.is_empty())
     }
 
     /// The state of an instance, as `ACTIVE`.

@@ -66,7 +66,8 @@ async fn revert(api: &Api, id: &str) -> Result<(), Error> {
 
 async fn evacuate(api: &Api, id: &str, vouched: &[&str]) -> Result<(), Error> {
     let vouched_hosts = vouched.iter().map(ToString::to_string).collect();
-    let request = api::EvacuateInstanceRequest { instance_id: id.into(), vouched_hosts, ..Default::default() };
+    let request =
+        api::EvacuateInstanceRequest { instance_id: id.into(), vouched_hosts, ..Default::default() };
     api.instances().evacuate_instance(request).await.map(drop).map_err(|status| error(&status))
 }
 
@@ -216,15 +217,18 @@ async fn create(api: &Api, hints: pb::SchedulerHints) -> pb::Instance {
 
 async fn wishes_of_the_create_do_not_bind_a_later_move(backing: Backing) {
     let Some((mut cluster, api)) = started(plan(backing)).await else { return };
-    let forced = create(&api, pb::SchedulerHints { force_host: "compute-1".into(), ..Default::default() }).await;
+    let forced =
+        create(&api, pb::SchedulerHints { force_host: "compute-1".into(), ..Default::default() }).await;
     assert_eq!(forced.host, "compute-1");
     migrate(&api, &forced.id, false, "").await.unwrap();
     assert_ne!(api.until(&forced.id, State::Resized).await.host, "compute-1");
     let kept_out =
-        create(&api, pb::SchedulerHints { exclude_hosts: vec!["compute-3".into()], ..Default::default() }).await;
+        create(&api, pb::SchedulerHints { exclude_hosts: vec!["compute-3".into()], ..Default::default() })
+            .await;
     migrate(&api, &kept_out.id, true, "compute-3").await.unwrap();
     assert_eq!(api.settled(&kept_out.id).await.host, "compute-3", "an explicit target is stronger");
-    let lost = create(&api, pb::SchedulerHints { force_host: "compute-2".into(), ..Default::default() }).await;
+    let lost =
+        create(&api, pb::SchedulerHints { force_host: "compute-2".into(), ..Default::default() }).await;
     lose(&mut cluster, &api, "compute-2").await;
     until("it is evacuated", || async { evacuate(&api, &lost.id, &[]).await.ok() }).await;
     assert_ne!(api.until(&lost.id, State::Active).await.host, "compute-2");

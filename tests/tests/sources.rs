@@ -28,7 +28,8 @@ fn error(status: &tonic::Status) -> Error {
 }
 
 async fn volume(api: &Api, name: &str, snapshot: &str) -> Result<String, Reason> {
-    let spec = pb::VolumeSpec { name: name.into(), size_gib: 1, snapshot_id: snapshot.into(), ..Default::default() };
+    let spec =
+        pb::VolumeSpec { name: name.into(), size_gib: 1, snapshot_id: snapshot.into(), ..Default::default() };
     let request = api::CreateVolumeRequest { volume: Some(spec), ..Default::default() };
     let answer = api.volumes().create_volume(request).await.map_err(|status| error(&status).reason)?;
     Ok(answer.into_inner().volume.unwrap().id)
@@ -69,7 +70,11 @@ async fn a_snapshot_stays_while_a_volume_is_made_of_it(backing: Backing) {
 
 async fn a_detach_that_fails_leaves_the_volume_in_use_and_can_be_asked_again(backing: Backing) {
     let mut plan = Plan::new(backing);
-    let once = VerbConfig { fail: vec![FailRule { name: "vm".into(), attempts: 99 }], times: 1, ..Default::default() };
+    let once = VerbConfig {
+        fail: vec![FailRule { name: "vm".into(), attempts: 99 }],
+        times: 1,
+        ..Default::default()
+    };
     plan.compute.driver.verbs.insert(kilonova_compute::config::Verb::Detach, once);
     let Some((cluster, api)) = started(plan).await else { return };
     let vm = api.active("vm").await;
@@ -178,10 +183,13 @@ async fn a_rebuild_is_refused_where_the_image_does_not_fit(backing: Backing) {
     rebuild("large").await.unwrap();
     assert_eq!(api.settled(&id).await.spec.unwrap().image_id, "large");
     let taken = until("its host counts what it takes", || async {
-        let request = api::GetHostRequest { service: pb::ServiceKind::Compute.into(), host: before.host.clone() };
+        let request =
+            api::GetHostRequest { service: pb::ServiceKind::Compute.into(), host: before.host.clone() };
         let host = api.hosts().get_host(request).await.ok()?.into_inner().host?;
         match host.capabilities?.resources? {
-            pb::capabilities::Resources::Compute(figures) => Some(figures.disk_used_gib).filter(|used| *used > 0),
+            pb::capabilities::Resources::Compute(figures) => {
+                Some(figures.disk_used_gib).filter(|used| *used > 0)
+            }
             pb::capabilities::Resources::Volume(_) => None,
         }
     })

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(120);
 
 fn store() -> SharedStore {
     Arc::new(EmbeddedStore::open_temporary().unwrap())
@@ -163,7 +163,7 @@ async fn a_stop_drains_in_order_and_in_time() {
         running.stop()
     );
     assert!(seen, "draining is said before the record goes");
-    assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
     assert!(TcpStream::connect(address).await.is_err());
     assert!(TcpStream::connect(port).await.is_err());
     other.stop().await;

@@ -40,7 +40,9 @@ pub fn shrink(actions: &mut Vec<pb::Action>, most: usize) {
         let last = actions.len().saturating_sub(1);
         if let Some(oldest) = actions[..last].iter().position(ended) {
             actions.remove(oldest);
-        } else if let Some(action) = actions.iter_mut().max_by_key(|one| one.steps.len()).filter(|one| one.steps.len() > 2) {
+        } else if let Some(action) =
+            actions.iter_mut().max_by_key(|one| one.steps.len()).filter(|one| one.steps.len() > 2)
+        {
             action.steps.remove(action.steps.len() / 2);
             action.dropped_steps += 1;
         } else {
@@ -261,7 +263,9 @@ mod tests {
         let [action] = actions.as_slice() else { panic!("one is left") };
         assert_eq!((action.kind(), action.outcome()), (Kind::Start, pb::Outcome::InProgress));
         assert!(action.encoded_len() <= 10_000 && action.dropped_steps > 0);
-        assert!(action.steps[0].detail.starts_with('0') && action.steps.last().unwrap().detail.starts_with("19"));
+        assert!(
+            action.steps[0].detail.starts_with('0') && action.steps.last().unwrap().detail.starts_with("19")
+        );
     }
 
     #[test]

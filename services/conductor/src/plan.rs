@@ -220,8 +220,7 @@ fn place(view: &View<'_>) -> Decision {
 
 fn build(view: &View<'_>, site: &Site) -> Decision {
     let Some(epoch) = (view.epoch_of)(&site.host) else {
-        let patience =
-            if view.only_place { until(view.deadline, view.now) } else { view.settling };
+        let patience = if view.only_place { until(view.deadline, view.now) } else { view.settling };
         return match patience {
             Duration::ZERO => Decision::LeaveHost(Leave::NotRegistered),
             patience => Decision::Wait(patience),
@@ -348,7 +347,8 @@ impl View<'_> {
 
     /// Whether a move has no destination yet and should have one.
     fn is_late_move(&self) -> bool {
-        let waits = self.status.phase == Phase::Ready && self.operation.is_some() && self.building_at.is_none();
+        let waits =
+            self.status.phase == Phase::Ready && self.operation.is_some() && self.building_at.is_none();
         waits && self.operation_deadline <= self.now
     }
 

@@ -62,7 +62,9 @@ pub fn check_size<P: Placed>(record: &P) -> Result<(), Error> {
     if size <= MAX_NEW {
         return Ok(());
     }
-    let description = format!("takes {size} bytes with its flavor and image, and {MAX_NEW} is the most: shorten its metadata");
+    let description = format!(
+        "takes {size} bytes with its flavor and image, and {MAX_NEW} is the most: shorten its metadata"
+    );
     Err(Error::invalid(vec![FieldViolation { field: P::NOUN.to_owned(), description }]))
 }
 

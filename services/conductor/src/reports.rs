@@ -296,7 +296,8 @@ mod tests {
         let metadata = (0..100).map(|n| (n.to_string(), "ä".repeat(5000))).collect();
         let fault = pb::Fault { message: "ä".repeat(100_000), metadata, ..Default::default() };
         let step = pb::Step { detail: "x".repeat(100_000), ..Default::default() };
-        let failed = Report { fault: Some(fault), steps: vec![step; 1000], ..report("h1", 1, ReportStatus::Failed) };
+        let failed =
+            Report { fault: Some(fault), steps: vec![step; 1000], ..report("h1", 1, ReportStatus::Failed) };
         let mut record = built_on("h1");
         history::begin(&mut record.actions, Kind::Create, "", NOW);
         let after = entered(&record, &failed).unwrap();

@@ -204,6 +204,7 @@ async fn check_unused(record: &SnapshotRecord, volumes: &Records<VolumeRecord>) 
             && spec.is_some_and(|spec| spec.snapshot_id == snapshot)
     };
     let Some(volume) = volumes.cache.ids(is_made_of_it).into_iter().next() else { return Ok(()) };
-    let message = format!("volume {volume} is being made of the snapshot: wait until it is there, or delete it");
+    let message =
+        format!("volume {volume} is being made of the snapshot: wait until it is there, or delete it");
     Err(Error::new(Reason::InvalidState, message).with("volume_id", volume))
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use kilonova_model::time::timestamp;
+
 use crate::cluster::Plan;
 
 /// What was asked last of an id whose request was answered with OK.
@@ -75,12 +77,17 @@ pub struct Expected {
     pub complete: bool,
     /// What there is to promise.
     pub capacity: Capacity,
-    /// When which host could not be asked. This is the only excuse for a second guest: the instance was rebuilt
-    /// elsewhere while its host, of which nobody could know more, still had it (`docs/consistency.md`, "Not
-    /// promised").
+    /// When which host could not be asked. This is the only excuse for a second guest, and only for that time: the instance was
+    /// rebuilt elsewhere while its host, of which nobody could know more, still had it (`docs/consistency.md`, "Not promised").
     pub outages: Vec<Outage>,
     /// How long after an outage something decided during it may still be done.
     pub aftermath: Duration,
+    /// How long a host may be away before anybody can know.
+    pub unnoticed: Duration,
+    /// Since when the store is not what it was: from then on nothing may be removed.
+    pub kept_since: Option<SystemTime>,
+    /// Whether the store was replaced: its records do not tell what was asked before, and are not judged by that.
+    pub is_set_back: bool,
 }
 
 impl Expected {
@@ -92,9 +99,56 @@ impl Expected {
             .any(|outage| outage.from <= until && outage.until.is_none_or(|end| end + self.aftermath >= from))
     }
 
-    /// Whether a host could not be asked at some time.
-    pub(super) fn was_away(&self, host: &str) -> bool {
-        self.outages.iter().any(|outage| outage.host == host)
+    /// Of a time in which two hosts both had a guest, what is left once the outages of either are taken off: the first moment of it
+    /// and where the next outage begins. None if nothing is.
+    pub(super) fn unexcused(
+        &self,
+        hosts: [&str; 2],
+        from: SystemTime,
+        until: Option<SystemTime>,
+    ) -> Option<(SystemTime, Option<SystemTime>)> {
+        let mut away: Vec<&Outage> = self.of(&hosts).collect();
+        away.sort_by_key(|outage| outage.from);
+        let mut at = from;
+        for outage in away {
+            if outage.from > at {
+                let next = until.map_or(outage.from, |until| until.min(outage.from));
+                return Some((at, Some(next)));
+            }
+            // Away for good: all that follows is excused.
+            at = at.max(outage.until? + self.aftermath);
+            if until.is_some_and(|until| until <= at) {
+                return None;
+            }
+        }
+        Some((at, until))
+    }
+
+    /// The outages of hosts, for whoever reads a finding.
+    pub(super) fn evidence<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) -> String {
+        let hosts: Vec<&str> = hosts.into_iter().collect();
+        let told = |outage: &Outage| {
+            let until =
+                outage.until.map_or_else(|| "the end".to_owned(), |until| timestamp(until).to_string());
+            format!("{} was away from {} to {until}", outage.host, timestamp(outage.from))
+        };
+        let all: Vec<String> = self.of(&hosts).map(told).collect();
+        if all.is_empty() { "none of them was away".to_owned() } else { all.join(", ") }
+    }
+
+    fn of(&self, hosts: &[&str]) -> impl Iterator<Item = &Outage> {
+        self.outages.iter().filter(|outage| hosts.contains(&outage.host.as_str()))
+    }
+
+    /// Whether a host was known to be away at one moment, and was so still at the other.
+    pub(super) fn was_known_away(&self, host: &str, at: SystemTime, until: SystemTime) -> bool {
+        self.of(&[host])
+            .any(|outage| outage.from + self.unnoticed <= at && outage.until.is_none_or(|end| end > until))
+    }
+
+    /// Whether a host could not be asked at some time since then.
+    pub(super) fn was_away_since(&self, host: &str, since: SystemTime) -> bool {
+        self.of(&[host]).any(|outage| outage.until.is_none_or(|end| end + self.aftermath >= since))
     }
 
     /// Whether a host is away for good.

@@ -4,37 +4,42 @@ use std::collections::BTreeMap;
 
 use kilonova_proto::types::v1::instance::State;
 
-use super::{Findings, World};
+use super::{Expected, Findings, World};
+use crate::journal::Line;
 
 const GUESTS: &str = "guests are records";
 
 /// A guest as its journal leaves it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Guest {
+    /// Whether it is its host's to run, and neither only prepared nor handed over.
+    pub runs: bool,
     /// Whether it was shut down.
     pub stopped: bool,
     /// Its volumes and their devices.
     pub volumes: BTreeMap<String, String>,
 }
 
-/// The guests on each host, by host and id.
-pub fn left(world: &World) -> BTreeMap<(String, String), Guest> {
-    let mut guests: BTreeMap<(String, String), Guest> = BTreeMap::new();
-    for event in &world.events {
-        let line = &event.line;
+/// The guests on each host, by host and id, as the journals say up to some line.
+#[derive(Debug, Default)]
+pub struct Guests(BTreeMap<(String, String), Guest>);
+
+impl Guests {
+    /// Takes the next line.
+    pub fn enter(&mut self, line: &Line) {
         let key = (line.host.clone(), line.id.clone());
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         match line.op.as_str() {
-            "spawn" | "prepare" => {
+            op @ ("spawn" | "prepare") => {
                 let stopped = line.detail["stopped"] == true;
                 let volumes = serde_json::from_value(line.detail["volumes"].clone()).unwrap_or_default();
-                guests.insert(key, Guest { stopped, volumes });
+                self.0.insert(key, Guest { runs: op == "spawn", stopped, volumes });
             }
             "destroy" => {
-                guests.remove(&key);
+                self.0.remove(&key);
             }
             op => {
-                let Some(guest) = guests.get_mut(&key) else { continue };
+                let Some(guest) = self.0.get_mut(&key) else { return };
                 match op {
                     "power" => guest.stopped = line.detail["power"] == "stop",
                     "attach" => {
@@ -44,8 +49,9 @@ pub fn left(world: &World) -> BTreeMap<(String, String), Guest> {
                     "detach" => {
                         guest.volumes.remove(&text(&line.detail["detach"]["volume"]));
                     }
-                    "hand_over" => guest.stopped = true,
+                    "hand_over" => (guest.runs, guest.stopped) = (false, true),
                     "take_over" | "take_back" => {
+                        guest.runs = true;
                         guest.stopped = line.detail["move"][op]["stopped"] == true;
                     }
                     _ => {}
@@ -53,7 +59,21 @@ pub fn left(world: &World) -> BTreeMap<(String, String), Guest> {
             }
         }
     }
-    guests
+
+    /// The instances of which a guest has a volume.
+    pub fn having<'a>(&'a self, volume: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(_, guest)| guest.volumes.contains_key(volume))
+            .map(|((_, id), _)| id.as_str())
+    }
+}
+
+/// The guests on each host once all was written.
+pub fn left(world: &World) -> BTreeMap<(String, String), Guest> {
+    let mut guests = Guests::default();
+    world.events.iter().for_each(|event| guests.enter(&event.line));
+    guests.0
 }
 
 /// Whether a host keeps the copy of an instance that was resized and may go back there.
@@ -63,7 +83,7 @@ fn record_keeps(world: &World, id: &str, host: &str) -> bool {
 }
 
 /// Every guest has its record there, and every record that should have one its guest.
-pub fn as_recorded(world: &World, findings: &mut Findings) {
+pub fn as_recorded(world: &World, expected: &Expected, findings: &mut Findings) {
     let guests = left(world);
     for ((host, id), guest) in &guests {
         let instance = world.instances.get(id).and_then(|record| record.instance.as_ref());
@@ -75,7 +95,8 @@ pub fn as_recorded(world: &World, findings: &mut Findings) {
         let kept = record_keeps(world, id, host);
         let well = matches!(state, State::Active | State::Stopped | State::Error | State::Resized);
         let here = kept || (instance.host == *host && well);
-        findings.add_unless(here, GUESTS, id, || {
+        // A host that never came back could not be told to remove it.
+        findings.add_unless(here || expected.is_away(host), GUESTS, id, || {
             format!("a guest is on {host}, and its record is {} on {:?}", state.as_str_name(), instance.host)
         });
         let judged = here && !kept && matches!(state, State::Active | State::Stopped);
@@ -91,10 +112,11 @@ pub fn as_recorded(world: &World, findings: &mut Findings) {
     for (id, record) in &world.instances {
         let instance = record.instance.clone().unwrap_or_default();
         if matches!(instance.state(), State::Active | State::Stopped | State::Resized) {
-            let there = guests.contains_key(&(instance.host.clone(), id.clone()));
-            findings.add_unless(there, GUESTS, id, || {
+            let guest = guests.get(&(instance.host.clone(), id.clone()));
+            findings.add_unless(guest.is_some_and(|guest| guest.runs), GUESTS, id, || {
+                let what = if guest.is_some() { "one that is not there to run" } else { "no guest" };
                 format!(
-                    "it is {} on {:?} and has no guest there",
+                    "it is {} on {:?} and has {what} there",
                     instance.state().as_str_name(),
                     instance.host
                 )

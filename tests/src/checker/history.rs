@@ -5,6 +5,7 @@ use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::Outcome;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::State as InstanceState;
+use kilonova_proto::types::v1::snapshot::State as SnapshotState;
 use kilonova_proto::types::v1::volume::State as VolumeState;
 use prost_types::Timestamp;
 
@@ -49,6 +50,26 @@ pub fn tells_the_truth(world: &World, findings: &mut Findings) {
             failed: volume.state() == VolumeState::Error,
         };
         judge(&told, findings);
+    }
+    for (id, record) in &world.snapshots {
+        let snapshot = record.snapshot.clone().unwrap_or_default();
+        let state = snapshot.state();
+        let created = record
+            .actions
+            .iter()
+            .any(|action| action.kind() == Kind::Create && action.outcome() == Outcome::Succeeded);
+        let told = Told {
+            id,
+            actions: &record.actions,
+            launched: created,
+            deleted: state == SnapshotState::Deleted,
+            has_delete_time: snapshot.delete_time.is_some(),
+            failed: state == SnapshotState::Error,
+        };
+        judge(&told, findings);
+        findings.add_unless(state != SnapshotState::Available || created, RULE, id, || {
+            "it is AVAILABLE, and its create did not succeed".into()
+        });
     }
 }
 
@@ -123,13 +144,18 @@ fn steps(id: &str, action: &pb::Action, findings: &mut Findings) {
     findings.add_unless(!must || some_failed, RULE, id, || format!("{kind} failed, and no step of it did"));
 }
 
-/// What was done last with its power is what it is.
+/// What was done last with its power is what it is. What an evacuation overtook is as was asked once it was built again.
 fn power(id: &str, state: InstanceState, actions: &[pb::Action], findings: &mut Findings) {
-    let done = actions.iter().rev().find(|action| {
-        matches!(action.kind(), Kind::Create | Kind::Start | Kind::Stop | Kind::Reboot)
-            && action.outcome() == Outcome::Succeeded
-    });
-    let should = match done.map(pb::Action::kind) {
+    let succeeded = |action: &pb::Action| action.outcome() == Outcome::Succeeded;
+    let rebuilt = actions.iter().rposition(|action| action.kind() == Kind::Evacuate && succeeded(action));
+    let done = actions.iter().enumerate().rev().map(|(n, action)| (rebuilt > Some(n), action)).find(
+        |(overtaken, action)| {
+            let is_power = matches!(action.kind(), Kind::Create | Kind::Start | Kind::Stop | Kind::Reboot);
+            let was_overtaken = *overtaken && action.outcome() == Outcome::Superseded;
+            is_power && (succeeded(action) || was_overtaken)
+        },
+    );
+    let should = match done.map(|(_, action)| action.kind()) {
         Some(Kind::Stop) => InstanceState::Stopped,
         Some(_) => InstanceState::Active,
         None => return,

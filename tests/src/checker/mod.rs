@@ -6,16 +6,21 @@
 //! what must hold once nothing is on its way; until then some of it may not.
 
 mod attachments;
+mod copies;
 mod counts;
 mod expected;
+mod exports;
 mod finals;
 mod groups;
 mod guests;
 mod history;
+mod lifetimes;
 mod moments;
 mod volumes;
 mod world;
 
+#[cfg(test)]
+mod broken_lives;
 #[cfg(test)]
 mod broken_worlds;
 
@@ -73,7 +78,12 @@ impl Findings {
 #[must_use]
 pub fn lasting(world: &World, expected: &Expected) -> Vec<Violation> {
     let mut findings = Findings::default();
-    moments::at_most_one_guest(world, expected, &mut findings);
+    lifetimes::at_most_one(world, expected, &mut findings);
+    copies::nothing_is_removed(world, expected, &mut findings);
+    if !expected.is_set_back {
+        copies::last_is_kept(world, expected, &mut findings);
+        exports::at_every_moment(world, expected, &mut findings);
+    }
     moments::nothing_stays_that_was_lost(world, expected, &mut findings);
     moments::each_command_once(world, &mut findings);
     moments::never_more_than_there_is(world, expected, &mut findings);
@@ -88,7 +98,7 @@ pub fn settling(world: &World, expected: &Expected) -> Vec<Violation> {
     finals::acknowledged(world, expected, &mut findings);
     finals::only_what_was_asked(world, expected, &mut findings);
     finals::receipts(world, expected, &mut findings);
-    guests::as_recorded(world, &mut findings);
+    guests::as_recorded(world, expected, &mut findings);
     volumes::as_recorded(world, expected, &mut findings);
     attachments::agree(world, &mut findings);
     counts::usage(world, &mut findings);

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use super::{Event, Expected, Findings, World};
 
-const ONE: &str = "one guest at most";
 const LEFT: &str = "nothing left behind";
 const ONCE: &str = "once";
 const ROOM: &str = "room";
@@ -35,28 +34,6 @@ fn enter<'a>(there: &mut There<'a>, event: &'a Event) {
         "spawn" | "create" | "take_over" | "take_back" => _ = hosts.insert(&event.line.host, event.at),
         "destroy" | "delete" | "hand_over" => _ = hosts.remove(event.line.host.as_str()),
         _ => {}
-    }
-}
-
-/// No instance has two guests at one moment, on whichever hosts; one volume is not on two backends.
-pub fn at_most_one_guest(world: &World, expected: &Expected, findings: &mut Findings) {
-    let mut there = There::default();
-    for event in &world.events {
-        let (id, host, op) = (event.line.id.as_str(), event.line.host.as_str(), event.line.op.as_str());
-        if matches!(op, "spawn" | "create" | "take_over" | "take_back") {
-            // One that was not handed over after all is taken back where it runs.
-            let stays = op == "take_back";
-            let others = there.get(id).into_iter().flatten();
-            for (&other, &since) in others.filter(|(other, _)| !stays || **other != host) {
-                let cause = || {
-                    let (generation, attempt) = (event.line.generation, event.line.attempt);
-                    format!("made on {host} by {generation}.{attempt} while it is there on {other}")
-                };
-                let explained = other != host && expected.excuses([other, host], since, event.at);
-                findings.add_unless(explained, ONE, id, cause);
-            }
-        }
-        enter(&mut there, event);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The volumes and exports that the journals leave are those that the records say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use kilonova_proto::types::v1::volume::State;
 
@@ -13,7 +14,8 @@ const EXPORTS: &str = "exports are attachments";
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Stored {
     size_gib: u64,
-    exports: BTreeSet<String>,
+    /// The hosts that reach it, and since when.
+    exports: BTreeMap<String, SystemTime>,
 }
 
 fn left(world: &World) -> BTreeMap<(String, String), Stored> {
@@ -25,7 +27,7 @@ fn left(world: &World) -> BTreeMap<(String, String), Stored> {
         let to = line.detail["host"].as_str().unwrap_or_default().to_owned();
         match line.op.as_str() {
             "create" => {
-                volumes.insert(key, Stored { size_gib: size, exports: BTreeSet::new() });
+                volumes.insert(key, Stored { size_gib: size, exports: BTreeMap::new() });
             }
             "delete" => {
                 volumes.remove(&key);
@@ -34,7 +36,7 @@ fn left(world: &World) -> BTreeMap<(String, String), Stored> {
                 let Some(stored) = volumes.get_mut(&key) else { continue };
                 match op {
                     "extend" => stored.size_gib = stored.size_gib.max(size),
-                    "export" => _ = stored.exports.insert(to),
+                    "export" => _ = stored.exports.insert(to, event.at),
                     "unexport" => _ = stored.exports.remove(&to),
                     _ => {}
                 }
@@ -54,7 +56,8 @@ pub fn as_recorded(world: &World, expected: &Expected, findings: &mut Findings) 
         };
         let state = record.state();
         let here = record.host == *host && state != State::Deleted;
-        findings.add_unless(here, VOLUMES, id, || {
+        // A backend that never came back could not be told to remove it.
+        findings.add_unless(here || expected.is_away(host), VOLUMES, id, || {
             format!("it is on {host}, and its record is {} on {:?}", state.as_str_name(), record.host)
         });
         let size = record.spec.as_ref().map_or(0, |spec| u64::from(spec.size_gib));
@@ -70,16 +73,16 @@ pub fn as_recorded(world: &World, expected: &Expected, findings: &mut Findings) 
                 record.instance.as_ref().map(|instance| instance.host.clone()).into_iter().chain(back)
             })
             .collect();
-        for missing in hosts.difference(&volume.exports) {
+        for missing in hosts.iter().filter(|host| !volume.exports.contains_key(*host)) {
             findings.add(
                 EXPORTS,
                 id,
                 format!("it is attached on {missing} and not exported to it by {host}"),
             );
         }
-        for more in volume.exports.difference(&hosts) {
+        for (more, since) in volume.exports.iter().filter(|(to, _)| !hosts.contains(*to)) {
             // Freed at the deadline without its backend having been asked.
-            findings.add_unless(expected.was_away(host), EXPORTS, id, || {
+            findings.add_unless(expected.was_away_since(host, *since), EXPORTS, id, || {
                 format!("{host} exports it to {more}, where it is not attached")
             });
         }

@@ -81,7 +81,12 @@ impl World {
             "usage" => keep(&mut self.usages, name, item),
             "requests" => keep(&mut self.requests, name, item),
             // Who is there and who owns what comes and goes, and is not judged here.
-            "endpoints" | "shards" | "owners" | "hosts" | "quotas" => Ok(()),
+            "endpoints" | "shards" | "owners" | "quotas" => Ok(()),
+            // A request may name a host, without its service.
+            "hosts" => {
+                self.others.extend(name.split_once('/').map(|(_, host)| host.to_owned()));
+                Ok(())
+            }
             _ => {
                 self.others.insert(name);
                 Ok(())

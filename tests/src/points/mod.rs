@@ -19,8 +19,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cluster::MemberId;
+use crate::waiting::at_this_pace;
 
-/// How long a writer stands still: longer than the shards and the registry of a cell with points keep it.
+/// How long a writer stands still, on a machine of the usual pace: longer than the shards and the registry of a cell with points
+/// keep it.
 const STALL: Duration = Duration::from_millis(3500);
 
 /// How long until all that a command sets off at once has begun.
@@ -195,7 +197,7 @@ impl Points {
 
     /// Has a member stand still for a while.
     async fn stall(&self, member: &MemberId) {
-        self.state.lock().still.push((member.clone(), Instant::now() + STALL));
+        self.state.lock().still.push((member.clone(), Instant::now() + at_this_pace(STALL)));
         self.wait_if_still(member).await;
     }
 

@@ -28,7 +28,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 /// Nothing a test waits for takes longer than this.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn host(name: &str) -> HostName {
     HostName::parse(name).unwrap()

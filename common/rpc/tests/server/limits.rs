@@ -17,7 +17,7 @@ use crate::setup::*;
 const PING: &str = "/kilonova.base.v1.BaseService/Ping";
 const START: &str = "/kilonova.compute.v1.ComputeService/StartInstance";
 const STATE: &str = "/kilonova.compute.v1.ComputeService/GetInstanceState";
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Work that waits until it is let go, and counts.
 #[derive(Clone)]

@@ -19,7 +19,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::setup::*;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn health_of(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }

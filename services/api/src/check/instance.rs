@@ -137,7 +137,11 @@ impl Checked for EvacuateInstanceRequest {
         request(&mut check, &self.request_id, &self.project_id);
         check.id::<InstanceId>("instance_id", &self.instance_id);
         check.optional_id::<HostName>("target_host", &self.target_host);
-        check.ensure(self.vouched_hosts.len() <= MAX_VOUCHED, "vouched_hosts", format!("at most {MAX_VOUCHED}"));
+        check.ensure(
+            self.vouched_hosts.len() <= MAX_VOUCHED,
+            "vouched_hosts",
+            format!("at most {MAX_VOUCHED}"),
+        );
         for (index, host) in self.vouched_hosts.iter().take(MAX_VOUCHED).enumerate() {
             check.id::<HostName>(&format!("vouched_hosts[{index}]"), host);
         }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, VolumeId};
+use kilonova_proto::types::v1::InstanceAddress;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::PowerState;
-use kilonova_proto::types::v1::InstanceAddress;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::simulated::{Call, Entry, Hang, Journal, JournalError, Record, Verbs};
 use parking_lot::Mutex;
@@ -47,8 +47,13 @@ struct Known {
 #[serde(rename_all = "snake_case")]
 enum Change {
     Power(PowerAct),
-    Attach { volume: String, device: String },
-    Detach { volume: String },
+    Attach {
+        volume: String,
+        device: String,
+    },
+    Detach {
+        volume: String,
+    },
     Rebuild {
         image: String,
         #[serde(default)]
@@ -354,7 +359,13 @@ impl Driver for Simulated {
         rebuild: &Rebuild,
         cancel: &CancellationToken,
     ) -> Result<GuestFacts, Error> {
-        self.change(id, stamp, Change::Rebuild { image: rebuild.image.id.clone(), disk_gib: rebuild.disk_gib }, cancel).await
+        self.change(
+            id,
+            stamp,
+            Change::Rebuild { image: rebuild.image.id.clone(), disk_gib: rebuild.disk_gib },
+            cancel,
+        )
+        .await
     }
 
     async fn migrate(
@@ -406,7 +417,7 @@ mod tests {
     use crate::share::Amount;
     use kilonova_model::numa::CellShare;
     use kilonova_model::{Attempt, Generation, ProjectId};
-    use kilonova_proto::types::v1::Flavor;
+    use kilonova_proto::types::v1::{Flavor, Image};
     use kilonova_runtime::agent::simulated::FailRule;
     use std::path::Path;
 

@@ -35,7 +35,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
 pub const HOST: &str = "node1";
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 /// What the conductor knows and was told.
 #[derive(Clone)]

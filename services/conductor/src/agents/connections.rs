@@ -84,7 +84,8 @@ impl Callers {
                 complete(&mut record, SystemTime::now());
             }
             let key = VolumeRecord::key(&self.volumes.db.keys, id);
-            txn = txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec());
+            txn =
+                txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec());
         }
         Ok(txn)
     }

@@ -101,8 +101,16 @@ mod tests {
         assert_eq!(clock.see(id, &record, start).task, start);
         assert_eq!(clock.see(id, &record, after(5)).task, start);
         record.set_place(&place, past, past);
-        assert_eq!(clock.see(id, &record, after(7)).task, after(7), "its deadline is long over by another's clock");
-        record.operations.push(Operation { generation: 4, deadline_time: Some(Default::default()), ..Default::default() });
+        assert_eq!(
+            clock.see(id, &record, after(7)).task,
+            after(7),
+            "its deadline is long over by another's clock"
+        );
+        record.operations.push(Operation {
+            generation: 4,
+            deadline_time: Some(Default::default()),
+            ..Default::default()
+        });
         assert_eq!(clock.see(id, &record, after(9)), Since { task: after(7), operation: after(9) });
         record.operations[0].generation = 5;
         assert_eq!(clock.see(id, &record, after(11)).operation, after(11), "the next step of it");

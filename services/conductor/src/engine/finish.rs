@@ -24,12 +24,7 @@ const TERMINATE_AGAIN: Duration = Duration::from_secs(1);
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
     /// Has a host remove what it may hold.
-    pub(super) async fn terminate(
-        &self,
-        id: P::Id,
-        entry: &Entry<P>,
-        receipt: Receipt,
-    ) -> Stepped<P> {
+    pub(super) async fn terminate(&self, id: P::Id, entry: &Entry<P>, receipt: Receipt) -> Stepped<P> {
         let Some(epoch) = self.epoch_of(&receipt.host) else {
             return Stepped::Stop(Next::After(self.config.resend_interval.get()));
         };

@@ -194,7 +194,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 self.records.cache.get(id).is_some_and(|entry| entry.record.receipts().iter().any(there))
             });
             self.clock.retain(|id| self.shards.owns(id) && self.records.cache.get(id).is_some());
-            let late = self.records.cache.ids(|id, record| self.shards.owns(id) && self.is_late(*id, record)).len();
+            let late =
+                self.records.cache.ids(|id, record| self.shards.owns(id) && self.is_late(*id, record)).len();
             metrics::gauge!("conductor_late", "resource" => P::NOUN).set(late as f64);
             self.nudge_all(&queue, Priority::Housekeeping, |_| true);
         }

@@ -140,7 +140,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             };
             let is_gone = |host: &str| self.is_gone(host);
             let may_go = |place: &Alternate| {
-                group.as_ref().is_none_or(|(_, group)| rule::allows(&group.record, &member, &place.host, &is_gone))
+                group
+                    .as_ref()
+                    .is_none_or(|(_, group)| rule::allows(&group.record, &member, &place.host, &is_gone))
             };
             let taken = places.iter().position(may_go)?;
             let now = SystemTime::now();

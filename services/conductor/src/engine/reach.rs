@@ -52,7 +52,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Wanted::Absent => config.delete_timeout,
             Wanted::Present => config.build_timeout,
         };
-        let (task, operation) = (since.task + timeout.get(), since.operation + config.operation_timeout.get());
+        let (task, operation) =
+            (since.task + timeout.get(), since.operation + config.operation_timeout.get());
         Deadlines { since, task, operation }
     }
 

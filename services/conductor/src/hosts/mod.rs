@@ -135,8 +135,8 @@ impl Hosts {
             .await?;
         let host = self.shown(&entry);
         // As it is now: a repetition of an earlier word is answered with the word that holds.
-        let word = (host.admin_state() != pb::host::AdminState::Disabled, host.disabled_reason.as_str());
-        self.tell_enabled(id, Epoch(host.epoch), word, entry.revision).await;
+        let enabled = host.admin_state() != pb::host::AdminState::Disabled;
+        self.tell_enabled(id, Epoch(host.epoch), (enabled, &host.disabled_reason), entry.revision).await;
         Ok(host)
     }
 
@@ -250,11 +250,8 @@ impl Hosts {
         let mut client = SchedulerServiceClient::new(self.callers.peers.call(ServiceKind::Scheduler));
         let page_size = i32::try_from(names.len()).unwrap_or(i32::MAX);
         let states = if kind == ServiceKind::Compute {
-            let mut request = Call::new(scheduler::ListHostStatesRequest {
-                page_size,
-                hosts: names,
-                ..Default::default()
-            });
+            let mut request =
+                Call::new(scheduler::ListHostStatesRequest { page_size, hosts: names, ..Default::default() });
             request.set_timeout(STATES_DEADLINE);
             client.list_host_states(request).await.map(|answer| answer.into_inner().hosts)
         } else {

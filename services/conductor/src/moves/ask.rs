@@ -241,7 +241,10 @@ fn way_out(record: &mut InstanceRecord, destination: Place) -> Move {
 /// The way back: the destination lets go of it, and then it runs at the source again.
 fn way_back(record: &InstanceRecord) -> Result<Move, Error> {
     let Some(source) = record.resized_from.clone() else {
-        return Err(Error::new(Reason::InvalidState, "the instance was not resized: there is nothing to go back to"));
+        return Err(Error::new(
+            Reason::InvalidState,
+            "the instance was not resized: there is nothing to go back to",
+        ));
     };
     let mut way = Move { source: Some(source), destination: Some(place_of(record)), ..Default::default() };
     way.set_step(Step::LetGo);

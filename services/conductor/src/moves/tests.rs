@@ -98,8 +98,14 @@ fn a_confirm_gives_up_the_source_and_a_revert_the_destination() {
     assert_eq!((kept.resource().state(), kept.resized_from.is_none()), (State::Active, true));
 
     asked(&mut record, Asked::Revert).unwrap();
-    assert_eq!((step(&record), record.acts_at(), record.resource().host.as_str()), (Step::LetGo, at("h2", 2), "h2"));
-    assert_eq!((record.keeps().contains(&"h1".to_owned()), record.keeps().contains(&"h2".to_owned())), (true, true));
+    assert_eq!(
+        (step(&record), record.acts_at(), record.resource().host.as_str()),
+        (Step::LetGo, at("h2", 2), "h2")
+    );
+    assert_eq!(
+        (record.keeps().contains(&"h1".to_owned()), record.keeps().contains(&"h2".to_owned())),
+        (true, true)
+    );
     assert!(record.lets_go());
     record.host_did(LATER, NOW);
     assert_eq!((step(&record), record.acts_at(), record.lets_go()), (Step::TakeBack, at("h1", 1), false));
@@ -168,7 +174,10 @@ fn a_confirm_whose_destination_is_gone_leaves_the_source_its_copy() {
     assert_eq!(record.actions.last().unwrap().outcome(), pb::Outcome::Failed);
     source_is_gone.host_did_not(&gone("h1"), LATER, NOW);
     source_is_gone.conclude(NOW);
-    assert_eq!((source_is_gone.resource().state(), source_is_gone.keeps()), (State::Active, vec!["h2".into()]));
+    assert_eq!(
+        (source_is_gone.resource().state(), source_is_gone.keeps()),
+        (State::Active, vec!["h2".into()])
+    );
 }
 
 #[test]
@@ -296,7 +305,11 @@ fn each_needs_its_state_and_nothing_else_going_on() {
     assert_eq!(asked(&mut record, Asked::Rebuild(pb::Image::default())), Err(Reason::InvalidState));
 }
 
-fn evacuate(record: &mut InstanceRecord, vouched: &[&str], standing: fn(&str) -> Standing) -> Result<(), Reason> {
+fn evacuate(
+    record: &mut InstanceRecord,
+    vouched: &[&str],
+    standing: fn(&str) -> Standing,
+) -> Result<(), Reason> {
     let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
     let vouched: Vec<String> = vouched.iter().map(ToString::to_string).collect();
     let asked = evacuate::Asked { target_host: "", vouched_hosts: &vouched };
@@ -348,7 +361,11 @@ fn an_evacuation_is_refused_while_a_third_host_may_run_the_guest() {
     assert_eq!(evacuate(&mut in_doubt(), &["h3"], h3_is_there), Ok(()));
     let h3_is_off = |host: &str| if host == "h3" { Standing::Fenced } else { Standing::Gone };
     assert_eq!(evacuate(&mut in_doubt(), &[], h3_is_off), Ok(()));
-    assert_eq!(evacuate(&mut resized(), &[], all_gone), Err(Reason::InvalidState), "h1 has the copy to go back to");
+    assert_eq!(
+        evacuate(&mut resized(), &[], all_gone),
+        Err(Reason::InvalidState),
+        "h1 has the copy to go back to"
+    );
 }
 
 #[test]
@@ -379,7 +396,11 @@ fn an_evacuation_that_fails_stays_only_if_nothing_else_may_be_elsewhere() {
     assert_eq!(record.resource().attempt, 1);
     let action = record.actions.last().unwrap();
     let step = action.steps.iter().find(|step| step.name == "evacuate").unwrap();
-    assert_eq!((action.outcome(), step.fault.as_ref()), (pb::Outcome::Failed, Some(&fault())), "and says why");
+    assert_eq!(
+        (action.outcome(), step.fault.as_ref()),
+        (pb::Outcome::Failed, Some(&fault())),
+        "and says why"
+    );
 
     let mut record = evacuated();
     record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);

@@ -80,12 +80,13 @@ impl Conductor {
         let new = Description::read("instance", mask, &spec.name, &spec.metadata, true)?;
         let named = Named { id, project: &request.project_id, etag: &request.etag };
         let (acceptor, instances) = (&self.acceptor, &self.instances);
-        let entry = requests::describe(acceptor, &accepted, instances, named, &new, |record: &mut InstanceRecord| {
-            let instance = record.instance.get_or_insert_default();
-            let spec = instance.spec.get_or_insert_default();
-            (&mut spec.name, &mut spec.metadata, &mut instance.update_time)
-        })
-        .await?;
+        let entry =
+            requests::describe(acceptor, &accepted, instances, named, &new, |record: &mut InstanceRecord| {
+                let instance = record.instance.get_or_insert_default();
+                let spec = instance.spec.get_or_insert_default();
+                (&mut spec.name, &mut spec.metadata, &mut instance.update_time)
+            })
+            .await?;
         Ok(proto::UpdateInstanceResponse { instance: Some(shown(&entry)) })
     }
 
@@ -100,7 +101,8 @@ impl Conductor {
         let timeout = self.config.delete_timeout.get();
         let acceptance = self.acceptance(&request.request_id, arrived);
         let missing = request.allow_missing;
-        let entry = requests::delete(&self.instances, named, missing, timeout, acceptance, &Unguarded).await?;
+        let entry =
+            requests::delete(&self.instances, named, missing, timeout, acceptance, &Unguarded).await?;
         Ok(proto::DeleteInstanceResponse { instance: entry.as_ref().map(shown) })
     }
 

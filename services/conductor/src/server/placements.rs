@@ -101,7 +101,12 @@ impl Conductor {
             id => {
                 let id = read_id("instance.hints.server_group_id", id)?;
                 let group = self.groups.stored(id, project.as_str()).await?;
-                GroupWish { hosts: Some(rule::hosts(&group.record, "", &|host| self.reach.standing(host) != Standing::Registered)), broken: Vec::new() }
+                GroupWish {
+                    hosts: Some(rule::hosts(&group.record, "", &|host| {
+                        self.reach.standing(host) != Standing::Registered
+                    })),
+                    broken: Vec::new(),
+                }
             }
         };
         let flavor = self.flavors.get(&read_id::<FlavorId>("instance.flavor_id", &spec.flavor_id)?).await?;

@@ -42,7 +42,10 @@ impl Conductor {
             _ if validate_only => self.acceptor.create(&accepted, &self.volumes, vec![new], true).await?,
             snapshot => {
                 let id = read_id("volume.snapshot_id", snapshot)?;
-                vec![snapshots::use_in(&self.acceptor, &accepted, &self.snapshots, id, &self.volumes, new).await?]
+                vec![
+                    snapshots::use_in(&self.acceptor, &accepted, &self.snapshots, id, &self.volumes, new)
+                        .await?,
+                ]
             }
         };
         Ok(proto::CreateVolumeResponse { volume: entries.first().map(shown) })
@@ -90,12 +93,13 @@ impl Conductor {
         let new = Description::read("volume", mask, &spec.name, &spec.metadata, false)?;
         let named = Named { id, project: &request.project_id, etag: &request.etag };
         let (acceptor, volumes) = (&self.acceptor, &self.volumes);
-        let entry = requests::describe(acceptor, &accepted, volumes, named, &new, |record: &mut VolumeRecord| {
-            let volume = record.volume.get_or_insert_default();
-            let spec = volume.spec.get_or_insert_default();
-            (&mut spec.name, &mut spec.metadata, &mut volume.update_time)
-        })
-        .await?;
+        let entry =
+            requests::describe(acceptor, &accepted, volumes, named, &new, |record: &mut VolumeRecord| {
+                let volume = record.volume.get_or_insert_default();
+                let spec = volume.spec.get_or_insert_default();
+                (&mut spec.name, &mut spec.metadata, &mut volume.update_time)
+            })
+            .await?;
         Ok(proto::UpdateVolumeResponse { volume: Some(shown(&entry)) })
     }
 

@@ -123,7 +123,8 @@ async fn a_build_that_is_never_reported_is_tried_elsewhere_and_cleaned_up() {
 async fn nothing_is_built_elsewhere_before_the_host_that_was_left_has_said_that_nothing_is_left_there() {
     let cell = Cell::new(&["h1", "h2"]).await;
     let config = Config { build_timeout: Period::from_millis(300), ..Default::default() };
-    let conductor = cell.conductor_with("c1", Config { resend_interval: Period::from_millis(200), ..config }).await;
+    let conductor =
+        cell.conductor_with("c1", Config { resend_interval: Period::from_millis(200), ..config }).await;
     cell.hosts.world.lock().stuck = ["h1".to_owned()].into();
     let id = conductor.create("", 1).await.unwrap()[0];
     let record = conductor.until(id, |i| i.state() == State::Active && i.host == "h2").await;

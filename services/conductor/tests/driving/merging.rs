@@ -119,7 +119,7 @@ async fn nobody_waits_for_a_conductor_that_stops() {
     let cell = Cell::new(&["h1"]).await;
     let conductor = cell.conductor("c1").await;
     let _lane = conductor.acceptor.enter(&demo()).await;
-    let soon = |asked| tokio::time::timeout(Duration::from_secs(10), asked);
+    let soon = |asked| tokio::time::timeout(Duration::from_secs(120), asked);
     let (answer, ()) = tokio::join!(soon(conductor.create("", 1)), conductor.die());
     assert_eq!(answer.unwrap().unwrap_err().reason, Reason::StoreOutcomeUnknown);
     let late = soon(conductor.create("", 1)).await.unwrap();

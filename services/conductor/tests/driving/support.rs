@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use kilonova_conductor::Config;
@@ -227,6 +227,9 @@ pub struct Cell {
 pub const CELL: &str = "test";
 
 /// How long what follows a failed operation may take.
+/// How long a value may take to become right.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 pub const AGAIN: Duration = Duration::from_secs(10);
 
 impl Cell {
@@ -359,7 +362,8 @@ impl Conductor {
 
     /// Waits until the record, as this conductor has it, is as wished.
     pub async fn until(&self, id: InstanceId, wished: impl Fn(&pb::Instance) -> bool) -> Arc<InstanceRecord> {
-        for _ in 0..2_000 {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
             if let Some(entry) = self.records.cache.get(&id)
                 && wished(entry.record.resource())
             {
@@ -378,7 +382,8 @@ impl Conductor {
 
 /// Looks until there is a value.
 pub async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    for _ in 0..2_000 {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
         if let Some(value) = look() {
             return value;
         }

@@ -145,8 +145,10 @@ impl<S: Space> Story<'_, S> {
         let filters = self.chain.filters.iter().enumerate();
         filters
             .filter_map(|(n, filter)| {
-                let later: Vec<_> =
-                    self.chain.filters[n + 1..].iter().filter(|later| is_run(later.as_ref(), self.demand)).collect();
+                let later: Vec<_> = self.chain.filters[n + 1..]
+                    .iter()
+                    .filter(|later| is_run(later.as_ref(), self.demand))
+                    .collect();
                 let passes_later = |row: &usize| {
                     later.iter().all(|later| later.passes(self.world, self.demand, self.row(*row)))
                 };

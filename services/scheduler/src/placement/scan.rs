@@ -217,7 +217,9 @@ fn filter<S: Space>(
     block: &mut Block<'_>,
     removed: &mut [Bitmap],
 ) {
-    for (filter, removed) in chain.filters.iter().zip(removed).filter(|(filter, _)| is_run(filter.as_ref(), demand)) {
+    for (filter, removed) in
+        chain.filters.iter().zip(removed).filter(|(filter, _)| is_run(filter.as_ref(), demand))
+    {
         if block.is_empty() {
             return;
         }

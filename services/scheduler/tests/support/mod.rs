@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(120);
 pub const HEARTBEAT: Duration = Duration::from_millis(500);
 
 pub fn store() -> SharedStore {

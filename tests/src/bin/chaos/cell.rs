@@ -1,6 +1,6 @@
 //! A cell of real processes over a real etcd, each with its ports and its directory for as long as the cell lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,10 +49,28 @@ const SETTINGS: &[&str] = &[
     "compute.register_interval=5s",
     "compute.driver.latency=150ms",
     "compute.driver.latency_jitter=140ms",
+    "compute.driver.verbs.destroy.latency=400ms",
+    "compute.driver.verbs.destroy.jitter=390ms",
+    "compute.driver.verbs.destroy.fail_rate=0.03",
+    "compute.driver.verbs.detach.fail_rate=0.03",
+    "compute.driver.verbs.spawn.lose_rate=0.02",
+    "compute.reconcile_interval=10s",
+    "compute.orphan_grace=10s",
     "volume.register_interval=5s",
     "volume.driver.latency=100ms",
     "volume.driver.latency_jitter=90ms",
+    "volume.driver.verbs.export.latency=100ms",
+    "volume.driver.verbs.export.jitter=95ms",
+    "volume.driver.verbs.unexport.latency=100ms",
+    "volume.driver.verbs.unexport.jitter=95ms",
+    "volume.driver.verbs.unexport.fail_rate=0.03",
+    "volume.driver.verbs.delete.latency=200ms",
+    "volume.driver.verbs.delete.jitter=190ms",
+    "volume.reconcile_interval=10s",
+    "volume.orphan_grace=10s",
 ];
+/// The sections of single services.
+const SECTIONS: [&str; 5] = ["conductor", "scheduler", "compute", "volume", "api"];
 /// How long a process may take to be ready: one that died leaves its name to a lease first.
 const READY: Duration = Duration::from_secs(90);
 /// How long it may take to stop in good order.
@@ -70,6 +88,8 @@ pub struct Member {
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
+    /// Whether it died for good.
+    dead: bool,
 }
 
 /// The programs a cell is run with.
@@ -102,6 +122,10 @@ pub struct Cell {
     pub etcd: tokio::sync::Mutex<EtcdProcess>,
     /// When agents could not be asked.
     pub outages: Mutex<Vec<Outage>>,
+    /// The hosts that died for good: their outages have no end.
+    pub buried: Mutex<BTreeSet<String>>,
+    /// What processes did that they must not do, as the monkeys saw it.
+    pub misdeeds: Mutex<Vec<String>>,
     /// Below which everything is.
     pub dir: PathBuf,
     endpoint: String,
@@ -126,9 +150,10 @@ impl Cell {
                 members.insert(member.id.clone(), Arc::new(tokio::sync::Mutex::new(member)));
             }
         }
-        let outages = Mutex::default();
+        let (outages, buried, misdeeds) = Default::default();
         let etcd = tokio::sync::Mutex::new(etcd);
-        let cell = Self { members, apis, etcd, outages, dir: dir.to_owned(), endpoint };
+        let dir = dir.to_owned();
+        let cell = Self { members, apis, etcd, outages, buried, misdeeds, dir, endpoint };
         cell.all_ready().await?;
         Ok(cell)
     }
@@ -158,8 +183,11 @@ impl Cell {
         }
     }
 
-    /// It can be asked again.
+    /// It can be asked again, unless it died for good.
     pub fn back(&self, (_, host): &MemberId) {
+        if self.buried.lock().contains(host) {
+            return;
+        }
         let now = SystemTime::now();
         let mut outages = self.outages.lock();
         for outage in outages.iter_mut().filter(|one| one.host == *host && one.until.is_none()) {
@@ -191,20 +219,34 @@ impl Member {
         for (flag, value) in flags {
             arguments.extend([flag.to_owned(), value]);
         }
-        for setting in SETTINGS {
+        let is_own = |setting: &&&str| {
+            let section = setting.split(['.', '=']).next().unwrap_or_default();
+            section == kind.as_str() || !SECTIONS.contains(&section)
+        };
+        // A section is for its own service: an older program knows no newer keys of another's.
+        for setting in SETTINGS.iter().filter(is_own) {
             arguments.extend(["--set".to_owned(), (*setting).to_owned()]);
         }
         let (id, log) = ((kind, host.to_owned()), own.join("log"));
-        Ok(Self { id, grpc, http, programs, starts: 0, arguments, log, child: None })
+        Ok(Self { id, grpc, http, programs, starts: 0, arguments, log, child: None, dead: false })
     }
 
     /// Starts it. It ends with this process.
     pub fn spawn(&mut self) -> io::Result<()> {
+        self.spawn_as(None)
+    }
+
+    /// Starts it under another name over its data.
+    pub fn spawn_as(&mut self, name: Option<&str>) -> io::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let program = &self.programs[self.starts % self.programs.len()];
         self.starts += 1;
+        let mut arguments = self.arguments.clone();
+        if let (Some(name), Some(flag)) = (name, arguments.iter().position(|one| one == "--host")) {
+            arguments[flag + 1] = name.to_owned();
+        }
         let child = Command::new(program)
-            .args(&self.arguments)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -212,6 +254,27 @@ impl Member {
             .spawn()?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// Whether it died for good.
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Kills it for good, and sets its data aside.
+    pub async fn bury(&mut self, dir: &Path) -> io::Result<()> {
+        self.kill().await?;
+        self.dead = true;
+        let (_, host) = &self.id;
+        let aside = dir.join("dead");
+        std::fs::create_dir_all(&aside)?;
+        std::fs::rename(dir.join(host), aside.join(host))
+    }
+
+    /// Waits until it has ended by itself; whether it has.
+    pub async fn ends(&mut self, within: Duration) -> io::Result<bool> {
+        let Some(child) = &mut self.child else { return Ok(true) };
+        Ok(timeout(within, child.wait()).await.is_ok())
     }
 
     /// Kills it, and waits until it is gone.
@@ -241,9 +304,12 @@ impl Member {
         pid.map_or(Ok(()), |pid| kill_process(pid, signal).map_err(io::Error::from))
     }
 
-    /// Waits until it is ready, and starts it again whenever it has ended, as a supervisor would.
+    /// Waits until it is ready, unless it is dead, and starts it again whenever it has ended, as a supervisor would.
     pub async fn until_ready(&mut self) -> io::Result<()> {
         let start = Instant::now();
+        if self.dead {
+            return Ok(());
+        }
         loop {
             let ended = match &mut self.child {
                 Some(child) => child.try_wait()?.is_some(),
@@ -266,7 +332,8 @@ impl Member {
         }
     }
 
-    async fn is_ready(&self) -> io::Result<bool> {
+    /// Whether it says that it is ready.
+    pub async fn is_ready(&self) -> io::Result<bool> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http)).await?;
         stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
         let mut answer = String::new();

@@ -2,7 +2,9 @@
 //! the independent checker. Exits with 1 on any violation. Ends only what it started, also when it is interrupted.
 
 mod cell;
+mod hosts;
 mod monkey;
+mod restored;
 mod traffic;
 mod verdict;
 
@@ -112,6 +114,10 @@ async fn judged(
     println!("chaos: at rest after {:?}; now all is deleted", used.took);
     clear(&user, &used).await;
     let cleared = judge(&cell, &store, &user).await?;
+    let restored = match flags.quick {
+        true => Vec::new(),
+        false => restored::restore(&cell, &store, &user).await?,
+    };
 
     let (requests, repeated) = user.asked();
     let wanted = user.wanted();
@@ -126,13 +132,15 @@ async fn judged(
     println!("ended in ERROR, by reason: {:?}", errors(&used.world));
     println!("longest, by the histories: {:?}", longest(&used.world));
     println!("until all was at rest {:?}, until all was deleted {:?}", used.took, cleared.took);
-    let violations: Vec<_> = used.violations.iter().chain(&cleared.violations).collect();
+    let misdeeds = cell.misdeeds.lock().clone();
+    misdeeds.iter().for_each(|misdeed| println!("VIOLATION {misdeed}"));
+    let violations: Vec<_> = used.violations.iter().chain(&cleared.violations).chain(&restored).collect();
     for violation in &violations {
         println!("VIOLATION {violation}");
         tell(&cleared, &violation.subject);
     }
-    println!("{} violations, --seed {seed}", violations.len());
-    Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("{} violations, --seed {seed}", violations.len() + misdeeds.len());
+    Ok(if violations.is_empty() && misdeeds.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Users and monkeys side by side.
@@ -156,8 +164,10 @@ async fn break_it(
         monkey(2).break_processes(until),
         monkey(3).break_etcd(until, every),
         monkey(4).break_services(until, every / 2),
+        monkey(5).kill_for_good(user.clone(), until, every),
+        monkey(6).rename(until, every),
     );
-    broken.0.and(broken.1).and(broken.2).and(broken.3)?;
+    broken.0.and(broken.1).and(broken.2).and(broken.3).and(broken.4).and(broken.5)?;
     stop.cancel();
     while let Some(ended) = work.join_next().await {
         ended?;

@@ -39,8 +39,8 @@ enum Act {
 
 /// One monkey.
 pub struct Monkey {
-    cell: Arc<Cell>,
-    random: StdRng,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) random: StdRng,
     done: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
@@ -115,6 +115,9 @@ impl Monkey {
 
     async fn act(&self, victim: &MemberId, act: Act, pause: Duration) -> io::Result<()> {
         let mut member = self.cell.members[victim].lock().await;
+        if member.is_dead() {
+            return Ok(());
+        }
         self.cell.away(victim);
         match act {
             Act::Kill => {
@@ -143,7 +146,8 @@ impl Monkey {
         (*of_kind.choose(&mut self.random).expect("there are some")).clone()
     }
 
-    fn note(&self, what: String) {
+    /// Says what it does, and counts it.
+    pub(crate) fn note(&self, what: String) {
         println!("monkey: {what}");
         *self.done.lock().entry(what).or_default() += 1;
     }

@@ -16,7 +16,9 @@ use crate::cell::{Cell, NAME};
 /// How long all may take to come to rest once nothing is broken any more.
 const DEADLINE: Duration = Duration::from_secs(150);
 /// How long after an outage something that was decided during it may still be done.
-const AFTERMATH: Duration = Duration::from_secs(30);
+pub const AFTERMATH: Duration = Duration::from_secs(30);
+/// How long a host may be away before all can know.
+pub const UNNOTICED: Duration = Duration::from_secs(15);
 
 /// What the checker says in the end.
 pub struct Verdict {
@@ -41,6 +43,8 @@ pub async fn judge(cell: &Cell, store: &SharedStore, user: &User) -> io::Result<
             capacity: Capacity::of(&Plan::new(Backing::Etcd)),
             outages: cell.outages.lock().clone(),
             aftermath: AFTERMATH,
+            unnoticed: UNNOTICED,
+            ..Expected::default()
         };
         if checker::settling(&world, &expected).is_empty() || start.elapsed() > DEADLINE {
             let violations = checker::check(&world, &expected);
