@@ -380,6 +380,13 @@ MUTANTS = (
         RUNTIME_UNITS,
     ),
     Mutant(
+        "a host is told without saying when that was said",
+        f"{CONDUCTOR}/hosts/tell.rs",
+        "(target_host, target_epoch, revision) = (id.1.to_string(), epoch.0, at.0);\n",
+        "(target_host, target_epoch, revision) = (id.1.to_string(), epoch.0, at.0 * 0);\n",
+        ("-p", "kilonova-tests", "--test", "aggregates", "embedded::an_older_word"),
+    ),
+    Mutant(
         "a part of a line is left in the journal",
         f"{AGENT}/simulated/journal.rs",
         "            self.sink.cut(self.length)?;\n",
