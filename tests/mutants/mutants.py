@@ -209,8 +209,20 @@ MUTANTS = (
     Mutant(
         "a late connect undoes a disconnect",
         "services/volume/src/connections.rs",
-        "        self.touch(id, stamp)?;\n        let (this, host) = (self.clone(), host.to_owned());\n",
-        "        let _ = self.touch(id, stamp);\n        let (this, host) = (self.clone(), host.to_owned());\n",
+        "        self.touch(id, stamp)?;\n"
+        "        let (this, host) = (self.clone(), host.to_owned());\n"
+        "        let connect = async move {\n"
+        "            let _serial = this.serial.exclusive(id).await;\n"
+        "            let _there = this.presence.volumes.shared(id).await;\n"
+        "            this.touch(id, stamp)?;\n"
+        "            let exported = this.in_time(this.driver.export(id, &host)).await;\n"
+        "            this.touch(id, stamp).and(exported)\n",
+        "        let _ = self.touch(id, stamp);\n"
+        "        let (this, host) = (self.clone(), host.to_owned());\n"
+        "        let connect = async move {\n"
+        "            let _serial = this.serial.exclusive(id).await;\n"
+        "            let _there = this.presence.volumes.shared(id).await;\n"
+        "            this.in_time(this.driver.export(id, &host)).await\n",
         VOLUME,
     ),
     Mutant(
@@ -224,9 +236,11 @@ MUTANTS = (
     Mutant(
         "an agent makes again what it made",
         f"{AGENT}/ledger.rs",
-        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) if same => {\n",
+        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) if same => {\n"
+        "                    (entry.stamp, entry.verb) = (stamp, Verb::Make);",
         "                Phase::Settled(Outcome::Ready(_), _) if again => {}\n"
-        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) if same => {\n",
+        "                Phase::Settled(outcome @ Outcome::Ready(_), steps) if same => {\n"
+        "                    (entry.stamp, entry.verb) = (stamp, Verb::Make);",
         matrix("create one"),
     ),
     Mutant(
@@ -269,9 +283,115 @@ MUTANTS = (
     Mutant(
         "what no record knows is removed without a grace",
         f"{AGENT}/orphans.rs",
-        "            if now.duration_since(since) >= self.grace {\n",
-        "            if now.duration_since(since) >= Duration::ZERO {\n",
+        "            if now.duration_since(since) < self.options.grace {\n",
+        "            if now.duration_since(since) < Duration::ZERO {\n",
         ("-p", "kilonova-compute", "--test", "commands", "what_no_record"),
+    ),
+    Mutant(
+        "what was made for another generation is taken for what is asked",
+        f"{AGENT}/ledger.rs",
+        "        stamp == self.stamp || (stamp.generation == self.stamp.generation && !acted)\n",
+        "        stamp == self.stamp || !acted || acted\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "what is still being removed is taken for nothing",
+        f"{CONDUCTOR}/engine/build.rs",
+        "            (CallError::Refused(_), Reason::ClaimRefused | Reason::HostDisabled) => {\n",
+        "            (\n                CallError::Refused(_),\n                Reason::ClaimRefused | Reason::HostDisabled"
+        " | Reason::StillRemoving | Reason::OlderGenerationPresent,\n            ) => {\n",
+        DRIVING,
+    ),
+    Mutant(
+        "a refused make is forgotten with what was in its way",
+        f"{AGENT}/ledger.rs",
+        "            refused = old.refused.filter(|(refused, _)| *refused > stamp);\n",
+        "            refused = None;\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "a disconnect does not wait for the connect before it",
+        "services/volume/src/connections.rs",
+        "        let disconnect = async move {\n            let _serial = this.serial.exclusive(id).await;\n",
+        "        let disconnect = async move {\n",
+        VOLUME,
+    ),
+    Mutant(
+        "a snapshot is deleted while a volume is made of it",
+        "services/volume/src/snapshots.rs",
+        "        let _alone = self.presence.snapshots.exclusive(id).await;\n",
+        "",
+        VOLUME,
+    ),
+    Mutant(
+        "a host that registers anew takes work before it has compared",
+        f"{AGENT}/reconciled.rs",
+        "        *self.under.borrow() == Some(*self.epochs.borrow())\n",
+        "        self.under.borrow().is_some()\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "an agent starts over the data of another",
+        f"{AGENT}/data_dir.rs",
+        "        Some(theirs) if theirs == ours => Ok(()),\n",
+        "        Some(theirs) if theirs == ours || !theirs.host.is_empty() => Ok(()),\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "what a record wants elsewhere is removed",
+        f"{AGENT}/reconcile.rs",
+        "            unlisted.remove(id);\n",
+        "",
+        COMPUTE,
+    ),
+    Mutant(
+        "an agent goes by a store that was set back",
+        f"{AGENT}/store_memory.rs",
+        "    (another || set_back).then(",
+        "    (another || (set_back && another)).then(",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "an agent goes by another store that nobody accepted",
+        f"{AGENT}/store_memory.rs",
+        "    let another = seen.id != remembered.id && !seen.accepted;\n",
+        "    let another = seen.id.is_empty() && !seen.accepted;\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "a store that was set back keeps its identity",
+        f"{CONDUCTOR}/identity.rs",
+        "        if store.id != remembered_id || remembered <= Revision(store.revision) {\n",
+        "        if store.id != remembered_id || remembered >= Revision(0) {\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "orphans are removed all at once",
+        f"{AGENT}/orphans.rs",
+        "            room -= 1;\n",
+        "",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "an older word enables a host again",
+        f"{AGENT}/admin.rs",
+        "        if revision == 0 || revision >= self.revision {\n",
+        "        if revision < u64::MAX {\n",
+        RUNTIME_UNITS,
+    ),
+    Mutant(
+        "a host is told without saying when that was said",
+        f"{CONDUCTOR}/hosts/tell.rs",
+        "(target_host, target_epoch, revision) = (id.1.to_string(), epoch.0, at.0);\n",
+        "(target_host, target_epoch, revision) = (id.1.to_string(), epoch.0, at.0 * 0);\n",
+        ("-p", "kilonova-tests", "--test", "aggregates", "embedded::an_older_word"),
+    ),
+    Mutant(
+        "a part of a line is left in the journal",
+        f"{AGENT}/simulated/journal.rs",
+        "            self.sink.cut(self.length)?;\n",
+        "",
+        RUNTIME_UNITS,
     ),
     Mutant(
         "a host that is back keeps what was evacuated from it",

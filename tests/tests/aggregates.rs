@@ -4,6 +4,10 @@
 
 use kilonova_model::{AggregateId, Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
+use kilonova_proto::capability::v1::RefreshCapabilitiesRequest;
+use kilonova_proto::capability::v1::capability_service_client::CapabilityServiceClient;
+use kilonova_proto::compute::v1::SetHostEnabledRequest;
+use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::capabilities::Resources;
 use kilonova_proto::types::v1::instance::State;
@@ -19,6 +23,7 @@ use prost::Message;
 over_both_stores!(
     flavors_find_the_hosts_of_an_aggregate_until_they_leave_it,
     a_host_that_was_away_learns_where_it_belongs,
+    an_older_word_does_not_enable_a_host_again,
     an_aggregate_says_how_much_may_be_promised,
     a_host_is_put_into_another_zone_unless_somebody_asked_for_its_own,
     aggregates_are_created_changed_listed_and_deleted,
@@ -150,6 +155,44 @@ async fn a_host_that_was_away_learns_where_it_belongs(backing: Backing) {
     cluster.launch(ServiceKind::Compute, "compute-1").await;
     cluster.ready().await;
     until_in(&api, "compute-1", &["ssd"]).await;
+    cluster.shutdown().await;
+}
+
+async fn an_older_word_does_not_enable_a_host_again(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.computes = 1;
+    let Some((cluster, api)) = started(plan).await else { return };
+    let name = kilonova_tests::cluster::name(ServiceKind::Compute, 1);
+    // So that the store is further than when the host registered.
+    api.active("before").await;
+    let request = api::DisableHostRequest {
+        service: pb::ServiceKind::Compute.into(),
+        host: name.clone(),
+        reason: "maintenance".into(),
+        ..Default::default()
+    };
+    let disabled = api.hosts().disable_host(request).await.unwrap().into_inner().host.unwrap();
+    let revision = u64::from_str_radix(&disabled.etag, 16).unwrap();
+    let channel = cluster.channel(ServiceKind::Compute, &name);
+    let published = async || {
+        let mut client = CapabilityServiceClient::new(channel.clone());
+        let fresh = client.refresh_capabilities(RefreshCapabilitiesRequest {}).await.unwrap();
+        fresh.into_inner().capabilities.unwrap().enabled
+    };
+    let say = async |revision| {
+        let word = SetHostEnabledRequest {
+            target_host: name.clone(),
+            target_epoch: disabled.epoch,
+            enabled: true,
+            disabled_reason: String::new(),
+            revision,
+        };
+        ComputeServiceClient::new(channel.clone()).set_host_enabled(word).await.unwrap();
+        published().await
+    };
+    assert!(!published().await, "it was told before the answer");
+    assert!(!say(revision - 1).await, "what was said before that");
+    assert!(say(revision + 1).await, "what is said after it");
     cluster.shutdown().await;
 }
 

@@ -2,18 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use kilonova_compute::config::Verb;
 use kilonova_model::{Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
+use kilonova_proto::conductor::v1::InstanceRecord;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_rpc::status::from_status;
-use kilonova_runtime::agent::simulated::FailRule;
+use kilonova_runtime::agent::simulated::{FailRule, VerbConfig};
 use kilonova_runtime::config::Period;
+use kilonova_store::keys::Keys;
 use kilonova_tests::asking::started;
 use kilonova_tests::journal::Line;
 use kilonova_tests::waiting::until;
 use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
+use prost::Message;
 
 over_both_stores!(
     an_instance_is_rebuilt_where_it_is,
@@ -21,6 +25,7 @@ over_both_stores!(
     a_resize_that_cannot_be_done_leaves_the_instance_as_it_was,
     an_instance_moves_while_it_runs_and_its_volume_with_it,
     a_move_is_finished_after_every_agent_and_conductor_restarted,
+    a_move_back_is_refused_while_the_copy_there_is_still_being_removed_and_that_is_not_forgotten,
     an_instance_is_evacuated_and_its_old_host_destroys_its_copy,
     an_evacuation_waits_for_the_backend_of_its_volume,
     an_evacuation_without_a_place_leaves_the_instance_where_it_was,
@@ -266,6 +271,50 @@ async fn a_move_is_finished_after_every_agent_and_conductor_restarted(backing: B
         deed("take_over", &there.host),
     ];
     assert_eq!(deeds(&cluster, &before.id), expected, "each once");
+    cluster.shutdown().await;
+}
+
+async fn a_move_back_is_refused_while_the_copy_there_is_still_being_removed_and_that_is_not_forgotten(
+    backing: Backing,
+) {
+    let mut plan = Plan::new(backing);
+    plan.computes = 2;
+    let slow = VerbConfig { latency: Some(Period::from_secs(3600)), ..VerbConfig::default() };
+    plan.compute.driver.verbs = [(Verb::Destroy, slow)].into();
+    let Some((cluster, api)) = started(plan).await else { return };
+    let before = api.active("vm").await;
+    migrate(&api, &before.id, true).await;
+    let there = until("it moved", || async {
+        let now = api.get(&before.id).await.ok()?;
+        (now.host != before.host && now.task() == Task::Unspecified).then_some(now)
+    })
+    .await;
+    let request = api::MigrateInstanceRequest {
+        instance_id: before.id.clone(),
+        live: true,
+        target_host: before.host.clone(),
+        ..Default::default()
+    };
+    api.instances().migrate_instance(request).await.unwrap();
+    until("it is refused", || async {
+        (last_action(&api, &before.id).await.outcome() == pb::Outcome::Failed).then_some(())
+    })
+    .await;
+    assert_eq!(api.settled(&before.id).await.host, there.host);
+    let steps = last_action(&api, &before.id).await.steps;
+    let refused = steps.iter().filter_map(|step| step.fault.as_ref()).find(|fault| fault.host == before.host);
+    assert_eq!(refused.unwrap().reason, "STILL_REMOVING");
+
+    let key = Keys::new(cluster.cell()).instance(before.id.parse().unwrap());
+    let record = cluster.shared_store().get(&key).await.unwrap().0.unwrap();
+    let record = InstanceRecord::decode(record.value).unwrap();
+    let mut hosts: Vec<&str> = record.receipts.iter().map(|receipt| receipt.host.as_str()).collect();
+    hosts.sort_unstable();
+    assert_eq!(
+        hosts,
+        ["compute-1", "compute-2"],
+        "a copy is there as long as its host does not say otherwise"
+    );
     cluster.shutdown().await;
 }
 

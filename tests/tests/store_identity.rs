@@ -6,6 +6,7 @@ use kilonova_model::ServiceKind;
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::conductor::v1::StoreRecord;
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::instance::State;
 use kilonova_runtime::config::Period;
 use kilonova_store::Txn;
 use kilonova_store::keys::Keys;
@@ -18,6 +19,7 @@ use prost::Message;
 over_both_stores!(
     agents_wait_for_the_operator_while_the_store_is_another_one,
     one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait,
+    what_a_record_wants_on_another_host_is_left_alone_and_what_none_wants_is_not,
 );
 
 const AGENTS: [ServiceKind; 2] = [ServiceKind::Compute, ServiceKind::Volume];
@@ -84,4 +86,27 @@ async fn one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait(back
     let second = store(&api).await;
     assert_eq!(second.previous_id, first.id, "so that every agent notices");
     accepted(cluster, &api, &instance).await;
+}
+
+async fn what_a_record_wants_on_another_host_is_left_alone_and_what_none_wants_is_not(backing: Backing) {
+    let mut plan = plan(backing);
+    plan.compute.orphan_grace = Period::from_millis(0);
+    plan.compute.orphan_share_per_hour = 1.0;
+    let Some((mut cluster, api)) = started(plan).await else { return };
+    let (kept, gone) = (api.active("kept").await, api.active("gone").await);
+    let (first, second) = (name(ServiceKind::Compute, 1), name(ServiceKind::Compute, 2));
+    let journal = |host: &str| cluster.data_dir(host).join("journal.jsonl");
+    std::fs::create_dir_all(cluster.data_dir(&second)).unwrap();
+    std::fs::copy(journal(&first), journal(&second)).unwrap();
+    api.delete(&gone.id).await.unwrap();
+    api.until(&gone.id, State::Deleted).await;
+
+    cluster.launch(ServiceKind::Compute, &second).await;
+    cluster.ready().await;
+    let journals = cluster.journals();
+    let destroyed: Vec<&str> =
+        journals.iter().filter(|l| l.op == "destroy" && l.host == second).map(|l| l.id.as_str()).collect();
+    assert_eq!(destroyed, [gone.id], "whoever is ready has removed what is not wanted");
+    assert_eq!(api.get(&kept.id).await.unwrap().host, first);
+    cluster.shutdown().await;
 }

@@ -10,7 +10,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::volume::v1 as pb;
 use kilonova_runtime::agent::inventory::Known;
 use kilonova_runtime::agent::ledger::{Conclusion, Outcome, Stamp};
-use kilonova_runtime::agent::work::{Site, Verbs, Work};
+use kilonova_runtime::agent::work::{Site, Verbs, Work, answered};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Driver, Stored, VolumeOrder};
@@ -121,7 +121,15 @@ impl Work for Volumes {
         cancel: &CancellationToken,
     ) -> Result<(), Error> {
         tracing::info!(%id, %stamp, size_gib = act.size_gib, host = %self.site.host, "extending");
-        self.driver.extend(id, stamp, act.size_gib, cancel).await
+        let extended = self.driver.extend(id, stamp, act.size_gib, cancel).await;
+        // An answer is not what is there: room that a volume has is not given back.
+        match extended {
+            Err(error) => match answered(self.driver.size(id)).await {
+                Ok(Some(size)) if size >= act.size_gib => Ok(()),
+                _ => Err(error),
+            },
+            Ok(()) => Ok(()),
+        }
     }
 
     fn report(&self, id: VolumeId, conclusion: &Conclusion<()>) -> VolumeReport {

@@ -96,7 +96,11 @@ impl StoreMemory {
         let Some(store) = store else { return Ok(()) };
         let mut memory = self.shared.memory.lock();
         if let Some(foreign) = judge(memory.known.as_ref(), known, store) {
-            self.shared.foreign.send_replace(Some(foreign.clone()));
+            self.shared.foreign.send_if_modified(|before| {
+                let news = before.as_ref().is_none_or(|before| before.seen != foreign.seen);
+                *before = Some(foreign.clone());
+                news
+            });
             return Err(foreign);
         }
         let new = memory.known.as_ref().is_none_or(|now| now.id != store.id);
@@ -118,7 +122,7 @@ impl StoreMemory {
         Ok(())
     }
 
-    /// Whether another store is seen.
+    /// Whether another store is seen; tells when that begins and ends, and when it is yet another.
     pub fn foreign(&self) -> watch::Receiver<Option<Foreign>> {
         self.shared.foreign.subscribe()
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use kilonova_model::{Reason, SnapshotId, VolumeId};
 use kilonova_proto::conductor::v1::ReportStatus;
 use kilonova_proto::volume::v1::{
-    CreateSnapshotRequest, DeleteSnapshotRequest, InitializeConnectionRequest, TerminateConnectionRequest,
+    CreateSnapshotRequest, DeleteSnapshotRequest, ExtendVolumeRequest, InitializeConnectionRequest,
+    TerminateConnectionRequest,
 };
 use kilonova_runtime::agent::simulated::{FailRule, VerbConfig};
 use kilonova_runtime::config::Period;
@@ -140,4 +141,18 @@ async fn what_a_driver_fails_to_remove_or_answers_wrongly_is_removed_once_all_th
     let done = cell.done();
     assert_eq!(done[..3], ["create data", "export data", "unexport data"]);
     assert_eq!(done[3..], ["delete_failed data", "delete_failed data", "delete data"]);
+}
+
+#[tokio::test]
+async fn a_volume_that_grew_keeps_its_room_though_the_driver_says_that_it_failed() {
+    let mut config = quick();
+    let lose = vec![FailRule { name: "*".into(), attempts: 99 }];
+    config.driver.verbs = [(Verb::Extend, VerbConfig { lose, ..VerbConfig::default() })].into();
+    let mut cell = Cell::start(config).await;
+    let id = created(&mut cell, "data").await;
+    let request = ExtendVolumeRequest { command: Some(cell.command(id, 2, 1)), size_gib: 9 };
+    cell.client().extend_volume(request).await.unwrap();
+    let report = cell.report().await;
+    assert_eq!((report.status(), report.fault), (ReportStatus::Ready, None));
+    assert_eq!(cell.agent()["claims"]["pools"][0]["provisioned_gib"], 9);
 }
