@@ -142,12 +142,13 @@ impl Cluster {
     /// Starts it and waits until all of it is ready. `None` when the store's program is missing, which is said.
     pub async fn start(plan: Plan) -> Option<Self> {
         let (store, etcd) = plan.backing.open().await?;
-        Some(Self::on(plan, store, CellName::parse("test").expect("a cell name"), etcd).await)
+        let cell = CellName::parse("test").expect("a cell name");
+        Some(Box::pin(Self::on(plan, store, cell, etcd)).await)
     }
 
     /// Starts it as one cell on a store that is there, and waits until all of it is ready.
     pub async fn over(plan: Plan, store: SharedStore, cell: CellName) -> Self {
-        Self::on(plan, store, cell, None).await
+        Box::pin(Self::on(plan, store, cell, None)).await
     }
 
     async fn on(plan: Plan, store: SharedStore, cell: CellName, etcd: Option<EtcdProcess>) -> Self {

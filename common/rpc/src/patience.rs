@@ -4,7 +4,6 @@
 //! unread in its sockets. So a timer that fires late says nothing of the peer: what came is read first, and silence judged after.
 
 use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::error::Elapsed;
@@ -17,10 +16,9 @@ const LATE: Duration = Duration::from_millis(250);
 pub async fn within<T>(
     patience: Duration,
     grace: Duration,
-    awaited: impl Future<Output = T>,
+    mut awaited: impl Future<Output = T> + Unpin,
 ) -> Result<T, Elapsed> {
     let deadline = Instant::now() + patience;
-    let mut awaited = pin!(awaited);
     match timeout_at(deadline, &mut awaited).await {
         Err(_) if deadline.elapsed() > LATE => timeout(grace, &mut awaited).await,
         outcome => outcome,

@@ -15,6 +15,7 @@
 //! One who stood still meanwhile reads what came before judging that nothing did ([`patience`](crate::patience)).
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use kilonova_model::Reason;
@@ -162,7 +163,7 @@ async fn one_stream<S: Subscription>(
     let mut whole = !token.is_empty();
     let mut latest = String::new();
     loop {
-        let message = match within(silence, grace, stream.message()).await {
+        let message = match within(silence, grace, pin!(stream.message())).await {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return (Lost::Ended, heard),
             Ok(Err(status)) => return (failed(status, token), heard),

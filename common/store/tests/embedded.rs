@@ -196,13 +196,13 @@ fn reopen(dir: &std::path::Path, accept_older: bool) -> Result<EmbeddedStore, St
 
 /// Opening is refused, saying so; as was asked, it is opened with these keys.
 async fn is_refused(dir: &std::path::Path, why: &str, kept: &[&str]) {
-    let refused = reopen(dir, false).unwrap_err();
+    let refused = reopen(dir, false).expect_err("it has lost something");
     assert!(matches!(&refused, StoreError::Receded { what, .. } if what.contains(why)), "{refused}");
-    let refused_again = reopen(dir, false).unwrap_err();
+    let refused_again = reopen(dir, false).expect_err("it has lost something");
     assert_eq!(refused_again, refused, "looking changes nothing");
-    let store = reopen(dir, true).unwrap();
-    let keys: Vec<_> =
-        store.list("", None, 100).await.unwrap().items.into_iter().map(|item| item.key).collect();
+    let store = reopen(dir, true).expect("that was said to be right");
+    let page = store.list("", None, 100).await.expect("it can be read");
+    let keys: Vec<_> = page.items.into_iter().map(|item| item.key).collect();
     assert_eq!(keys, kept);
     commit(&store, Txn::new().put("later", "1")).await;
     drop(store);

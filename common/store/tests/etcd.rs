@@ -365,16 +365,19 @@ async fn an_audit_that_agrees_is_silent() {
 /// Turns authentication on, for `root` and for `kilonova`, who may do anything under `w/`. Returns a client of `root`.
 async fn with_users(etcd: &EtcdProcess) -> etcd_client::Client {
     use etcd_client::{Client, ConnectOptions, Permission};
-    let mut client = Client::connect([etcd.endpoint()], None).await.unwrap();
+    let mut client = Client::connect([etcd.endpoint()], None).await.expect("etcd does it");
     for (user, password, role) in [("root", "of-root", "root"), ("kilonova", "secret", "writer")] {
-        client.user_add(user, password, None).await.unwrap();
-        client.role_add(role).await.unwrap();
-        client.user_grant_role(user, role).await.unwrap();
+        client.user_add(user, password, None).await.expect("etcd does it");
+        client.role_add(role).await.expect("etcd does it");
+        client.user_grant_role(user, role).await.expect("etcd does it");
     }
-    client.role_grant_permission("writer", Permission::read_write("w/").with_prefix()).await.unwrap();
-    client.auth_enable().await.unwrap();
+    client
+        .role_grant_permission("writer", Permission::read_write("w/").with_prefix())
+        .await
+        .expect("etcd does it");
+    client.auth_enable().await.expect("etcd does it");
     let options = ConnectOptions::new().with_user("root", "of-root");
-    Client::connect([etcd.endpoint()], Some(options)).await.unwrap()
+    Client::connect([etcd.endpoint()], Some(options)).await.expect("etcd does it")
 }
 
 #[tokio::test]
@@ -412,6 +415,9 @@ async fn a_change_of_users_refuses_nothing() {
         store.revoke_lease(lease).await.unwrap();
         assert!(matches!(next(&mut watch).await, WatchEvent::Delete { .. }));
     }
+    let reached = store.get("w/0").await.unwrap().1;
+    store.compact(reached).await.unwrap();
+    store.compact(reached).await.expect("it is so already");
     let error = store.txn(Txn::new().put("x/not-allowed", "1")).await.unwrap_err();
     assert!(matches!(error, StoreError::Denied { .. }), "{error}");
 }

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
@@ -204,7 +205,7 @@ impl<W: Watch> Relay<W> {
         };
         let heartbeat = self.watch.heartbeat();
         let silence = heartbeat * MISSED_HEARTBEATS;
-        match within(silence, heartbeat, stream.message()).await {
+        match within(silence, heartbeat, pin!(stream.message())).await {
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => Err(lost("the conductor ended the stream".to_owned())),
             Ok(Err(status)) => Err(status),

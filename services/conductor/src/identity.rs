@@ -9,7 +9,7 @@
 //!
 //! Every change compares the record that was read, so that conductors that notice the same at once make one new id.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, Reason, Revision, StoreId};
@@ -22,6 +22,12 @@ use crate::db::{Db, conflict, decode, store_error};
 
 /// How often a change is tried again when somebody else was faster.
 const TRIES: usize = 16;
+
+/// How often a conductor reads the identity anew.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// How long it waits before it tries again to renew it.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The identity of the cell's store. Clones share it.
 #[derive(Clone)]
@@ -67,6 +73,28 @@ impl StoreIdentity {
             "the store was set back: agents remove nothing until `kilonova store accept`"
         );
         self.renew_identity(remembered_id).await
+    }
+
+    /// Gives the store another id whenever this conductor finds that it went back, so that agents which had not heard of more wait too.
+    /// Runs until it is cancelled.
+    pub async fn follow(self) {
+        let mut went_back = self.db.went_back();
+        let mut known = String::new();
+        loop {
+            match self.current().await {
+                Ok(store) => known = store.id,
+                Err(error) => tracing::warn!(%error, "cannot read the store's identity: tried again"),
+            }
+            match tokio::time::timeout(REFRESH, went_back.changed()).await {
+                Err(_) => continue,
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => {}
+            }
+            while let Err(error) = self.renew_identity(&known).await {
+                tracing::warn!(%error, "cannot give a store that went back another identity: tried again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     }
 
     /// Gives the store another id if it has this one still: it is not what it was. Agents wait for an administrator then.

@@ -109,6 +109,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     );
     shards.watch_unowned(config.shard_ttl.get(), context.readiness.clone(), tasks);
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
+    tasks.spawn("store identity", StoreIdentity::new(db.clone()).follow());
     tasks.spawn("compaction", compaction::run(db.clone(), shards.clone(), config.history.get()));
     let lanes = Arc::new(Lanes::default());
     let engines = Engines {

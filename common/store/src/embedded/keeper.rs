@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kilonova_model::Revision;
 use rusqlite::Connection;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::hub::Tip;
 use super::mark::Mark;

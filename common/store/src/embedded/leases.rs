@@ -13,8 +13,9 @@ use crate::LeaseId;
 /// How late one may be who looked at the leases in time.
 const LATE: Duration = Duration::from_millis(250);
 
+/// One lease.
 #[derive(Debug, Clone, Copy)]
-struct Lease {
+pub(super) struct Lease {
     ttl: Duration,
     deadline: Instant,
     /// It was extended because somebody was late, and not renewed since.
@@ -47,9 +48,14 @@ impl Leases {
         true
     }
 
-    /// Takes the lease away; false when it is gone already.
-    pub(super) fn remove(&mut self, id: LeaseId) -> bool {
-        self.end(id).is_some()
+    /// Takes the lease away; none when it is gone already.
+    pub(super) fn remove(&mut self, id: LeaseId) -> Option<Lease> {
+        self.end(id)
+    }
+
+    /// Brings a lease back that was not revoked after all.
+    pub(super) fn put_back(&mut self, id: LeaseId, lease: Lease) {
+        self.set(id, lease);
     }
 
     /// Brings a lease back whose keys could not be deleted: it is overdue and ends again.
@@ -120,7 +126,7 @@ mod tests {
         assert_eq!(leases.take_overdue(after(3)), vec![]);
         assert_eq!(leases.take_overdue(after(5)), vec![short, long]);
         assert!(!leases.renew(long, after(5)));
-        assert!(!leases.remove(short));
+        assert!(leases.remove(short).is_none());
         assert_eq!(leases.next_deadline(), None);
     }
 

@@ -4,7 +4,7 @@
 //! blocking threads. SQLite's write-ahead log lets both go on at once, and since a writer is answered after
 //! its commit, every read begun later sees it. Watches pull from a bounded ring of recent changes.
 //!
-//! Beside the database lies a mark of how far it had come ([`mark`]): one that was lost, or has less, is refused.
+//! Beside the database lies a mark of how far it had come (`mark.rs`): one that was lost, or has less, is refused.
 //!
 //! Leases live in memory: who holds one lives in this process, so that at the next start all of them are
 //! gone, and so are their keys.
@@ -91,10 +91,9 @@ impl EmbeddedStore {
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Self, StoreError> {
         let lock = lock(dir)?;
         let path = dir.join(DATABASE);
-        let (db, mark) = prepare(dir, options.accept_older)?;
-        let revision = mark.revision;
+        let (db, revision, marked) = prepare(dir, options.accept_older)?;
         let hub = Arc::new(Hub::new(revision, options.history));
-        let keeper = Keeper::start(dir, mark, hub.subscribe())?;
+        let keeper = Keeper::start(dir, marked, hub.subscribe())?;
         let (jobs, queue) = mpsc::channel();
         let writer = Writer::new(db, revision, Arc::clone(&hub), options.group);
         let thread = std::thread::Builder::new()
@@ -218,8 +217,9 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Opens the database, compares it with its mark, and deletes the keys whose leases ended with the process before.
-fn prepare(dir: &Path, accept_older: bool) -> Result<(Connection, Mark), StoreError> {
+/// Opens the database, compares it with its mark, and deletes the keys whose leases ended with the process before. Returns it with its
+/// revision and the mark that stands for it on the disk.
+fn prepare(dir: &Path, accept_older: bool) -> Result<(Connection, Revision, Mark), StoreError> {
     let path = dir.join(DATABASE);
     let marked = match Mark::read(dir) {
         Err(error) if !accept_older => return Err(receded(dir, format!("cannot read its mark: {error}"))),
@@ -252,10 +252,15 @@ fn prepare(dir: &Path, accept_older: bool) -> Result<(Connection, Mark), StoreEr
     };
     let revision = clean().map_err(|error: rusqlite::Error| database::from_sqlite(&error))?;
     let mark = Mark { revision, ..found };
-    mark.write(dir).map_err(|error| {
-        StoreError::unavailable(format!("cannot write {}: {error}", dir.join(mark::NAME).display()))
-    })?;
-    Ok((db, mark))
+    let marked = match mark.write(dir) {
+        Ok(()) => mark,
+        // As on a full disk. The keeper tries on.
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "cannot write the store's mark");
+            Mark { revision: Revision(0), ..mark }
+        }
+    };
+    Ok((db, revision, marked))
 }
 
 /// Refuses a database that has less than its mark, unless that was said to be right.

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::database;
 use super::group::Group;
 use super::hub::Hub;
-use super::leases::Leases;
+use super::leases::{Lease, Leases};
 use crate::{LeaseId, StoreError, Txn, TxnOutcome, WatchEvent};
 
 /// How long keys of an ended lease wait when deleting them failed.
@@ -59,7 +59,7 @@ pub(super) enum Job {
 #[derive(Default)]
 struct Answers {
     txns: Vec<(Reply<TxnOutcome>, Result<TxnOutcome, StoreError>)>,
-    revoked: Vec<Reply<()>>,
+    revoked: Vec<(Reply<()>, LeaseId, Lease)>,
 }
 
 /// The thread's state.
@@ -105,12 +105,15 @@ impl Writer {
         let size = jobs.len();
         let started = Instant::now();
         let mut answers = Answers::default();
-        let mut ended = Vec::new();
-        let written = self.write(jobs, &mut answers, &mut ended);
+        let mut overdue = Vec::new();
+        let written = self.write(jobs, &mut answers, &mut overdue);
         if let Err(error) = &written {
             tracing::error!(%error, requests = size, "group commit failed");
             let retry_at = Instant::now() + RETRY_EXPIRY;
-            ended.into_iter().for_each(|lease| self.leases.restore_overdue(lease, retry_at));
+            overdue.into_iter().for_each(|lease| self.leases.restore_overdue(lease, retry_at));
+            for (_, id, lease) in &answers.revoked {
+                self.leases.put_back(*id, *lease);
+            }
         } else if !answers.txns.is_empty() {
             metrics::histogram!("kilonova_store_group_seconds").record(started.elapsed().as_secs_f64());
             metrics::histogram!("kilonova_store_group_requests").record(size as f64);
@@ -118,7 +121,7 @@ impl Writer {
         for (reply, result) in answers.txns {
             reply.send(result.and_then(|outcome| written.clone().map(|()| outcome)));
         }
-        answers.revoked.into_iter().for_each(|reply| reply.send(written.clone()));
+        answers.revoked.into_iter().for_each(|(reply, ..)| reply.send(written.clone()));
     }
 
     /// Everything up to the answers. Renewals and grants need no commit and are answered on the way.
@@ -126,7 +129,7 @@ impl Writer {
         &mut self,
         jobs: Vec<Job>,
         answers: &mut Answers,
-        ended: &mut Vec<LeaseId>,
+        overdue: &mut Vec<LeaseId>,
     ) -> Result<(), StoreError> {
         let mut spoiled = None;
         let tx = match self.db.transaction_with_behavior(TransactionBehavior::Immediate) {
@@ -157,12 +160,13 @@ impl Writer {
                     let alive = self.leases.renew(lease, Instant::now());
                     reply.send(if alive { Ok(()) } else { Err(StoreError::LeaseGone) });
                 }
-                Job::Revoke(lease, reply) if self.leases.remove(lease) => {
-                    ended.push(lease);
-                    answers.revoked.push(reply);
-                    spoiled = group.end_lease(lease).err().map(|error| database::from_sqlite(&error));
-                }
-                Job::Revoke(_, reply) => reply.send(Err(StoreError::LeaseGone)),
+                Job::Revoke(id, reply) => match self.leases.remove(id) {
+                    Some(lease) => {
+                        answers.revoked.push((reply, id, lease));
+                        spoiled = group.end_lease(id).err().map(|error| database::from_sqlite(&error));
+                    }
+                    None => reply.send(Err(StoreError::LeaseGone)),
+                },
             }
         }
         if let Some(error) = spoiled {
@@ -176,11 +180,10 @@ impl Writer {
                 "leases ran out while this process stood still; waiting for renewals"
             );
         }
-        let overdue = self.leases.take_overdue(now);
-        ended.extend(&overdue);
+        overdue.extend(self.leases.take_overdue(now));
         for lease in overdue {
             tracing::debug!(%lease, "lease ended");
-            group.end_lease(lease).map_err(|error| database::from_sqlite(&error))?;
+            group.end_lease(*lease).map_err(|error| database::from_sqlite(&error))?;
         }
         let (tx, revision, changes) = group.finish().map_err(|error| database::from_sqlite(&error))?;
         match tx.commit() {
@@ -259,6 +262,8 @@ mod tests {
         }
         assert!(matches!({ revoked }.try_recv(), Ok(Err(StoreError::Unavailable { .. }))));
         assert!(writer.leases.is_alive(lease), "until its keys are deleted");
+        let in_an_hour = writer.leases.next_deadline().unwrap() > Instant::now() + Duration::from_secs(3000);
+        assert!(in_an_hour, "what was said not to be done is not done later either");
         assert_eq!(hub.since(Revision(1)).map(|batches| batches.len()), Some(0));
 
         let (job, mut answer) = put("d", 1);

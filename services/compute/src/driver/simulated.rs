@@ -417,7 +417,7 @@ mod tests {
     use crate::share::Amount;
     use kilonova_model::numa::CellShare;
     use kilonova_model::{Attempt, Generation, ProjectId};
-    use kilonova_proto::types::v1::Flavor;
+    use kilonova_proto::types::v1::{Flavor, Image};
     use kilonova_runtime::agent::simulated::FailRule;
     use std::path::Path;
 

@@ -177,7 +177,7 @@ impl<R: Followed> Follower<R> {
             };
             stream.message().await
         };
-        match within(silence, HEARTBEAT, receive).await {
+        match within(silence, HEARTBEAT, Box::pin(receive)).await {
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => Err(lost("the stream ended")),
             Ok(Err(status)) => Err(status),

@@ -72,8 +72,8 @@ fn what_is_to_be_backed_up_must_be_named() {
     assert!(nothing.stderr.contains("there is no store in"), "{}", nothing.stderr);
 }
 
-#[test]
-fn a_process_that_stood_still_longer_than_its_leases_and_heartbeats_goes_on() {
+#[tokio::test]
+async fn a_process_that_stood_still_longer_than_its_leases_and_heartbeats_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let short = ["registry.ttl=2s", "conductor.shard_ttl=2s", "scheduler.heartbeat=500ms"];
     let (cloud, address) = up(dir.path(), &short);
@@ -81,7 +81,7 @@ fn a_process_that_stood_still_longer_than_its_leases_and_heartbeats_goes_on() {
     for _ in 0..2 {
         cloud.signal("STOP");
         // Three times the leases and the silence that is taken for death.
-        std::thread::sleep(Duration::from_secs(6));
+        tokio::time::sleep(Duration::from_secs(6)).await;
         cloud.signal("CONT");
         create(&address, "after");
     }
