@@ -269,8 +269,8 @@ MUTANTS = (
     Mutant(
         "what no record knows is removed without a grace",
         f"{AGENT}/orphans.rs",
-        "            if now.duration_since(since) >= self.grace {\n",
-        "            if now.duration_since(since) >= Duration::ZERO {\n",
+        "            if now.duration_since(since) < self.options.grace {\n",
+        "            if now.duration_since(since) < Duration::ZERO {\n",
         ("-p", "kilonova-compute", "--test", "commands", "what_no_record"),
     ),
     Mutant(
@@ -396,8 +396,8 @@ MUTANTS = (
     Mutant(
         "an evacuation is accepted though a third host may run the guest",
         f"{CONDUCTOR}/moves/evacuate.rs",
-        "    if let Some(other) = others(record).into_iter().find(may_run) {\n",
-        "    if let Some(other) = others(record).into_iter().find(|other| may_run(other) && false) {\n",
+        "    if let Some(other) = may_run_at(record).into_iter().find(may_run) {\n",
+        "    if let Some(other) = may_run_at(record).into_iter().find(|other| may_run(other) && false) {\n",
         CONDUCTOR_UNITS,
     ),
     Mutant(
@@ -441,5 +441,19 @@ MUTANTS = (
         "                self.reach.registered(host, || home_is_gone(host)).await\n",
         "                self.reach.registered(host, || home_is_gone(host)).await.or(Ok(Txn::new()))\n",
         matrix("moves from a dead host"),
+    ),
+    Mutant(
+        "an agent starts over the data of another",
+        f"{AGENT}/data_dir.rs",
+        "        Some(theirs) if theirs == ours => Ok(()),\n",
+        "        Some(theirs) if theirs == ours || theirs.service == ours.service => Ok(()),\n",
+        matrix("a host is renamed"),
+    ),
+    Mutant(
+        "an agent goes by a store that is another one",
+        f"{AGENT}/store_memory.rs",
+        "    let another = seen.id != remembered.id && !seen.accepted;\n",
+        "    let another = seen.id != remembered.id && !seen.accepted && false;\n",
+        RUNTIME_UNITS,
     ),
 )
