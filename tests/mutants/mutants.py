@@ -516,8 +516,8 @@ MUTANTS = (
     Mutant(
         "an evacuation is accepted though a third host may run the guest",
         f"{CONDUCTOR}/moves/evacuate.rs",
-        "    if let Some(other) = others(record).into_iter().find(may_run) {\n",
-        "    if let Some(other) = others(record).into_iter().find(|other| may_run(other) && false) {\n",
+        "    if let Some(other) = may_run_at(record).into_iter().find(may_run) {\n",
+        "    if let Some(other) = may_run_at(record).into_iter().find(|other| may_run(other) && false) {\n",
         CONDUCTOR_UNITS,
     ),
     Mutant(
@@ -561,5 +561,19 @@ MUTANTS = (
         "                self.reach.registered(host, || home_is_gone(host)).await\n",
         "                self.reach.registered(host, || home_is_gone(host)).await.or(Ok(Txn::new()))\n",
         matrix("moves from a dead host"),
+    ),
+    Mutant(
+        "an agent starts over the data of another",
+        f"{AGENT}/data_dir.rs",
+        "        Some(theirs) if theirs == ours => Ok(()),\n",
+        "        Some(theirs) if theirs == ours || theirs.service == ours.service => Ok(()),\n",
+        matrix("a host is renamed"),
+    ),
+    Mutant(
+        "an agent goes by a store that is another one",
+        f"{AGENT}/store_memory.rs",
+        "    let another = seen.id != remembered.id && !seen.accepted;\n",
+        "    let another = seen.id != remembered.id && !seen.accepted && false;\n",
+        RUNTIME_UNITS,
     ),
 )

@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::hint::black_box;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
 
 /// How long a value may take to become right: a test that passes does not wait for it.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -24,7 +25,7 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
-    let start = tokio::time::Instant::now();
+    let start = Instant::now();
     loop {
         if let Some(value) = look().await {
             return value;
@@ -60,17 +61,19 @@ fn paced(threads: f64, share: f64) -> f64 {
 
 /// The part of a thread's time that this process gets.
 fn share() -> f64 {
-    let (start, before) = (Instant::now(), thread_time());
+    // A test may have stopped the runtime's clock.
+    let [start, before] = [ClockId::Monotonic, ClockId::ThreadCPUTime].map(time);
+    let passed = || time(ClockId::Monotonic).saturating_sub(start);
     let mut sum = 0_u64;
-    while start.elapsed() < SAMPLE {
+    while passed() < SAMPLE {
         sum = black_box(sum.wrapping_mul(31).wrapping_add(7));
     }
-    let got = thread_time().saturating_sub(before);
-    (got.as_secs_f64() / start.elapsed().as_secs_f64()).clamp(1.0 / SLOWEST, 1.0)
+    let got = time(ClockId::ThreadCPUTime).saturating_sub(before);
+    (got.as_secs_f64() / passed().as_secs_f64()).clamp(1.0 / SLOWEST, 1.0)
 }
 
-fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+fn time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use kilonova_conductor::Config;
@@ -362,7 +362,7 @@ impl Conductor {
 
     /// Waits until the record, as this conductor has it, is as wished.
     pub async fn until(&self, id: InstanceId, wished: impl Fn(&pb::Instance) -> bool) -> Arc<InstanceRecord> {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now();
         while start.elapsed() < PATIENCE {
             if let Some(entry) = self.records.cache.get(&id)
                 && wished(entry.record.resource())
@@ -382,7 +382,7 @@ impl Conductor {
 
 /// Looks until there is a value.
 pub async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let start = Instant::now();
+    let start = tokio::time::Instant::now();
     while start.elapsed() < PATIENCE {
         if let Some(value) = look() {
             return value;
