@@ -137,7 +137,7 @@ async fn what_cannot_be_asked_is_not_checked(backing: Backing) {
     let guest = api.active("guest").await;
     let key = keys(&cluster).instance(guest.id.parse::<InstanceId>().unwrap());
     let mut record: InstanceRecord = read(&cluster, &key).await;
-    let left = Receipt { host: "compute-9".into(), attempt: 1, create_time: None, ..Default::default() };
+    let left = Receipt { host: "compute-9".into(), attempt: 1, ..Default::default() };
     record.receipts.push(left);
     change(&cluster, Txn::new().put(&key, record.encode_to_vec())).await;
     cluster.stop(ServiceKind::Compute, &guest.host).await;

@@ -298,8 +298,9 @@ MUTANTS = (
         "what is still being removed is taken for nothing",
         f"{CONDUCTOR}/engine/build.rs",
         "            (CallError::Refused(_), Reason::ClaimRefused | Reason::HostDisabled) => {\n",
-        "            (\n                CallError::Refused(_),\n                Reason::ClaimRefused | Reason::HostDisabled"
-        " | Reason::StillRemoving | Reason::OlderGenerationPresent,\n            ) => {\n",
+        "            (\n                CallError::Refused(_),\n                Reason::ClaimRefused"
+        " | Reason::HostDisabled | Reason::StillRemoving"
+        " | Reason::OlderGenerationPresent,\n            ) => {\n",
         DRIVING,
     ),
     Mutant(
@@ -552,7 +553,8 @@ MUTANTS = (
         "what waits for a dead host is in the way of an evacuation",
         f"{CONDUCTOR}/moves/evacuate.rs",
         "    let moves = of(record).is_some_and(|way| way.step() != Step::Prepare);\n",
-        "    let moves = !record.operations.is_empty() || of(record).is_some_and(|way| way.step() != Step::Prepare);\n",
+        "    let moves = !record.operations.is_empty()\n"
+        "        || of(record).is_some_and(|way| way.step() != Step::Prepare);\n",
         CONDUCTOR_UNITS,
     ),
     Mutant(

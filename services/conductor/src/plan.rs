@@ -324,7 +324,8 @@ fn remove(view: &View<'_>) -> Decision {
 /// The next receipt to have removed, other than those of `keep`; a wait while the rest is under way or out of reach. While the
 /// host of what is to be there is away, what is elsewhere may be the last good copy: only what was never to run is removed.
 fn clean_up(view: &View<'_>, keep: &[String]) -> Option<Decision> {
-    let goes = |receipt: &&Receipt| !keep.contains(&receipt.host) && (receipt.prepared || !view.is_home_away());
+    let goes =
+        |receipt: &&Receipt| !keep.contains(&receipt.host) && (receipt.prepared || !view.is_home_away());
     let left: Vec<&Receipt> = view.receipts.iter().filter(goes).collect();
     let mut wait = view.resend;
     for receipt in &left {

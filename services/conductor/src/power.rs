@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn an_error_with_its_guest_at_home_can_be_rebooted_and_is_an_error_again_if_that_fails() {
-        let receipt = |host: &str| Receipt { host: host.into(), attempt: 1, create_time: None, ..Default::default() };
+        let receipt = |host: &str| Receipt { host: host.into(), attempt: 1, ..Default::default() };
         let ask = |hosts: &[&str]| {
             let mut record = instance(State::Error, Task::Unspecified);
             record.instance.as_mut().unwrap().host = "h1".into();

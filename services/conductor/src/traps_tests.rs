@@ -182,8 +182,7 @@ impl World {
                 evacuate::begin(&mut record, asked, &standing, NOW, acceptance).is_ok()
             }
             Command::Attach | Command::Detach => {
-                let kind =
-                    if command == Command::Attach { Kind::AttachVolume } else { Kind::DetachVolume };
+                let kind = if command == Command::Attach { Kind::AttachVolume } else { Kind::DetachVolume };
                 let what = attach::What { kind, volume: self.disk, timeout: LONG };
                 match attach::begin(&record, &self.volume, what, NOW, acceptance) {
                     Ok((instance, volume)) => {

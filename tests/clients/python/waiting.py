@@ -9,7 +9,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 INTERVAL_SECONDS = 0.05
-# A slow machine with one core takes so many times as long as is usual; what comes in time does not wait for it.
+# How many times as long as usual a slow machine with one core takes.
 SLOWEST = 4
 
 
@@ -24,8 +24,8 @@ class HopelessError(AssertionError):
 def wait_for(what: str, probe: Callable[[], Value | None], timeout: float) -> Value:
     """Call `probe` until it returns something true, and return that.
 
-    `timeout` is in seconds on a machine of the usual pace. A probe that raises an exception counts as "not yet", and the last one is named when time is up; only
-    `HopelessError` ends the wait.
+    `timeout` is in seconds on a machine of the usual pace. A probe that raises an exception counts as "not
+    yet", and the last one is named when time is up; only `HopelessError` ends the wait.
     """
     timeout *= SLOWEST
     deadline = time.monotonic() + timeout

@@ -79,7 +79,7 @@ fn instance(host: &str, attempt: u32) -> InstanceRecord {
     InstanceRecord {
         instance: Some(instance),
         actions: vec![action(Kind::Create, pb::Outcome::Succeeded, 1)],
-        receipts: vec![Receipt { host: host.into(), attempt, create_time: None, ..Default::default() }],
+        receipts: vec![Receipt { host: host.into(), attempt, ..Default::default() }],
         counted: true,
         ..Default::default()
     }
@@ -114,7 +114,7 @@ pub(super) fn sound() -> (World, Expected) {
     let volume = VolumeRecord {
         volume: Some(volume),
         actions: vec![action(Kind::Create, pb::Outcome::Succeeded, 1)],
-        receipts: vec![Receipt { host: "b1".into(), attempt: 1, create_time: None, ..Default::default() }],
+        receipts: vec![Receipt { host: "b1".into(), attempt: 1, ..Default::default() }],
         counted: true,
         ..Default::default()
     };
@@ -323,7 +323,7 @@ const CASES: &[Case] = &[
 ];
 
 fn receipt(host: &str) -> Receipt {
-    Receipt { host: host.into(), attempt: 1, create_time: None, ..Default::default() }
+    Receipt { host: host.into(), attempt: 1, ..Default::default() }
 }
 
 fn small() -> Value {

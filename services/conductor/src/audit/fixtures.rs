@@ -50,7 +50,7 @@ pub fn volume(id: VolumeId, state: VolumeState, host: &str) -> VolumeRecord {
 
 /// A receipt at a host.
 pub fn receipt(host: &str) -> Receipt {
-    Receipt { host: host.into(), attempt: 1, create_time: None, ..Default::default() }
+    Receipt { host: host.into(), attempt: 1, ..Default::default() }
 }
 
 /// A guest that runs.

@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_place_is_where_receipts_are() {
-        let receipt = |host: &str, attempt| Receipt { host: host.into(), attempt, create_time: None, ..Default::default() };
+        let receipt = |host: &str, attempt| Receipt { host: host.into(), attempt, ..Default::default() };
         assert_eq!(place_of("", &[]), None);
         assert_eq!(place_of("h1", &[]), None, "the host says that nothing is left");
         let place = place_of("h2", &[receipt("h1", 1), receipt("h2", 2)]).unwrap();

@@ -272,7 +272,10 @@ pub fn host_did(record: &mut InstanceRecord, until: SystemTime) {
         Some(Step::HandOver) => {
             // From here on the destination may run it.
             let destination = of(record).and_then(|way| way.destination.as_ref()).map(site);
-            let there = record.receipts.iter_mut().filter(|one| Some(&one.host) == destination.as_ref().map(|at| &at.host));
+            let there = record
+                .receipts
+                .iter_mut()
+                .filter(|one| Some(&one.host) == destination.as_ref().map(|at| &at.host));
             there.for_each(|receipt| receipt.prepared = false);
             go_to(record, Step::TakeOver, until);
         }

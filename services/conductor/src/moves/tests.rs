@@ -23,7 +23,7 @@ fn there() -> InstanceRecord {
     instance.flavor = Some(flavor("small", 1));
     instance.set_desired(Desired::Running);
     instance.set_state(State::Active);
-    record.receipts.push(Receipt { host: "h1".into(), attempt: 1, create_time: None, ..Default::default() });
+    record.receipts.push(Receipt { host: "h1".into(), attempt: 1, ..Default::default() });
     record.tried_hosts.push("h1".into());
     record
 }
@@ -351,7 +351,7 @@ fn an_evacuated_instance_belongs_to_its_old_host_no_more() {
 fn an_evacuation_is_refused_while_a_third_host_may_run_the_guest() {
     let in_doubt = || {
         let mut record = there();
-        record.receipts.push(Receipt { host: "h3".into(), attempt: 2, create_time: None, ..Default::default() });
+        record.receipts.push(Receipt { host: "h3".into(), attempt: 2, ..Default::default() });
         record
     };
     assert_eq!(evacuate(&mut in_doubt(), &[], all_gone), Err(Reason::InvalidState));

@@ -57,7 +57,7 @@ fn world(wanted: Wanted, phase: Phase, host: &str, attempt: u32) -> World {
 
 impl World {
     fn receipt(mut self, host: &str, attempt: u32) -> Self {
-        self.receipts.push(Receipt { host: host.into(), attempt, create_time: None, ..Default::default() });
+        self.receipts.push(Receipt { host: host.into(), attempt, ..Default::default() });
         self
     }
     fn sent(mut self, verb: Verb, host: &str, attempt: u32, ago: u64) -> Self {
