@@ -100,11 +100,10 @@ fn a_volume_that_does_not_know_its_instance_is_only_told() {
 fn what_an_instance_and_its_volume_do_not_agree_on_is_settled_as_the_guest_has_it() {
     let settled = |case: &Case| {
         let found = judge(&case.world);
-        let settle = found.iter().find_map(|finding| match &finding.heal {
+        found.iter().find_map(|finding| match &finding.heal {
             Some(Heal::Settle(settle)) => Some((settle.attached, settle.volume.is_some())),
             _ => None,
-        });
-        settle
+        })
     };
     for state in [State::Reserved, State::Attaching, State::Detaching, State::Available] {
         let mut case = Case::new();
