@@ -94,7 +94,10 @@ fn apply<P: Placed>(
                 add_steps(&mut changed, report);
                 if status.phase == Phase::Building {
                     details(&mut changed);
-                    history::end(changed.actions_mut(), pb::Outcome::Succeeded, now);
+                    // What has an operation ends with that.
+                    if changed.operation().is_none() {
+                        history::end(changed.actions_mut(), pb::Outcome::Succeeded, now);
+                    }
                 }
                 changed.set_ready(until, now);
             }

@@ -343,6 +343,23 @@ fn each_thing_that_is_broken_is_found_by_its_rule() {
 }
 
 #[test]
+fn what_a_host_removed_in_an_earlier_life_is_made_again_and_not_in_the_same() {
+    let found = |lives: [u64; 3]| {
+        broken(|world, _| {
+            for (nth, (op, epoch)) in ["spawn", "destroy", "spawn"].into_iter().zip(lives).enumerate() {
+                let mut event = event(20 + nth as u64, "h9", op, "i9", (1, 1), small());
+                event.line.epoch = epoch;
+                world.events.push(event);
+            }
+        })
+    };
+    assert!(!found([1, 1, 2]).contains(&"once"));
+    for lives in [[1, 1, 1], [1, 2, 2]] {
+        assert!(found(lives).contains(&"once"), "{lives:?}");
+    }
+}
+
+#[test]
 fn an_outage_excuses_a_second_guest_and_a_receipt_and_only_there_and_then() {
     let two = |world: &mut World| world.events.retain(|event| event.at != at(6));
     let away = |host: &str, from, until: Option<u64>| {

@@ -24,6 +24,11 @@ const ONCE_EACH: [&str; 12] = [
     "create_snapshot",
 ];
 
+/// Of these, what makes something that its host may have removed again.
+const MAKES: [&str; 4] = ["spawn", "prepare", "create", "create_snapshot"];
+/// What removes it.
+const REMOVALS: [&str; 3] = ["destroy", "delete", "delete_snapshot"];
+
 /// On which hosts each has a guest that may run, and since when.
 type There<'a> = BTreeMap<&'a str, BTreeMap<&'a str, SystemTime>>;
 
@@ -55,14 +60,24 @@ pub fn nothing_stays_that_was_lost(world: &World, expected: &Expected, findings:
     }
 }
 
-/// What one generation and attempt ask is done once.
+/// What one generation and attempt ask is done once. A host that failed, removed what it had begun and then died before it said
+/// so knows nothing of it in its next incarnation, and may do it anew.
 pub fn each_command_once(world: &World, findings: &mut Findings) {
     let mut done: BTreeMap<(&str, &str, u64, u32), Vec<&str>> = BTreeMap::new();
+    // In which incarnation a host last removed what it had of each.
+    let mut removed: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for event in &world.events {
         let line = &event.line;
-        if ONCE_EACH.contains(&line.op.as_str()) {
-            let command = (line.op.as_str(), line.id.as_str(), line.generation, line.attempt);
-            done.entry(command).or_default().push(&line.host);
+        let (op, id, host) = (line.op.as_str(), line.id.as_str(), line.host.as_str());
+        if REMOVALS.contains(&op) {
+            removed.insert((host, id), line.epoch);
+        }
+        if ONCE_EACH.contains(&op) {
+            let hosts = done.entry((op, id, line.generation, line.attempt)).or_default();
+            let was_removed = removed.get(&(host, id)).is_some_and(|epoch| *epoch < line.epoch);
+            if !(was_removed && MAKES.contains(&op) && hosts.contains(&host)) {
+                hosts.push(host);
+            }
         }
     }
     for ((op, id, generation, attempt), hosts) in done {
