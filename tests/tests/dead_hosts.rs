@@ -190,7 +190,7 @@ async fn an_evacuation_is_refused_while_another_host_may_run_the_guest(backing: 
     let key = Keys::new(cluster.cell()).instance(before.id.parse().unwrap());
     let (found, _) = cluster.shared_store().get(&key).await.unwrap();
     let mut record = InstanceRecord::decode(found.unwrap().value).unwrap();
-    record.receipts.push(Receipt { host: third.clone(), attempt: 7, ..Default::default() });
+    record.receipts.push(Receipt { host: third.clone(), attempt: before.attempt, ..Default::default() });
     cluster.shared_store().txn(Txn::new().put(&key, record.encode_to_vec())).await.unwrap();
     let refusal = until("it is refused because of the third", || async {
         evacuate(&api, &before.id, &[]).await.err().filter(|refusal| refusal.metadata["host"] == third)

@@ -48,6 +48,7 @@ async fn reflection_lists_what_is_served() {
             "kilonova.api.v1.QuotaService",
             "kilonova.api.v1.ServerGroupService",
             "kilonova.api.v1.SnapshotService",
+            "kilonova.api.v1.StoreService",
             "kilonova.api.v1.VolumeService",
             "kilonova.base.v1.BaseService",
         ]
