@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::body::drop_broken_details;
+use super::clock::Clock;
 use super::http2::{Body, Sender, Unsent};
 use super::lanes::Lanes;
 use crate::registry::Member;
@@ -41,6 +43,7 @@ pub(super) struct Shared {
     /// A call to it ran out of time: perhaps nobody is there any more.
     suspect: AtomicBool,
     suspected: Notify,
+    clock: Clock,
 }
 
 /// Why a request got no response.
@@ -139,8 +142,12 @@ impl Connection {
 
     /// Sends a request whose URI is a path.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+        let sent = self.shared.clock.is_due().then(SystemTime::now);
         match self.sender.send(self.address(request)).await {
             Ok(mut response) => {
+                if let Some(sent) = sent {
+                    self.shared.clock.judge(self.service, &self.host, response.headers(), sent);
+                }
                 drop_broken_details(response.headers_mut());
                 Ok(response)
             }

@@ -17,6 +17,7 @@
 mod body;
 mod call;
 mod channel;
+mod clock;
 mod connection;
 mod dialer;
 mod directed;

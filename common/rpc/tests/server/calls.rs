@@ -17,6 +17,7 @@ async fn served_methods_answer() {
     let (server, _) = start().await;
     let mut client = BaseServiceClient::new(channel(&server));
     let answer = client.ping(ping("hello")).await.unwrap();
+    assert!(answer.metadata().contains_key("date"), "clients compare clocks by it");
     assert_eq!(answer.into_inner().payload, "hello");
 }
 
