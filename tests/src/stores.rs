@@ -44,11 +44,14 @@ impl Kept {
         matches!(self, Self::Etcd(_))
     }
 
-    /// Opens it.
+    /// Opens it, with the operator's word that what is there is the store.
     pub async fn open(&self) -> SharedStore {
         match self {
             Self::Embedded(dir) => {
-                let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default());
+                let store = EmbeddedStore::open(
+                    dir.path(),
+                    EmbeddedOptions { accept_older: true, ..Default::default() },
+                );
                 Arc::new(store.expect("the store opens"))
             }
             Self::Etcd(etcd) => connected(etcd.endpoint()).await,

@@ -5,6 +5,7 @@
 
 use etcd_client::{Client, GetOptions};
 use kilonova_model::ServiceKind;
+use kilonova_proto::api::v1::{AcceptStoreRequest, GetStoreRequest};
 use kilonova_proto::types::v1::instance::State;
 use kilonova_runtime::config::Period;
 use kilonova_store::{Keys, Txn};
@@ -28,6 +29,20 @@ async fn create(api: &Api, name: &str, count: u32) -> Vec<String> {
     ids
 }
 
+async fn store_id(api: &Api) -> Option<String> {
+    let answer = api.stores().get_store(GetStoreRequest {}).await.ok()?;
+    answer.into_inner().store.map(|store| store.id)
+}
+
+/// Waits until the store is another one than `before` to the cell, and says that it is the one to go by.
+async fn accept(api: &Api, before: &str) {
+    until("the store is accepted", || async {
+        let id = store_id(api).await.filter(|id| id != before)?;
+        api.stores().accept_store(AcceptStoreRequest { id, accepted_by: "ada".into() }).await.ok()
+    })
+    .await;
+}
+
 async fn is_gone(api: &Api, id: &str) {
     until("the lost instance is not served", || async {
         api.get(id).await.is_err_and(|status| status.code() == Code::NotFound).then_some(())
@@ -43,10 +58,12 @@ async fn after_etcd_is_put_back_to_a_copy_what_is_created_runs_without_any_resta
     let before = create(&api, "before", 4).await;
     let copy = cluster.etcd().unwrap().copy().await.unwrap();
     let lost = create(&api, "lost", 4).await;
+    let known = store_id(&api).await.unwrap();
     cluster.etcd().unwrap().restore(&copy).await.unwrap();
     for id in &lost {
         is_gone(&api, id).await;
     }
+    accept(&api, &known).await;
     // Enough that every conductor has some of them.
     let after = create(&api, "after", 12).await;
     for id in before.iter().chain(&after) {
@@ -62,10 +79,12 @@ async fn after_etcd_is_wiped_the_cell_begins_anew_without_any_restart() {
     let api = cluster.api();
     api.seed().await;
     let lost = create(&api, "lost", 4).await;
+    let known = store_id(&api).await.unwrap();
     cluster.etcd().unwrap().wipe().await.unwrap();
     for id in &lost {
         is_gone(&api, id).await;
     }
+    accept(&api, &known).await;
     api.seed().await;
     create(&api, "after", 12).await;
     cluster.ready().await;

@@ -91,6 +91,9 @@ impl Placed for InstanceRecord {
     fn is_going_to(&self, site: &Site) -> bool {
         moves::is_going_to(self, site)
     }
+    fn is_rescued_from(&self, host: &str) -> bool {
+        self.evacuated_from.as_ref().is_some_and(|from| from.host == host)
+    }
     fn keeps(&self) -> Vec<String> {
         moves::keeps(self)
     }

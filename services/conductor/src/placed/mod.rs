@@ -123,6 +123,10 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn is_going_to(&self, _: &Site) -> bool {
         false
     }
+    /// Whether it is evacuated from a host.
+    fn is_rescued_from(&self, _: &str) -> bool {
+        false
+    }
     /// The hosts that are to keep what they have of it.
     fn keeps(&self) -> Vec<String> {
         let host = self.status().host;
