@@ -183,9 +183,12 @@ impl Own for InstanceRecord {
         if moves::is_preparing(self) {
             return moves::prepared(self, until);
         }
+        let evacuates = self.evacuated_from.is_some();
         let instance = self.instance.get_or_insert_default();
         instance.set_state(moves::wanted_state(instance.desired()));
-        instance.set_task(pb::instance::Task::Unspecified);
+        if !evacuates {
+            instance.set_task(pb::instance::Task::Unspecified);
+        }
         instance.launch_time.get_or_insert(timestamp(now));
         instance.update_time = Some(timestamp(now));
     }
