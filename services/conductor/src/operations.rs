@@ -108,6 +108,7 @@ fn end(record: &mut InstanceRecord, fault: Option<&pb::Fault>, now: SystemTime) 
     if record.operations.is_empty() {
         return;
     }
+    moves::note_unexported(record);
     let operation = record.operations.remove(0);
     if operation.r#move.is_some() || matches!(operation.kind(), Kind::ConfirmResize | Kind::Evacuate) {
         moves::end(record, &operation);

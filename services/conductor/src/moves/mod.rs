@@ -376,9 +376,13 @@ pub fn not_confirmed(record: &mut InstanceRecord, fault: &pb::Fault) {
 #[must_use]
 pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
     let Some(operation) = record.operations.first() else { return Vec::new() };
+    let moves =
+        operation.r#move.is_some() || matches!(operation.kind(), Kind::ConfirmResize | Kind::Evacuate);
+    if operation.broken || !moves {
+        return Vec::new();
+    }
     let host = |place: &Option<Place>| place.iter().map(|place| place.host.clone()).collect::<Vec<_>>();
     let mut hosts = match (&operation.r#move, operation.kind()) {
-        _ if operation.broken => Vec::new(),
         (None, Kind::ConfirmResize) if operation.undo_cause.is_some() => Vec::new(),
         (None, Kind::ConfirmResize) => host(&record.resized_from),
         (None, Kind::Evacuate) => [host(&record.evacuated_from), record.tried_hosts.clone()].concat(),
@@ -391,9 +395,36 @@ pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
         (Some(_), _) => record.tried_hosts.clone(),
         _ => Vec::new(),
     };
+    // What was left open before, once nothing is there any more, or nobody counts on it.
+    let holds = |host: &String| record.receipts.iter().any(|receipt| receipt.host == *host);
+    let evacuated = operation.kind() == Kind::Evacuate && operation.undo_cause.is_none();
+    hosts.extend(record.exported_hosts.iter().filter(|host| evacuated || !holds(host)).cloned());
     hosts.retain(|host| *host != record.resource().host && !host.is_empty());
+    hosts.sort();
     hosts.dedup();
     hosts
+}
+
+/// Notes that the volumes are exported no more to the hosts that its first operation left behind.
+pub fn note_unexported(record: &mut InstanceRecord) {
+    let (left, own) = (left_behind(record), record.resource().host.clone());
+    record.exported_hosts.retain(|host| *host != own && !left.contains(host));
+}
+
+/// Notes the hosts to which volumes stay exported because a move or an evacuation can neither be finished nor taken back.
+fn leave_open(record: &mut InstanceRecord, operation: &Operation) {
+    let way = operation.r#move.as_ref();
+    let places = [
+        way.and_then(|way| way.source.as_ref()),
+        way.and_then(|way| way.destination.as_ref()),
+        record.evacuated_from.as_ref(),
+    ];
+    let hosts = places.into_iter().flatten().map(|place| place.host.clone());
+    let mut open: BTreeSet<String> = hosts.chain(record.tried_hosts.clone()).collect();
+    open.extend(std::mem::take(&mut record.exported_hosts));
+    open.remove("");
+    open.remove(&record.resource().host);
+    record.exported_hosts = open.into_iter().collect();
 }
 
 /// Ends a move, a confirm or an evacuation. The operation is no longer in the record.
@@ -404,6 +435,9 @@ pub fn end(record: &mut InstanceRecord, operation: &Operation) {
         Kind::ConfirmResize | Kind::RevertResize => undone,
         _ => false,
     };
+    if operation.broken {
+        leave_open(record, operation);
+    }
     record.evacuated_from = None;
     if !stays_resized {
         (record.resized_from, record.extra_usage) = (None, None);

@@ -426,3 +426,23 @@ fn attempts_are_counted_on_over_all_placements() {
     record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
     assert_eq!((record.resource().attempt, record.tried().len()), (2, 1));
 }
+
+#[test]
+fn what_a_broken_move_left_exported_is_ended_with_the_next_that_ends_well() {
+    let mut record = there();
+    record.evacuated_from = Some(Place { host: "h8".into(), ..Place::default() });
+    let broken = Operation { kind: Kind::Evacuate.into(), broken: true, ..Operation::default() };
+    end(&mut record, &broken);
+    assert_eq!(record.exported_hosts, ["h8"]);
+
+    let kind = |kind: Kind| Operation { kind: kind.into(), host_done: true, ..Operation::default() };
+    record.operations = vec![kind(Kind::Stop)];
+    assert!(left_behind(&record).is_empty());
+    record.receipts.push(Receipt { host: "h8".into(), attempt: 2, ..Default::default() });
+    record.operations = vec![kind(Kind::ConfirmResize)];
+    assert!(left_behind(&record).is_empty(), "h8 may still run it");
+    record.operations = vec![kind(Kind::Evacuate)];
+    assert_eq!(left_behind(&record), ["h8"], "an operator said that it does not");
+    record.conclude(NOW);
+    assert!(record.exported_hosts.is_empty());
+}
