@@ -173,7 +173,8 @@ async fn what_waits_at_a_host_that_is_gone_is_overtaken_and_moves_from_it_are_re
     let request = api::StopInstanceRequest { instance_id: before.id.clone(), ..Default::default() };
     api.instances().stop_instance(request).await.unwrap();
     until("the host is seen to be gone", || async { evacuate(&api, &before.id, &[]).await.ok() }).await;
-    let after = api.until(&before.id, State::Stopped).await;
+    api.until(&before.id, State::Stopped).await;
+    let after = api.settled(&before.id).await;
     assert_ne!(after.host, before.host);
     let request = api::ListInstanceActionsRequest { instance_id: before.id.clone(), ..Default::default() };
     let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
