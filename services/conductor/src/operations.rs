@@ -110,7 +110,7 @@ fn end(record: &mut InstanceRecord, fault: Option<&pb::Fault>, now: SystemTime) 
     }
     moves::note_unexported(record);
     let operation = record.operations.remove(0);
-    if operation.r#move.is_some() || matches!(operation.kind(), Kind::ConfirmResize | Kind::Evacuate) {
+    if moves::changes_host(&operation) {
         moves::end(record, &operation);
     }
     let instance = record.instance.get_or_insert_default();

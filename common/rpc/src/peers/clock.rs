@@ -10,14 +10,14 @@ use kilonova_model::{HostName, ServiceKind};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How often the date of a member's responses is looked at.
+/// The time between two looks at the date of a member's responses.
 const LOOK: Duration = Duration::from_secs(30);
-/// How far clocks may be apart before it is told.
+/// The difference of clocks that is not told.
 const TOLERATED: Duration = Duration::from_secs(5);
-/// A date is in whole seconds, cut off.
+/// The resolution of a date: whole seconds, cut off (RFC 9110, 5.6.7).
 const RESOLUTION: Duration = Duration::from_secs(1);
 
-/// What the clock of one member was found to be.
+/// The judgement of one member's clock.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     seen: Mutex<Seen>,
@@ -29,7 +29,7 @@ struct Seen {
     differs_of: Option<ServiceKind>,
 }
 
-/// How a member's clock differs.
+/// The difference of a member's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Skew {
     Ahead(Duration),
@@ -37,7 +37,7 @@ enum Skew {
 }
 
 impl Clock {
-    /// Whether it is time to look at it.
+    /// Is true when the last look is long ago.
     pub(super) fn is_due(&self) -> bool {
         self.seen.lock().looked.is_none_or(|looked| looked.elapsed() >= LOOK)
     }
@@ -92,7 +92,7 @@ impl Skew {
     }
 }
 
-/// How far a clock that said `date` some time between `sent` and `received` differs at least.
+/// The least difference of a clock that said `date` some time between `sent` and `received`; none if they may agree.
 fn skew(date: SystemTime, sent: SystemTime, received: SystemTime) -> Option<Skew> {
     if let Ok(ahead) = date.duration_since(received) {
         return Some(Skew::Ahead(ahead)).filter(|skew| !skew.size().is_zero());

@@ -51,7 +51,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 Err(error) => return self.store_failed(id, &error),
             };
             let member = id.to_string();
-            let is_gone = |host: &str| entry.record.is_rescued_from(host) || self.is_gone(host);
+            let is_gone = self.holds_nobody(&*entry.record);
             let wish = group.map_or_else(GroupWish::default, |(_, group)| {
                 refused.retain(|place| !rule::allows(&group.record, &member, &place.host, &is_gone));
                 let broken = refused.iter().map(|place| place.host.clone()).collect();
@@ -138,7 +138,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 Ok(group) => group,
                 Err(error) => return Some(self.store_failed(id, &error)),
             };
-            let is_gone = |host: &str| record.is_rescued_from(host) || self.is_gone(host);
+            let is_gone = self.holds_nobody(record);
             let may_go = |place: &Alternate| {
                 group
                     .as_ref()

@@ -44,6 +44,11 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         self.epoch_of(host).is_none() && (long || self.is_fenced(host))
     }
 
+    /// The hosts whose members hold nobody back from leaving them: those that are gone, and the one that the record is evacuated from.
+    pub(super) fn holds_nobody<'a>(&'a self, record: &'a P) -> impl Fn(&str) -> bool + Send + Sync + 'a {
+        |host| record.is_rescued_from(host) || self.is_gone(host)
+    }
+
     /// When what is under way is late.
     pub(super) fn deadlines(&self, id: P::Id, record: &P) -> Deadlines {
         let since = self.clock.see(id, record, Instant::now());

@@ -376,9 +376,7 @@ pub fn not_confirmed(record: &mut InstanceRecord, fault: &pb::Fault) {
 #[must_use]
 pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
     let Some(operation) = record.operations.first() else { return Vec::new() };
-    let moves =
-        operation.r#move.is_some() || matches!(operation.kind(), Kind::ConfirmResize | Kind::Evacuate);
-    if operation.broken || !moves {
+    if operation.broken || !changes_host(operation) {
         return Vec::new();
     }
     let host = |place: &Option<Place>| place.iter().map(|place| place.host.clone()).collect::<Vec<_>>();
@@ -403,6 +401,12 @@ pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
     hosts.sort();
     hosts.dedup();
     hosts
+}
+
+/// Whether an operation is about which host has the instance: a move, a confirm or an evacuation.
+#[must_use]
+pub fn changes_host(operation: &Operation) -> bool {
+    operation.r#move.is_some() || matches!(operation.kind(), Kind::ConfirmResize | Kind::Evacuate)
 }
 
 /// Notes that the volumes are exported no more to the hosts that its first operation left behind.
