@@ -186,6 +186,13 @@ fn a_volume_is_exported_to_two_hosts_only_while_its_instance_moves() {
     assert!(found.len() == 1 && found[0].contains("b1 exports it to h5"), "{found:?}");
     assert!(exported(Some(Kind::Migrate), Some(12), None).is_empty(), "both sides of a move need it");
     assert!(exported(Some(Kind::Evacuate), None, None).is_empty());
+    let back_while_evacuated = said("exported to one host", |world, expected| {
+        asked(world, Kind::Evacuate, 8, None, pb::Outcome::Succeeded);
+        world.events.push(destroyed(9, "h1", "i1"));
+        world.events.push(event(10, "b1", "export", "v1", (1, 1), json!({ "host": "h5" })));
+        expected.outages = Vec::new();
+    });
+    assert!(back_while_evacuated.is_empty(), "its old host removed it meanwhile: {back_while_evacuated:?}");
     assert_eq!(exported(Some(Kind::Migrate), Some(9), None).len(), 1, "the move is over");
     assert_eq!(exported(Some(Kind::Stop), None, None).len(), 1, "that is no move");
     assert!(exported(None, None, Some(away("b1", 4, Some(6)))).is_empty(), "it could not be asked to stop");

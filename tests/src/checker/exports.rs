@@ -47,7 +47,8 @@ pub fn at_every_moment(world: &World, expected: &Expected, findings: &mut Findin
     }
 }
 
-/// The instances of which a guest has the volume.
+/// The instances of which a guest has the volume, or had it when it was removed: an evacuated guest is removed by its host
+/// that is back while the volume is exported to the next.
 fn movers<'a>(
     world: &'a World,
     guests: &'a Guests,

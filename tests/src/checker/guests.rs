@@ -1,6 +1,6 @@
 //! The guests that the journals leave are those that the records say, as the records say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kilonova_proto::types::v1::instance::State;
 
@@ -20,9 +20,14 @@ pub struct Guest {
     pub volumes: BTreeMap<String, String>,
 }
 
-/// The guests on each host, by host and id, as the journals say up to some line.
+/// The guests on each host, as the journals say up to some line.
 #[derive(Debug, Default)]
-pub struct Guests(BTreeMap<(String, String), Guest>);
+pub struct Guests {
+    /// By host and id.
+    there: BTreeMap<(String, String), Guest>,
+    /// The instances of which a guest had a volume and did not lose it by a detach, by volume.
+    had: BTreeMap<String, BTreeSet<String>>,
+}
 
 impl Guests {
     /// Takes the next line.
@@ -32,22 +37,30 @@ impl Guests {
         match line.op.as_str() {
             op @ ("spawn" | "prepare") => {
                 let stopped = line.detail["stopped"] == true;
-                let volumes = serde_json::from_value(line.detail["volumes"].clone()).unwrap_or_default();
-                self.0.insert(key, Guest { runs: op == "spawn", stopped, volumes });
+                let volumes: BTreeMap<String, String> =
+                    serde_json::from_value(line.detail["volumes"].clone()).unwrap_or_default();
+                for volume in volumes.keys() {
+                    self.had.entry(volume.clone()).or_default().insert(line.id.clone());
+                }
+                self.there.insert(key, Guest { runs: op == "spawn", stopped, volumes });
             }
             "destroy" => {
-                self.0.remove(&key);
+                self.there.remove(&key);
             }
             op => {
-                let Some(guest) = self.0.get_mut(&key) else { return };
+                let Some(guest) = self.there.get_mut(&key) else { return };
                 match op {
                     "power" => guest.stopped = line.detail["power"] == "stop",
                     "attach" => {
                         let attach = &line.detail["attach"];
-                        guest.volumes.insert(text(&attach["volume"]), text(&attach["device"]));
+                        let volume = text(&attach["volume"]);
+                        self.had.entry(volume.clone()).or_default().insert(line.id.clone());
+                        guest.volumes.insert(volume, text(&attach["device"]));
                     }
                     "detach" => {
-                        guest.volumes.remove(&text(&line.detail["detach"]["volume"]));
+                        let volume = text(&line.detail["detach"]["volume"]);
+                        self.had.entry(volume.clone()).or_default().remove(&line.id);
+                        guest.volumes.remove(&volume);
                     }
                     "hand_over" => (guest.runs, guest.stopped) = (false, true),
                     "take_over" | "take_back" => {
@@ -60,12 +73,9 @@ impl Guests {
         }
     }
 
-    /// The instances of which a guest has a volume.
-    pub fn having<'a>(&'a self, volume: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |(_, guest)| guest.volumes.contains_key(volume))
-            .map(|((_, id), _)| id.as_str())
+    /// The instances of which a guest has a volume, or had it when it was removed.
+    pub fn having(&self, volume: &str) -> impl Iterator<Item = &str> {
+        self.had.get(volume).into_iter().flatten().map(String::as_str)
     }
 }
 
@@ -73,7 +83,7 @@ impl Guests {
 pub fn left(world: &World) -> BTreeMap<(String, String), Guest> {
     let mut guests = Guests::default();
     world.events.iter().for_each(|event| guests.enter(&event.line));
-    guests.0
+    guests.there
 }
 
 /// Whether a host keeps the copy of an instance that was resized and may go back there.
