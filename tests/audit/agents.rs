@@ -98,6 +98,7 @@ async fn backend(
         target_host: volume.host.clone(),
         target_epoch: host.epoch,
         request_id: "test".into(),
+        store_revision: 0,
     };
     (VolumeServiceClient::new(cluster.channel(ServiceKind::Volume, &volume.host)), command)
 }

@@ -42,6 +42,8 @@ const AT_ONCE: usize = 16;
 const AT_ONCE_EACH: usize = 8;
 /// How often a point is run until it is met.
 const TRIES: usize = 3;
+/// How many points between two words on how far it has come.
+const TELL_EVERY: usize = 250;
 /// How many points over each store, unless all.
 const SAMPLE_EMBEDDED: usize = 400;
 const SAMPLE_ETCD: usize = 50;
@@ -138,8 +140,12 @@ async fn all_of(ground: &Ground, most: usize) {
     let (start, number) = (Instant::now(), points.len());
     let mut runs =
         stream::iter(points).map(|(row, point)| ground.run(row, Some(point))).buffer_unordered(at_once());
-    let (mut missed, mut longest) = (Vec::new(), (Duration::ZERO, String::new()));
+    let (mut missed, mut longest, mut done) = (Vec::new(), (Duration::ZERO, String::new()), 0);
     while let Some((row, point, ended)) = runs.next().await {
+        done += 1;
+        if done % TELL_EVERY == 0 {
+            println!("{done} of {number} points in {:?}: {} failed", start.elapsed(), failed.len());
+        }
         let name = format!("{} / {}", row.name, point.map(|point| point.to_string()).unwrap_or_default());
         if ended.took > longest.0 {
             longest = (ended.took, name.clone());

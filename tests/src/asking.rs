@@ -17,6 +17,14 @@ pub async fn started(plan: Plan) -> Option<(Cluster, Api)> {
 }
 
 impl Api {
+    /// Whether schedulers know of hosts and all of them take new work.
+    pub async fn takes_work(&self) -> bool {
+        let listed = self.hosts().list_hosts(api::ListHostsRequest::default()).await;
+        let hosts = listed.map(|answer| answer.into_inner().hosts).unwrap_or_default();
+        let enabled = |host: &pb::Host| host.capabilities.as_ref().is_some_and(|told| told.enabled);
+        !hosts.is_empty() && hosts.iter().all(enabled)
+    }
+
     /// Creates the flavors `small` (1 vCPU, 512 MiB, 1 GiB), `double` (twice as much) and `huge` (fits nowhere) and the
     /// image `cirros`.
     pub async fn seed(&self) {

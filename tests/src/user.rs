@@ -419,6 +419,11 @@ impl User {
         instances.into_iter().map(|instance| instance.id).collect()
     }
 
+    /// Whether all hosts take new work.
+    pub async fn hosts_take_work(&self) -> bool {
+        self.apis[0].takes_work().await
+    }
+
     /// The host an instance is on.
     pub async fn instance_host(&self, id: &str) -> Option<String> {
         Some(self.apis[0].get(id).await.ok()?.host).filter(|host| !host.is_empty())

@@ -41,6 +41,7 @@ async fn accept(api: &Api, before: &str) {
         api.stores().accept_store(AcceptStoreRequest { id, accepted_by: "ada".into() }).await.ok()
     })
     .await;
+    until("all hosts take work", || async { api.takes_work().await.then_some(()) }).await;
 }
 
 async fn is_gone(api: &Api, id: &str) {

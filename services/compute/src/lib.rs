@@ -78,7 +78,8 @@ async fn build(
         reconcile_interval: config.reconcile_interval.get(),
     };
     live(context, &manager, reporter, memory, options);
-    let server =
-        context.server().add(ComputeServiceServer::new(ComputeServer::new(manager.clone())), served());
+    let server = context
+        .server()
+        .add(ComputeServiceServer::new(ComputeServer::new(manager.clone(), memory.clone())), served());
     Ok(serve_capabilities(server, &manager, manager.publisher()))
 }

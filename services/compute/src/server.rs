@@ -23,6 +23,7 @@ use kilonova_runtime::agent::guard::{Addressee, admit, admit_question};
 use kilonova_runtime::agent::inventory::page;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::life::Agent;
+use kilonova_runtime::agent::store_memory::StoreMemory;
 use tonic::{Request, Response, Status};
 
 use crate::driver::{Begins, Device, GuestAct, GuestSpec, Move, PowerAct, Rebuild};
@@ -54,27 +55,35 @@ pub fn served() -> Served {
 /// The service over one manager.
 pub struct ComputeServer {
     manager: Arc<Manager>,
+    memory: StoreMemory,
 }
 
 impl ComputeServer {
-    /// Hands commands to `manager`.
-    pub fn new(manager: Arc<Manager>) -> Self {
-        Self { manager }
+    /// Hands commands to `manager`, and remembers in `memory` how far their store has come.
+    pub fn new(manager: Arc<Manager>, memory: StoreMemory) -> Self {
+        Self { manager, memory }
     }
 
     fn admit(&self, host: &str, epoch: u64) -> Result<(), Error> {
         admit(Addressee { host, epoch }, &self.manager.site().host, self.manager.epoch())
     }
 
+    /// Takes a command that is for this agent.
+    fn admit_command(&self, command: &InstanceCommand) -> Result<(), Error> {
+        self.admit(&command.target_host, command.target_epoch)?;
+        self.memory.told(command.store_revision);
+        Ok(())
+    }
+
     fn take_build(&self, request: BuildInstanceRequest) -> Result<(), Error> {
         let command = request.command.clone().unwrap_or_default();
-        self.admit(&command.target_host, command.target_epoch)?;
+        self.admit_command(&command)?;
         let (id, stamp, spec) = build_order(command, request)?;
         self.manager.build(id, stamp, spec)
     }
 
     fn take_terminate(&self, command: &InstanceCommand) -> Result<(), Error> {
-        self.admit(&command.target_host, command.target_epoch)?;
+        self.admit_command(command)?;
         self.manager.terminate(instance_id(command)?, stamp(command))
     }
 
@@ -85,7 +94,7 @@ impl ComputeServer {
     ) -> Result<(), Status> {
         let command = command.unwrap_or_default();
         let taken = self
-            .admit(&command.target_host, command.target_epoch)
+            .admit_command(&command)
             .and_then(|()| self.manager.act(instance_id(&command)?, stamp(&command), act()?));
         taken.map_err(refused)
     }

@@ -83,6 +83,8 @@ async fn build(
     };
     live(context, &manager, reporter, memory, options);
     keep_reporting(context, "snapshot reports", snapshot_reporter, memory);
-    let server = context.server().add(VolumeServiceServer::new(VolumeServer::new(manager.clone())), served());
+    let server = context
+        .server()
+        .add(VolumeServiceServer::new(VolumeServer::new(manager.clone(), memory.clone())), served());
     Ok(serve_capabilities(server, &manager, manager.publisher()))
 }

@@ -22,6 +22,7 @@ use kilonova_runtime::agent::guard::{Addressee, admit, admit_question};
 use kilonova_runtime::agent::inventory::page;
 use kilonova_runtime::agent::ledger::Stamp;
 use kilonova_runtime::agent::life::Agent;
+use kilonova_runtime::agent::store_memory::StoreMemory;
 use tonic::{Request, Response, Status};
 
 use crate::driver::{SnapshotOrder, VolumeOrder};
@@ -50,27 +51,35 @@ pub fn served() -> Served {
 /// The service over one manager.
 pub struct VolumeServer {
     manager: Arc<Manager>,
+    memory: StoreMemory,
 }
 
 impl VolumeServer {
-    /// Hands commands to `manager`.
-    pub fn new(manager: Arc<Manager>) -> Self {
-        Self { manager }
+    /// Hands commands to `manager`, and remembers in `memory` how far their store has come.
+    pub fn new(manager: Arc<Manager>, memory: StoreMemory) -> Self {
+        Self { manager, memory }
     }
 
     fn admit(&self, host: &str, epoch: u64) -> Result<(), Error> {
         admit(Addressee { host, epoch }, &self.manager.site().host, self.manager.epoch())
     }
 
+    /// Takes a command that is for this agent.
+    fn admit_command(&self, command: &VolumeCommand) -> Result<(), Error> {
+        self.admit(&command.target_host, command.target_epoch)?;
+        self.memory.told(command.store_revision);
+        Ok(())
+    }
+
     fn take_create(&self, request: CreateVolumeRequest) -> Result<(), Error> {
         let command = request.command.clone().unwrap_or_default();
-        self.admit(&command.target_host, command.target_epoch)?;
+        self.admit_command(&command)?;
         let (id, stamp, order) = create_order(&command, request)?;
         self.manager.create(id, stamp, order)
     }
 
     fn take_delete(&self, command: &VolumeCommand) -> Result<(), Error> {
-        self.admit(&command.target_host, command.target_epoch)?;
+        self.admit_command(command)?;
         self.manager.delete(volume_id(command)?, stamp(command))
     }
 
@@ -81,7 +90,7 @@ impl VolumeServer {
         snapshot_id: &str,
     ) -> Result<(SnapshotId, Stamp, VolumeId), Error> {
         let command = command.unwrap_or_default();
-        self.admit(&command.target_host, command.target_epoch)?;
+        self.admit_command(&command)?;
         let mut check = Checker::new();
         let volume = check.id::<VolumeId>("command.volume_id", &command.volume_id);
         let id = check.id::<SnapshotId>("snapshot_id", snapshot_id);
@@ -95,7 +104,7 @@ impl VolumeServer {
         command: &VolumeCommand,
         connector: &BTreeMap<String, String>,
     ) -> Result<(VolumeId, Stamp, String), Error> {
-        self.admit(&command.target_host, command.target_epoch)?;
+        self.admit_command(command)?;
         let mut check = Checker::new();
         let id = check.id::<VolumeId>("command.volume_id", &command.volume_id);
         check.finish()?;
@@ -192,7 +201,7 @@ impl VolumeService for VolumeServer {
         let ExtendVolumeRequest { command, size_gib } = request.into_inner();
         let command = command.unwrap_or_default();
         let taken = self
-            .admit(&command.target_host, command.target_epoch)
+            .admit_command(&command)
             .and_then(|()| self.manager.extend(volume_id(&command)?, stamp(&command), size_gib));
         taken.map(|()| Response::new(ExtendVolumeResponse {})).map_err(refused)
     }

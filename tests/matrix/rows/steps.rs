@@ -112,6 +112,13 @@ pub async fn until_ended(user: &User, id: &str) {
     }
 }
 
+/// Until all hosts take new work: they have compared with a store that was accepted.
+pub async fn until_hosts_take_work(user: &User) {
+    while !user.hosts_take_work().await {
+        sleep(LOOK * 10).await;
+    }
+}
+
 /// Until it is deleted.
 pub async fn until_gone(user: &User, id: &str) {
     until_instance(user, id, "DELETED").await;

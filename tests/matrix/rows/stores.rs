@@ -3,7 +3,8 @@
 use super::Row;
 use super::renamed::hasty;
 use super::steps::{
-    attached, create, instance, kept, resized, until_accepted, until_ended, until_gone, while_agents_look,
+    attached, create, instance, kept, resized, until_accepted, until_ended, until_gone,
+    until_hosts_take_work, until_volume, while_agents_look,
 };
 
 pub const ROWS: &[Row] = &[
@@ -61,12 +62,18 @@ pub const ROWS: &[Row] = &[
             |u, hand| {
                 let ids = attached(&u).await;
                 hand.copy_store().await;
+                // Its host and its volume's backend take commands that the copy knows nothing of.
+                u.detach(&ids[0], &ids[1]).await.unwrap();
+                until_volume(&u, &ids[1], "AVAILABLE").await;
+                u.attach(&ids[0], &ids[1]).await.unwrap();
+                until_volume(&u, &ids[1], "IN_USE").await;
                 ids
             },
             |u, ids, hand| {
                 hand.put_store_back().await;
                 while_agents_look().await;
                 until_accepted(|| u.accept_store()).await;
+                until_hosts_take_work(&u).await;
                 // What was there goes on, and what is new is made.
                 create(&u, 3).await;
                 u.detach(&ids[0], &ids[1]).await.unwrap();

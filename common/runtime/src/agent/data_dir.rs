@@ -88,18 +88,27 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DataDi
     read.map(Some).map_err(|problem| DataDirError::Damaged { path: path.to_owned(), problem })
 }
 
-/// Replaces a file.
+/// Replaces a file. What is written outlives the machine.
 pub(super) fn write<T: Serialize>(path: &Path, what: &T) -> Result<(), DataDirError> {
     let replace = || {
-        let new = path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(what)?)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
+        replaced(path, what, File::sync_all)?;
         // The rename itself outlives the machine once the directory is written.
         path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     };
     replace().map_err(|source| DataDirError::File { path: path.to_owned(), source })
+}
+
+/// Replaces a file. What is written outlives the process; the machine only once it is written with [`write`].
+pub(super) fn note<T: Serialize>(path: &Path, what: &T) -> Result<(), DataDirError> {
+    replaced(path, what, |_| Ok(())).map_err(|source| DataDirError::File { path: path.to_owned(), source })
+}
+
+fn replaced<T: Serialize>(path: &Path, what: &T, sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(&serde_json::to_vec(what)?)?;
+    sync(&file)?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@
 //! | it        | another, accepted             | remembers that one            |
 //! | it        | another                       | waits                         |
 //!
-//! The id is written down at once, how far it has come every few seconds.
+//! The id is written down at once, and so is how far the store had come when the record of a command was written: what is made for
+//! the command is then known to be newer than any copy of the store that does not have its record. Every few seconds that is
+//! made to outlive the machine too.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use super::data_dir::{self, DataDirError};
 
 /// The file in the data directory.
 const FILE: &str = "store.json";
-/// How often it is written down how far the store has come.
+/// How often how far the store has come is written to last.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 
 /// A store, as it is remembered.
@@ -122,6 +124,20 @@ impl StoreMemory {
         Ok(())
     }
 
+    /// Takes the revision of the record that a command was made of, before the command is done: the store has come that far. Written
+    /// down at once, so that it outlives the process, and within seconds so that it outlives the machine.
+    pub fn told(&self, revision: u64) {
+        let mut memory = self.shared.memory.lock();
+        if self.shared.foreign.borrow().is_some() {
+            return;
+        }
+        let Some(known) = memory.known.as_mut().filter(|known| known.revision < revision) else { return };
+        known.revision = revision;
+        if let Err(error) = data_dir::note(&self.shared.path, &memory.known) {
+            tracing::error!(%error, "cannot write down how far the store has come");
+        }
+    }
+
     /// Whether another store is seen; tells when that begins and ends, and when it is yet another.
     pub fn foreign(&self) -> watch::Receiver<Option<Foreign>> {
         self.shared.foreign.subscribe()
@@ -178,6 +194,23 @@ mod tests {
         assert_eq!(memory.known(), Some(Remembered { id: "two".into(), revision: 3 }));
         assert!(!saw(&memory, &store("one", 900, false)), "and not back again without one");
         assert_eq!(StoreMemory::open(dir.path()).unwrap().known().unwrap().id, "two");
+    }
+
+    #[test]
+    fn the_record_that_a_command_was_made_of_is_older_than_no_store_that_is_gone_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = StoreMemory::open(dir.path()).unwrap();
+        memory.told(5);
+        assert!(memory.known().is_none(), "of which store is not known");
+        assert!(saw(&memory, &store("one", 10, false)));
+        memory.told(25);
+        memory.told(24);
+        drop(memory);
+        let memory = StoreMemory::open(dir.path()).unwrap();
+        assert_eq!(memory.known().unwrap().revision, 25, "over a restart right after it");
+        assert!(!saw(&memory, &store("one", 24, false)), "set back to before it");
+        memory.told(90);
+        assert_eq!(memory.known().unwrap().revision, 25, "nobody knows whose revision that is");
     }
 
     #[test]

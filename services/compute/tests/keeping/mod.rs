@@ -93,6 +93,30 @@ async fn an_agent_whose_store_is_set_back_while_it_runs_takes_nothing_and_remove
 }
 
 #[tokio::test]
+async fn what_was_made_of_a_record_that_the_store_lost_is_kept_though_the_agent_was_told_of_it_by_its_command_only()
+ {
+    let mut cell = Cell::without_agent(often()).await;
+    *cell.conductor.store.lock() = store("one", 5, false);
+    cell.start_agent().await;
+    cell.conductor.mute.send_replace(true);
+    let mut order = cell.order(InstanceId::generate(), 1, "web");
+    order.command.as_mut().unwrap().store_revision = 50;
+    cell.client().build_instance(order).await.unwrap();
+    cell.report().await;
+    cell.crash_agent();
+    cell.conductor.mute.send_replace(false);
+
+    *cell.conductor.store.lock() = store("one", 40, false);
+    cell.agent = Some(cell.launch_agent(HOST).await.unwrap());
+    let waits = |agent: &kilonova_runtime::Running| {
+        agent.readiness.current().missing().any(|(name, why)| name == "store" && why.contains("revision 50"))
+    };
+    cell.until(waits).await;
+    assert_eq!(cell.conductor.registrations.lock().last().unwrap().store_revision, 50);
+    assert_eq!(cell.done(), ["spawn web"]);
+}
+
+#[tokio::test]
 async fn no_more_than_a_share_of_the_guests_is_removed_in_an_hour() {
     let mut config = often();
     config.orphan_grace = Period::from_secs(3600);

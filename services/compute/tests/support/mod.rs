@@ -250,6 +250,7 @@ impl Cell {
             target_host: HOST.to_owned(),
             target_epoch: self.agent.as_ref().unwrap().epoch().0,
             request_id: "request-1".to_owned(),
+            store_revision: 0,
         }
     }
 

@@ -21,7 +21,9 @@ use super::volume::command;
 use super::{COMMAND_DEADLINE, Callers, refused, within};
 use crate::attach::{complete, is_of, release};
 use crate::cache::Entry;
+use crate::engine::behind::Behind;
 use crate::placed::{Placed, Site};
+use crate::shards::Fence;
 
 /// A call that was not made to a host's volumes' backend is none that was not made to the host.
 fn not_of_the_host(error: CallError) -> CallError {
@@ -109,6 +111,19 @@ impl Callers {
         Ok(txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec()))
     }
 
+    /// Has a volume's generation go on after one that its backend has taken, if that is ahead of it; says whether it was.
+    pub(super) async fn continue_volume(&self, behind: &Behind, fence: &Fence) -> Result<bool, Error> {
+        let Ok(id) = behind.id.parse::<VolumeId>() else { return Ok(false) };
+        let Some(entry) = self.volumes.read(id).await? else { return Ok(false) };
+        let mut record = VolumeRecord::clone(&entry.record);
+        if !record.continue_after(behind.taken) {
+            return Ok(false);
+        }
+        tracing::warn!(%id, taken = behind.taken, "its backend has taken commands of a later record than the store has");
+        self.volumes.write(id, &entry, record, Some(fence), Txn::new()).await?;
+        Ok(true)
+    }
+
     /// The volume as the store has it.
     async fn volume(&self, volume_id: &str) -> Result<Option<(VolumeId, Entry<VolumeRecord>)>, CallError> {
         let Ok(id) = volume_id.parse::<VolumeId>() else { return Ok(None) };
@@ -130,7 +145,7 @@ impl Callers {
         }
         let epoch = self.epoch(ServiceKind::Volume, &resource.host)?;
         let at = Site { host: resource.host.clone(), attempt: resource.attempt };
-        let command = command(id, resource.generation + newer, &at, epoch, step);
+        let command = command(id, resource.generation + newer, &at, epoch, step, entry.revision);
         let channel = self.host(ServiceKind::Volume, &at.host, epoch)?;
         Ok(Some((VolumeServiceClient::new(channel), Some(command))))
     }

@@ -1,7 +1,7 @@
 //! The calls for instances.
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, HostName, InstanceId, ServiceKind};
+use kilonova_model::{Epoch, Error, HostName, InstanceId, Revision, ServiceKind};
 use kilonova_proto::compute::v1 as compute;
 use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
@@ -18,10 +18,13 @@ use super::{
     Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, disk_gib, no_such_operation, places, step_id,
     within,
 };
+use crate::cache::Entry;
+use crate::engine::behind::Behind;
 use crate::history::step_name;
 use crate::moves;
 use crate::operations::hosts_part;
 use crate::placed::{Placed, Site};
+use crate::shards::Fence;
 
 /// A command to a host about an instance.
 pub(crate) fn command(
@@ -30,6 +33,7 @@ pub(crate) fn command(
     at: &Site,
     epoch: Epoch,
     step: &str,
+    made_of: Revision,
 ) -> compute::InstanceCommand {
     compute::InstanceCommand {
         instance_id: id.to_string(),
@@ -38,6 +42,7 @@ pub(crate) fn command(
         target_host: at.host.clone(),
         target_epoch: epoch.0,
         request_id: step_id(id, generation, at.attempt, step),
+        store_revision: made_of.0,
     }
 }
 
@@ -119,10 +124,11 @@ impl Agents<InstanceRecord> for Callers {
     async fn build(
         &self,
         id: InstanceId,
-        record: &InstanceRecord,
+        entry: &Entry<InstanceRecord>,
         at: &Site,
         epoch: Epoch,
     ) -> Result<(), CallError> {
+        let record = &*entry.record;
         let instance = record.resource();
         let mut volumes = Vec::with_capacity(instance.attachments.len());
         for attachment in &instance.attachments {
@@ -131,7 +137,7 @@ impl Agents<InstanceRecord> for Callers {
             volumes.push(compute::BlockDevice { volume_id, device, connection });
         }
         let request = compute::BuildInstanceRequest {
-            command: Some(command(id, instance.generation, at, epoch, "build")),
+            command: Some(command(id, instance.generation, at, epoch, "build", entry.revision)),
             project_id: instance.project_id.clone(),
             spec: instance.spec.clone(),
             flavor: moves::flavor_to_be(record).cloned(),
@@ -147,14 +153,14 @@ impl Agents<InstanceRecord> for Callers {
     async fn operate(
         &self,
         id: InstanceId,
-        record: &InstanceRecord,
+        entry: &Entry<InstanceRecord>,
         operation: &Operation,
         at: &Site,
         epoch: Epoch,
     ) -> Result<(), CallError> {
-        let instance = record.resource();
+        let instance = entry.record.resource();
         let kind = hosts_part(operation);
-        let command = Some(command(id, operation.generation, at, epoch, step_name(kind)));
+        let command = Some(command(id, operation.generation, at, epoch, step_name(kind), entry.revision));
         let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &at.host, epoch)?);
         let taken = match kind {
             _ if operation.r#move.is_some() => {
@@ -238,15 +244,20 @@ impl Agents<InstanceRecord> for Callers {
         Ok(txn)
     }
 
+    async fn continue_after(&self, behind: &Behind, fence: &Fence) -> Result<bool, Error> {
+        self.continue_volume(behind, fence).await
+    }
+
     async fn terminate(
         &self,
         id: InstanceId,
-        record: &InstanceRecord,
+        entry: &Entry<InstanceRecord>,
         receipt: &Receipt,
         epoch: Epoch,
     ) -> Result<(), CallError> {
         let at = Site { host: receipt.host.clone(), attempt: receipt.attempt };
-        let command = command(id, record.resource().generation, &at, epoch, "terminate");
+        let command =
+            command(id, entry.record.resource().generation, &at, epoch, "terminate", entry.revision);
         let request = compute::TerminateInstanceRequest { command: Some(command) };
         let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &receipt.host, epoch)?);
         client.terminate_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)

@@ -25,8 +25,11 @@ use tonic::Request;
 
 pub use ask::{disk_gib, rebuild_request};
 
+use crate::cache::Entry;
+use crate::engine::behind::Behind;
 use crate::placed::{Placed, Site};
 use crate::records::Records;
+use crate::shards::Fence;
 
 /// The longest an agent may take to accept a command.
 pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
@@ -69,12 +72,12 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
         group: &GroupWish,
     ) -> Result<Selected, CallError>;
     /// Has a host build it.
-    async fn build(&self, id: P::Id, record: &P, at: &Site, epoch: Epoch) -> Result<(), CallError>;
+    async fn build(&self, id: P::Id, entry: &Entry<P>, at: &Site, epoch: Epoch) -> Result<(), CallError>;
     /// Has a host do its part of an operation.
     async fn operate(
         &self,
         id: P::Id,
-        record: &P,
+        entry: &Entry<P>,
         operation: &Operation,
         at: &Site,
         epoch: Epoch,
@@ -84,11 +87,16 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
     /// Has others let go of what a record holds that is about to be gone, and gives what has to be stored with that.
     /// Without `ask` they are not asked, only freed in the store: nobody is left who could use it.
     async fn let_go(&self, id: P::Id, record: &P, ask: bool) -> Result<Txn, CallError>;
+    /// Has the generations of a resource that commands for such records are also about go on after one that its agent has
+    /// taken, if that resource is behind; says whether it was.
+    async fn continue_after(&self, _: &Behind, _: &Fence) -> Result<bool, Error> {
+        Ok(false)
+    }
     /// Has a host remove what it may hold.
     async fn terminate(
         &self,
         id: P::Id,
-        record: &P,
+        entry: &Entry<P>,
         receipt: &Receipt,
         epoch: Epoch,
     ) -> Result<(), CallError>;

@@ -17,18 +17,19 @@ use prost::Message;
 use super::{
     Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, no_such_operation, refused, step_id, within,
 };
+use crate::cache::Entry;
 use crate::placed::{Placed, Site};
 
 impl Callers {
     fn snapshot_command(
         &self,
         id: SnapshotId,
-        record: &SnapshotRecord,
+        entry: &Entry<SnapshotRecord>,
         at: &Site,
         epoch: Epoch,
         step: &str,
     ) -> Result<(VolumeServiceClient<Channel>, volume::VolumeCommand), CallError> {
-        let snapshot = record.resource();
+        let snapshot = entry.record.resource();
         let command = volume::VolumeCommand {
             volume_id: snapshot.volume_id.clone(),
             generation: snapshot.generation,
@@ -36,6 +37,7 @@ impl Callers {
             target_host: at.host.clone(),
             target_epoch: epoch.0,
             request_id: step_id(id, snapshot.generation, at.attempt, step),
+            store_revision: entry.revision.0,
         };
         Ok((VolumeServiceClient::new(self.host(ServiceKind::Volume, &at.host, epoch)?), command))
     }
@@ -57,12 +59,12 @@ impl Agents<SnapshotRecord> for Callers {
     async fn build(
         &self,
         id: SnapshotId,
-        record: &SnapshotRecord,
+        entry: &Entry<SnapshotRecord>,
         at: &Site,
         epoch: Epoch,
     ) -> Result<(), CallError> {
-        let (mut client, command) = self.snapshot_command(id, record, at, epoch, "snapshot")?;
-        let (snapshot_id, name) = (id.to_string(), record.resource().name.clone());
+        let (mut client, command) = self.snapshot_command(id, entry, at, epoch, "snapshot")?;
+        let (snapshot_id, name) = (id.to_string(), entry.record.resource().name.clone());
         let request = volume::CreateSnapshotRequest { command: Some(command), snapshot_id, name };
         client.create_snapshot(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
@@ -70,7 +72,7 @@ impl Agents<SnapshotRecord> for Callers {
     async fn operate(
         &self,
         _: SnapshotId,
-        _: &SnapshotRecord,
+        _: &Entry<SnapshotRecord>,
         operation: &Operation,
         _: &Site,
         _: Epoch,
@@ -98,12 +100,12 @@ impl Agents<SnapshotRecord> for Callers {
     async fn terminate(
         &self,
         id: SnapshotId,
-        record: &SnapshotRecord,
+        entry: &Entry<SnapshotRecord>,
         receipt: &Receipt,
         epoch: Epoch,
     ) -> Result<(), CallError> {
         let at = Site { host: receipt.host.clone(), attempt: receipt.attempt };
-        let (mut client, command) = self.snapshot_command(id, record, &at, epoch, "delete_snapshot")?;
+        let (mut client, command) = self.snapshot_command(id, entry, &at, epoch, "delete_snapshot")?;
         let request = volume::DeleteSnapshotRequest { command: Some(command), snapshot_id: id.to_string() };
         client.delete_snapshot(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }

@@ -82,7 +82,8 @@ impl Auditor {
             }
             Heal::Terminate(id, at) => {
                 let generation = at.stamp.generation.0;
-                let command = agents::instance::command(*id, generation, &at.site(), at.epoch, STEP);
+                let command =
+                    agents::instance::command(*id, generation, &at.site(), at.epoch, STEP, Revision(0));
                 let mut client = ComputeServiceClient::new(self.at(ServiceKind::Compute, at)?);
                 let request = compute::TerminateInstanceRequest { command: Some(command) };
                 taken(client.terminate_instance(within(request, COMMAND_DEADLINE)).await)
@@ -161,7 +162,7 @@ impl Auditor {
         let epoch = epoch.ok_or_else(|| format!("{name} is not registered"))?;
         let generation = resource.generation + u64::from(host.is_none());
         let at = Site { host: name.to_string(), attempt: resource.attempt };
-        let command = agents::volume::command(id, generation, &at, epoch, STEP);
+        let command = agents::volume::command(id, generation, &at, epoch, STEP, entry.revision);
         let connector = host.map(connector).unwrap_or_default();
         let request = volume::TerminateConnectionRequest { command: Some(command), connector };
         let channel = self.callers.host(ServiceKind::Volume, name.as_str(), epoch).map_err(words)?;
@@ -205,7 +206,7 @@ impl Auditor {
 }
 
 fn command(volume: impl std::fmt::Display, at: &At) -> volume::VolumeCommand {
-    agents::volume::command(volume, at.stamp.generation.0, &at.site(), at.epoch, STEP)
+    agents::volume::command(volume, at.stamp.generation.0, &at.site(), at.epoch, STEP, Revision(0))
 }
 
 fn usage(sum: QuotaUsage) -> Vec<u8> {

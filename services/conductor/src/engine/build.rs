@@ -35,7 +35,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let Some(site) = entry.record.building_at() else { return Stepped::Stop(Next::Again) };
         let Some(epoch) = self.epoch_of(&site.host) else { return Stepped::Stop(Next::Again) };
         let Some(_slot) = self.slots.take(&site.host) else { return Stepped::Stop(Next::After(HOST_BUSY)) };
-        let error = match self.agents.build(id, &entry.record, &site, epoch).await {
+        let error = match self.agents.build(id, entry, &site, epoch).await {
             Ok(()) => {
                 self.unreachable.lock().remove(&(id, site.attempt));
                 let (host, generation, attempt) = (site.host, entry.record.status().generation, site.attempt);
@@ -46,6 +46,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Err(error) => error,
         };
         tracing::info!(%id, host = site.host, attempt = site.attempt, %error, "the host did not take the build");
+        if let Some(stepped) = self.continued(id, entry, fence, &error).await {
+            return stepped;
+        }
         let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
         match (&error, cause.reason) {
             // The registry or the record is about to say something newer.

@@ -24,7 +24,13 @@ const TERMINATE_AGAIN: Duration = Duration::from_secs(1);
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
     /// Has a host remove what it may hold.
-    pub(super) async fn terminate(&self, id: P::Id, entry: &Entry<P>, receipt: Receipt) -> Stepped<P> {
+    pub(super) async fn terminate(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        receipt: Receipt,
+    ) -> Stepped<P> {
         let Some(epoch) = self.epoch_of(&receipt.host) else {
             return Stepped::Stop(Next::After(self.config.resend_interval.get()));
         };
@@ -32,12 +38,15 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             return Stepped::Stop(Next::After(HOST_BUSY));
         };
         let mut at = Instant::now();
-        let taken = self.agents.terminate(id, &entry.record, &receipt, epoch).await;
+        let taken = self.agents.terminate(id, entry, &receipt, epoch).await;
         if taken.is_ok() {
             self.unreachable.lock().remove(&(id, receipt.attempt));
         }
         if let Err(error) = taken {
             tracing::info!(%id, host = receipt.host, %error, "cannot terminate yet");
+            if let Some(stepped) = self.continued(id, entry, fence, &error).await {
+                return stepped;
+            }
             if matches!(error, CallError::NotExecuted(_)) {
                 self.unreachable_for(id, receipt.attempt);
             }
@@ -82,7 +91,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Ok(released) => released,
             Err(error) => {
                 tracing::info!(%id, %error, "what it holds elsewhere cannot be released yet");
-                return Stepped::Stop(Next::Retry);
+                let continued = self.continued(id, entry, fence, &error).await;
+                return continued.unwrap_or(Stepped::Stop(Next::Retry));
             }
         };
         let _lane = self.lanes.enter(record.project_id()).await;

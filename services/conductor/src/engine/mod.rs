@@ -5,6 +5,7 @@
 //! the shard's fence. A pass is started by a change of the record, by a change of a host's registration, by a
 //! shard that became this conductor's, or by the slow scan; it takes nothing from what started it.
 
+pub(crate) mod behind;
 mod build;
 mod clock;
 mod decision;
@@ -57,7 +58,8 @@ pub struct Engine<P: Placed, A> {
     shards: Shards,
     config: Arc<Config>,
     conductor: HostName,
-    /// What was sent and accepted, by record. Lost in a crash, which only means that it is sent again.
+    /// What was sent and accepted, by record. Lost in a crash, and forgotten when the store went back, which only means that it is
+    /// sent again.
     sent: Mutex<HashMap<P::Id, Vec<Sent>>>,
     /// Since when the host of an attempt cannot be connected to.
     unreachable: Mutex<HashMap<(P::Id, u32), Instant>>,
@@ -65,8 +67,8 @@ pub struct Engine<P: Placed, A> {
     lanes: Arc<Lanes>,
     /// The server groups that records are members of.
     groups: Groups,
-    /// Since when it drives.
-    since: Instant,
+    /// Since when it drives, over the store as it is.
+    since: Mutex<Instant>,
     /// The commands under way.
     slots: Slots,
     /// Since when it sees what is under way.
@@ -104,7 +106,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             unreachable,
             lanes,
             groups,
-            since: Instant::now(),
+            since: Mutex::new(Instant::now()),
             slots,
             clock: Clock::default(),
             hosts,
@@ -121,6 +123,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         tasks.spawn(format!("{} changes", P::NOUN), self.clone().follow_changes(queue.clone()));
         tasks.spawn(format!("{} hosts", P::NOUN), self.clone().follow_hosts(queue.clone()));
         tasks.spawn(format!("{} scan", P::NOUN), self.clone().scan(queue.clone()));
+        tasks.spawn(format!("{} memory", P::NOUN), self.clone().forget());
         queue
     }
 
@@ -182,6 +185,19 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             if members.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Forgets what was of another history whenever the store went back: what was sent, and since when anything was seen. Hosts
+    /// get as long to register as after a start.
+    async fn forget(self: Arc<Self>) {
+        let mut went_back = self.records.db.went_back();
+        while went_back.changed().await.is_ok() {
+            *self.since.lock() = Instant::now();
+            self.gone.lock().clear();
+            self.sent.lock().clear();
+            self.unreachable.lock().clear();
+            self.clock.retain(|_| false);
         }
     }
 

@@ -26,7 +26,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             return Stepped::Stop(Next::Again);
         };
         let Some(_slot) = self.slots.take(&site.host) else { return Stepped::Stop(Next::After(HOST_BUSY)) };
-        let error = match self.agents.operate(id, &entry.record, operation, &site, epoch).await {
+        let error = match self.agents.operate(id, entry, operation, &site, epoch).await {
             Ok(()) => {
                 let (host, generation, attempt) = (site.host, operation.generation, site.attempt);
                 let at = Instant::now();
@@ -37,6 +37,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         };
         tracing::info!(%id, host = site.host, kind = operation.kind().as_str_name(), %error,
             "the host did not take the operation");
+        if let Some(stepped) = self.continued(id, entry, fence, &error).await {
+            return stepped;
+        }
         let cause = error.error().unwrap_or_else(|| Error::new(Reason::Internal, error.to_string()));
         let deadline = self.deadlines(id, &*entry.record).operation;
         match (&error, cause.reason) {
@@ -90,7 +93,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Ok(with) => with,
             Err(error) => {
                 tracing::info!(%id, kind = operation.kind().as_str_name(), %error, "cannot be concluded yet");
-                return Stepped::Stop(Next::Retry);
+                let continued = self.continued(id, entry, fence, &error).await;
+                return continued.unwrap_or(Stepped::Stop(Next::Retry));
             }
         };
         let mut record = P::clone(&entry.record);

@@ -28,7 +28,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     /// For how long a host has not been registered: since this conductor drives, if it never was.
     pub(super) fn gone_for(&self, host: &str) -> Duration {
         let Ok(host) = HostName::parse(host) else { return Duration::MAX };
-        self.gone.lock().get(&host).map_or_else(|| self.since.elapsed(), Instant::elapsed)
+        self.gone.lock().get(&host).map_or_else(|| self.since.lock().elapsed(), Instant::elapsed)
     }
 
     /// Whether an operator said of a host that is not registered that it is off.
@@ -76,7 +76,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 
     /// For how long yet a host that is not registered is not taken for one that has left.
     pub(super) fn settling(&self) -> Duration {
-        self.config.registration_grace.get().saturating_sub(self.since.elapsed())
+        self.config.registration_grace.get().saturating_sub(self.since.lock().elapsed())
     }
 
     /// For how long the host of this attempt could not be reached, from the first time that was found on.

@@ -71,7 +71,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 self.store(id, entry, record, fence).await
             }
             Decision::Conclude => self.conclude(id, entry, fence).await,
-            Decision::Terminate(receipt) => self.terminate(id, entry, receipt).await,
+            Decision::Terminate(receipt) => self.terminate(id, entry, fence, receipt).await,
             Decision::Finish { forced } => self.finish(id, entry, fence, forced).await,
             Decision::Purge => self.purge(id, entry, fence).await,
         }

@@ -147,6 +147,9 @@ impl Placed for InstanceRecord {
 }
 
 impl Own for InstanceRecord {
+    fn generation_mut(&mut self) -> &mut u64 {
+        &mut self.instance.get_or_insert_default().generation
+    }
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32 {
         let attempt = self.next_attempt();
         self.last_attempt = attempt;

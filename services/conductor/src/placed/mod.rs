@@ -204,6 +204,8 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     /// When the record may be removed.
     fn expiry(&self) -> Option<SystemTime>;
 
+    /// Has its generation, and those of its operations, go on after one that a host has taken; says whether they were not.
+    fn continue_after(&mut self, taken: u64) -> bool;
     /// It is accepted: present is wanted.
     fn set_counted(&mut self, counted: bool);
     /// A host is being looked for, on the next attempt.
@@ -258,6 +260,15 @@ macro_rules! shared {
         }
         fn expiry(&self) -> Option<SystemTime> {
             self.expire_time.as_ref().and_then(system_time)
+        }
+        fn continue_after(&mut self, taken: u64) -> bool {
+            let next = self.operations.first().map_or(self.resource().generation, |first| first.generation);
+            let Some(ahead) = taken.checked_sub(next).and_then(|ahead| ahead.checked_add(1)) else {
+                return false;
+            };
+            *self.generation_mut() += ahead;
+            self.operations.iter_mut().for_each(|operation| operation.generation += ahead);
+            true
         }
         fn set_counted(&mut self, counted: bool) {
             self.counted = counted;
@@ -317,6 +328,7 @@ use shared;
 
 /// The parts of [`Placed`] that differ, one implementation a record type.
 trait Own {
+    fn generation_mut(&mut self) -> &mut u64;
     /// Its operations come to nothing: each ends, at once or in the step that settles what else it is about.
     fn cut_off(&mut self, _fault: &pb::Fault, _now: SystemTime) {}
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32;

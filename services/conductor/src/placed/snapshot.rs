@@ -73,6 +73,9 @@ impl Placed for SnapshotRecord {
 }
 
 impl Own for SnapshotRecord {
+    fn generation_mut(&mut self) -> &mut u64 {
+        &mut self.snapshot.get_or_insert_default().generation
+    }
     fn put_at(&mut self, place: &Alternate, now: SystemTime) -> u32 {
         let snapshot = self.snapshot.get_or_insert_default();
         snapshot.host.clone_from(&place.host);

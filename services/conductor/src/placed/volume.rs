@@ -93,6 +93,9 @@ impl Placed for VolumeRecord {
 }
 
 impl Own for VolumeRecord {
+    fn generation_mut(&mut self) -> &mut u64 {
+        &mut self.volume.get_or_insert_default().generation
+    }
     /// What an extend counted stays counted until the volume is gone.
     fn cut_off(&mut self, fault: &pb::Fault, now: SystemTime) {
         let counted = extend::counted_for(self);

@@ -113,6 +113,25 @@ async fn a_dead_conductors_operation_is_finished_by_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_has_taken_of_a_record_that_the_store_lost_is_gone_on_after() {
+    let cell = Cell::new(&["h1"]).await;
+    let conductor = cell.conductor("c1").await;
+    let id = active(&cell, &conductor).await;
+    cell.hosts.world.lock().taken.insert(id, 7);
+    conductor.operate(id, Kind::Stop, "").await.unwrap();
+    let record = conductor.until(id, |i| i.state() == State::Stopped && settled(i)).await;
+    assert_eq!((record.resource().generation, last(&record).outcome()), (8, pb::Outcome::Succeeded));
+    assert_eq!(cell.hosts.world.lock().operations, [(id, "h1".to_owned(), 8)]);
+
+    cell.hosts.world.lock().taken.insert(id, 11);
+    conductor.delete(id).await.unwrap();
+    conductor.until(id, |i| i.state() == State::Deleted).await;
+
+    let made = conductor.create("", 1).await.unwrap()[0];
+    conductor.until(made, |i| i.state() == State::Active).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delete_overtakes_an_operation() {
     let cell = Cell::new(&["h1"]).await;
     let conductor = cell.conductor("c1").await;

@@ -1,6 +1,6 @@
 //! One conductor without its face, over the embedded store, and the agents it calls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use kilonova_conductor::Config;
 use kilonova_conductor::accept::{Acceptor, Lanes, Request};
 use kilonova_conductor::agents::{Agents, GroupWish, Selected};
-use kilonova_conductor::cache::Cache;
+use kilonova_conductor::cache::{Cache, Entry};
 use kilonova_conductor::db::Db;
 use kilonova_conductor::engine::Engine;
 use kilonova_conductor::groups::Groups;
@@ -68,6 +68,8 @@ pub struct World {
     pub stuck: BTreeSet<String>,
     /// Builds and removals in the order they were taken, with their hosts.
     pub log: Vec<(&'static str, String)>,
+    /// The newest generation that hosts took of each, of a record that the store no longer has.
+    pub taken: BTreeMap<InstanceId, u64>,
     /// Hosts that do not take a removal.
     pub deaf: BTreeSet<String>,
     /// Conductors' memories to report to.
@@ -75,6 +77,15 @@ pub struct World {
 }
 
 impl Hosts {
+    /// Refuses a command that is older than one that was taken.
+    fn refuses_as_stale(&self, id: InstanceId, generation: u64) -> Result<(), CallError> {
+        let taken = self.world.lock().taken.get(&id).copied().filter(|taken| generation <= *taken);
+        taken.map_or(Ok(()), |taken| {
+            let error = Error::new(Reason::StaleGeneration, "a newer command was seen");
+            Err(classify(to_status(&error.with("id", id).with("generation", taken))))
+        })
+    }
+
     fn report(&self, report: Report<InstanceId>) {
         let world = self.world.lock();
         let (Some(records), false) = (world.records.clone(), world.silent.contains(&report.host)) else {
@@ -134,10 +145,11 @@ impl Agents<InstanceRecord> for Hosts {
     async fn build(
         &self,
         id: InstanceId,
-        record: &InstanceRecord,
+        entry: &Entry<InstanceRecord>,
         at: &Site,
         _: Epoch,
     ) -> Result<(), CallError> {
+        self.refuses_as_stale(id, entry.record.status().generation)?;
         {
             let mut world = self.world.lock();
             if world.refusing.contains(&at.host) {
@@ -150,7 +162,7 @@ impl Agents<InstanceRecord> for Hosts {
                 return Ok(());
             }
         }
-        let generation = record.status().generation;
+        let generation = entry.record.status().generation;
         self.report(report(id, &at.host, generation, at.attempt, ReportStatus::Ready));
         Ok(())
     }
@@ -158,11 +170,12 @@ impl Agents<InstanceRecord> for Hosts {
     async fn operate(
         &self,
         id: InstanceId,
-        _: &InstanceRecord,
+        _: &Entry<InstanceRecord>,
         operation: &Operation,
         at: &Site,
         _: Epoch,
     ) -> Result<(), CallError> {
+        self.refuses_as_stale(id, operation.generation)?;
         let fault = {
             let mut world = self.world.lock();
             if world.deaf.contains(&at.host) {
@@ -187,10 +200,11 @@ impl Agents<InstanceRecord> for Hosts {
     async fn terminate(
         &self,
         id: InstanceId,
-        record: &InstanceRecord,
+        entry: &Entry<InstanceRecord>,
         receipt: &Receipt,
         _: Epoch,
     ) -> Result<(), CallError> {
+        self.refuses_as_stale(id, entry.record.status().generation)?;
         if self.world.lock().deaf.contains(&receipt.host) {
             return Err(classify(to_status(&Error::new(Reason::ConnectFailed, "not reached"))));
         }
@@ -199,7 +213,7 @@ impl Agents<InstanceRecord> for Hosts {
             world.terminated.push((id, receipt.host.clone()));
             world.log.push(("terminate", receipt.host.clone()));
         }
-        let generation = record.status().generation;
+        let generation = entry.record.status().generation;
         self.report(report(id, &receipt.host, generation, receipt.attempt, ReportStatus::Gone));
         Ok(())
     }

@@ -1,0 +1,62 @@
+//! Records that are behind what an agent has taken, because the store was put back to an earlier copy.
+//!
+//! An agent refuses a command that is older than the newest it took, and says which that was. Generations of a record only grow. So
+//! if the store still has the record that the refused command was made of, the newer one was made of a record that the store
+//! no longer has, and no command of the present record would be taken before its generation has grown as far. The generations
+//! are continued after the agent's, in a transaction that compares that the record is unchanged and the shard this conductor's.
+
+use kilonova_model::{Error, Reason};
+use kilonova_rpc::outcome::CallError;
+use kilonova_runtime::reconcile::Next;
+
+use super::Engine;
+use super::store::Stepped;
+use crate::agents::Agents;
+use crate::cache::Entry;
+use crate::placed::Placed;
+use crate::shards::Fence;
+
+/// What was refused because a newer command was taken.
+pub struct Behind {
+    /// What the command was about: the record, or what is connected for it.
+    pub id: String,
+    /// The generation of the newest command that was taken.
+    pub taken: u64,
+}
+
+impl Behind {
+    /// What an agent refused for that, if it did.
+    #[must_use]
+    pub fn of(error: &Error) -> Option<Self> {
+        let said = |key: &str| error.metadata.get(key);
+        let taken = said("generation")?.parse().ok()?;
+        (error.reason == Reason::StaleGeneration).then_some(Self { id: said("id")?.clone(), taken })
+    }
+}
+
+impl<P: Placed, A: Agents<P>> Engine<P, A> {
+    /// Continues the generations of what a command was refused for; `None` if it was refused for something else.
+    pub(super) async fn continued(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        error: &CallError,
+    ) -> Option<Stepped<P>> {
+        let CallError::Refused(_) = error else { return None };
+        let behind = Behind::of(&error.error()?)?;
+        if behind.id != id.to_string() {
+            return match self.agents.continue_after(&behind, fence).await {
+                Ok(false) => None,
+                Ok(true) => Some(Stepped::On(entry.clone())),
+                Err(error) => Some(self.store_failed(id, &error)),
+            };
+        }
+        let mut record = P::clone(&entry.record);
+        if !record.continue_after(behind.taken) {
+            return Some(Stepped::Stop(Next::Retry));
+        }
+        tracing::warn!(%id, taken = behind.taken, "its host has taken commands of a later record than the store has");
+        Some(self.store(id, entry, record, fence).await)
+    }
+}
