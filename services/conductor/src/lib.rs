@@ -32,6 +32,7 @@ pub mod placed;
 pub mod plan;
 pub mod power;
 pub mod quota;
+pub mod reach;
 pub mod records;
 pub mod reports;
 pub mod requests;
@@ -70,8 +71,8 @@ use crate::groups::Groups;
 use crate::hosts::{HostId, Hosts};
 use crate::identity::StoreIdentity;
 use crate::moves::automatic::Automatic;
-use crate::moves::reach::Reach;
 use crate::placed::Placed;
+use crate::reach::Reach;
 use crate::records::Records;
 use crate::server::Conductor;
 use crate::shards::Shards;
@@ -133,8 +134,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     };
     memories.fill(&context, &shards);
 
-    let members = context.registry.members(ServiceKind::Compute);
-    let reach = Reach { db: db.clone(), members, hosts: hosts.cache.clone() };
+    let reach = engines.reach(&context, ServiceKind::Compute);
     let acceptor = Arc::new(Acceptor::new(db.clone(), config.clone(), lanes, tasks));
     if config.evacuation.enabled {
         let automatic = Automatic {
@@ -191,6 +191,11 @@ struct Engines {
 }
 
 impl Engines {
+    fn reach(&self, context: &Context, service: ServiceKind) -> Reach {
+        let (db, members) = (self.callers.instances.db.clone(), context.registry.members(service));
+        Reach { db, service, members, hosts: self.hosts.clone() }
+    }
+
     fn engine<P: Placed>(&self, context: &Context, records: Records<P>) -> Arc<Engine<P, Callers>>
     where
         Callers: Agents<P>,
@@ -198,13 +203,12 @@ impl Engines {
         Engine::new(
             records,
             self.callers.clone(),
-            context.registry.members(P::AGENT),
+            self.reach(context, P::AGENT),
             self.shards.clone(),
             self.config.clone(),
             context.host.clone(),
             self.lanes.clone(),
             self.groups.clone(),
-            self.hosts.clone(),
         )
     }
 

@@ -16,9 +16,9 @@ use kilonova_store::Txn;
 use crate::cache::Entry;
 use crate::history;
 use crate::moves::others;
-use crate::moves::reach::{Reach, Standing, other_is_gone};
 use crate::once::Change;
 use crate::placed::{Placed, Status};
+use crate::reach::{Reach, Standing, other_is_gone};
 use crate::requests::Acceptance;
 
 /// A start, a stop or a reboot, as it is asked for.

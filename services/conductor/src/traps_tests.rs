@@ -22,7 +22,7 @@ use crate::engine::leave_host;
 use crate::history;
 use crate::moves::ask::{self, Asked};
 use crate::moves::evacuate;
-use crate::moves::reach::Standing;
+use crate::reach::Standing;
 use crate::moves::{self, others};
 use crate::placed::{Phase, Placed};
 use crate::plan::{Decision, Leave, View, plan};

@@ -22,9 +22,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kilonova_model::{Epoch, HostName, ServiceKind};
-use kilonova_proto::conductor::v1::{HostRecord, Receipt};
+use kilonova_proto::conductor::v1::Receipt;
 use kilonova_rpc::backoff::BackoffPolicy;
-use kilonova_rpc::registry::Members;
 use kilonova_runtime::reconcile::{Next, Priority, Queue, Reconcile, ReconcileOptions};
 use kilonova_runtime::tasks::Tasks;
 use parking_lot::Mutex;
@@ -33,13 +32,12 @@ use tokio::time::Instant;
 
 use crate::accept::Lanes;
 use crate::agents::Agents;
-use crate::cache::Cache;
 use crate::config::Config;
 use crate::groups::Groups;
 use crate::history::Actor;
-use crate::hosts::HostId;
 use crate::placed::Placed;
 use crate::plan::Sent;
+use crate::reach::Reach;
 use crate::records::Records;
 use crate::shards::Shards;
 pub(crate) use build::leave_host;
@@ -54,7 +52,7 @@ const STEPS_PER_PASS: usize = 8;
 pub struct Engine<P: Placed, A> {
     records: Records<P>,
     agents: A,
-    members: Members,
+    reach: Reach,
     shards: Shards,
     config: Arc<Config>,
     conductor: HostName,
@@ -73,8 +71,6 @@ pub struct Engine<P: Placed, A> {
     slots: Slots,
     /// Since when it sees what is under way.
     clock: Clock<P::Id>,
-    /// What operators said of hosts.
-    hosts: Cache<HostId, HostRecord>,
     /// Since when hosts that were registered are not.
     gone: Mutex<HashMap<HostName, Instant>>,
 }
@@ -85,20 +81,19 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     pub fn new(
         records: Records<P>,
         agents: A,
-        members: Members,
+        reach: Reach,
         shards: Shards,
         config: Arc<Config>,
         conductor: HostName,
         lanes: Arc<Lanes>,
         groups: Groups,
-        hosts: Cache<HostId, HostRecord>,
     ) -> Arc<Self> {
         let (sent, unreachable) = (Mutex::default(), Mutex::default());
         let slots = Slots::new(config.host_concurrency);
         Arc::new(Self {
             records,
             agents,
-            members,
+            reach,
             shards,
             config,
             conductor,
@@ -109,7 +104,6 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             since: Mutex::new(Instant::now()),
             slots,
             clock: Clock::default(),
-            hosts,
             gone: Mutex::default(),
         })
     }
@@ -156,7 +150,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 
     /// A host that came back or left concerns every record with a receipt there.
     async fn follow_hosts(self: Arc<Self>, queue: Queue<P::Id>) {
-        let mut members = self.members.subscribe();
+        let mut members = self.reach.members.subscribe();
         let mut known: HashMap<HostName, Epoch> = HashMap::new();
         loop {
             let now: HashMap<HostName, Epoch> = {

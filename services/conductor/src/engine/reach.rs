@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::Engine;
 use super::clock::Since;
 use crate::agents::Agents;
-use crate::hosts::is_fenced;
 use crate::placed::{Phase, Placed, Status, Wanted};
 use crate::plan::Sent;
+use crate::reach::Standing;
 
 /// How long a host that cannot be reached is tried before the build goes elsewhere.
 pub(super) const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     /// more of the registry than of them.
     pub(super) fn epoch_of(&self, host: &str) -> Option<Epoch> {
         let host = HostName::parse(host).ok()?;
-        self.members.current().callable(&host).map(|member| member.epoch)
+        self.reach.members.current().callable(&host).map(|member| member.epoch)
     }
 
     /// For how long a host has not been registered: since this conductor drives, if it never was.
@@ -33,9 +33,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 
     /// Whether an operator said of a host that is not registered that it is off.
     pub(super) fn is_fenced(&self, host: &str) -> bool {
-        let Ok(name) = HostName::parse(host) else { return false };
-        let record = self.hosts.get(&(P::AGENT, name));
-        record.is_some_and(|entry| is_fenced(&entry.record)) && self.epoch_of(host).is_none()
+        self.reach.standing(host) == Standing::Fenced
     }
 
     /// Whether a host has been gone for long enough, or is fenced.

@@ -13,13 +13,13 @@ use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_store::Txn;
 
 use super::more_than;
-use super::reach::{Reach, Standing, home_is_gone, other_is_gone};
 use crate::accept::{Acceptor, project};
 use crate::cache::Entry;
 use crate::history;
 use crate::once::{Change, count};
 use crate::placed::Placed;
 use crate::quota;
+use crate::reach::{Reach, Standing, home_is_gone, other_is_gone};
 use crate::requests::Acceptance;
 
 /// What is asked.

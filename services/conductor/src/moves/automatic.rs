@@ -19,12 +19,12 @@ use kilonova_proto::types::v1::instance::{State, Task};
 use tokio::time::Instant;
 
 use super::evacuate::Evacuate;
-use super::reach::{Reach, Standing};
 use crate::accept::{Acceptor, Request};
 use crate::config::Evacuation;
 use crate::hosts::HostId;
 use crate::once::change_once;
 use crate::placed::Placed;
+use crate::reach::{Reach, Standing};
 use crate::records::Records;
 use crate::requests::{Acceptance, Named};
 use crate::shards::Shards;

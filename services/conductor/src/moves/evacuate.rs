@@ -20,13 +20,13 @@ use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_store::Txn;
 
 use super::ask::place_of;
-use super::{may_run_at, of, reach};
+use super::{may_run_at, of};
 use crate::cache::Entry;
 use crate::history;
 use crate::once::Change;
 use crate::placed::{Placed, Wanted};
+use crate::reach::{Reach, Standing};
 use crate::requests::Acceptance;
-use reach::{Reach, Standing};
 
 /// An evacuation, as it is asked for.
 pub struct Evacuate<'a> {

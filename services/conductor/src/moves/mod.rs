@@ -39,7 +39,6 @@
 pub mod ask;
 pub mod automatic;
 pub mod evacuate;
-pub mod reach;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -372,11 +371,12 @@ pub fn not_confirmed(record: &mut InstanceRecord, fault: &pb::Fault) {
     }
 }
 
-/// The hosts that can no longer need to reach the instance's volumes, once its first operation has ended.
+/// The hosts that can no longer need to reach the instance's volumes, once its first operation has ended. An attach or a detach
+/// is about one volume, and leaves that to those that follow.
 #[must_use]
 pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
     let Some(operation) = record.operations.first() else { return Vec::new() };
-    if operation.broken || !changes_host(operation) {
+    if operation.broken || matches!(operation.kind(), Kind::AttachVolume | Kind::DetachVolume) {
         return Vec::new();
     }
     let host = |place: &Option<Place>| place.iter().map(|place| place.host.clone()).collect::<Vec<_>>();

@@ -3,7 +3,7 @@ use kilonova_proto::conductor::v1::Receipt;
 use kilonova_proto::types::v1::instance::Task;
 
 use super::ask::{Asked, begin};
-use super::reach::Standing;
+use crate::reach::Standing;
 use super::*;
 use crate::history;
 use crate::requests::Acceptance;
@@ -436,11 +436,15 @@ fn what_a_broken_move_left_exported_is_ended_with_the_next_that_ends_well() {
     assert_eq!(record.exported_hosts, ["h8"]);
 
     let kind = |kind: Kind| Operation { kind: kind.into(), host_done: true, ..Operation::default() };
-    record.operations = vec![kind(Kind::Stop)];
-    assert!(left_behind(&record).is_empty());
+    record.operations = vec![kind(Kind::DetachVolume)];
+    assert!(left_behind(&record).is_empty(), "that is about one volume");
+    record.operations = vec![kind(Kind::Reboot)];
+    assert_eq!(left_behind(&record), ["h8"], "nothing is there any more");
     record.receipts.push(Receipt { host: "h8".into(), attempt: 2, ..Default::default() });
-    record.operations = vec![kind(Kind::ConfirmResize)];
-    assert!(left_behind(&record).is_empty(), "h8 may still run it");
+    for kept in [Kind::Reboot, Kind::ConfirmResize] {
+        record.operations = vec![kind(kept)];
+        assert!(left_behind(&record).is_empty(), "h8 may still run it");
+    }
     record.operations = vec![kind(Kind::Evacuate)];
     assert_eq!(left_behind(&record), ["h8"], "an operator said that it does not");
     record.conclude(NOW);

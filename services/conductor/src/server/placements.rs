@@ -15,7 +15,7 @@ use super::{Answer, Conductor, answer, checked};
 use crate::accept;
 use crate::agents::{GroupWish, step_id};
 use crate::groups::rule;
-use crate::moves::reach::Standing;
+use crate::reach::Standing;
 use crate::requests::{self, read_id};
 
 #[tonic::async_trait]

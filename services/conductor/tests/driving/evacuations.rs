@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use kilonova_conductor::accept::Request;
 use kilonova_conductor::moves::evacuate::Evacuate;
-use kilonova_conductor::moves::reach::Reach;
 use kilonova_conductor::once::change_once;
+use kilonova_conductor::reach::Reach;
 use kilonova_conductor::requests::{Acceptance, Named};
 use kilonova_model::{CellName, Reason, ServiceKind};
 use kilonova_proto::types::v1::instance::State;

@@ -12,11 +12,11 @@ use kilonova_conductor::cache::{Cache, Entry};
 use kilonova_conductor::db::Db;
 use kilonova_conductor::engine::Engine;
 use kilonova_conductor::groups::Groups;
-use kilonova_conductor::moves::reach::Reach;
 use kilonova_conductor::once::change_once;
 use kilonova_conductor::operations::hosts_part;
 use kilonova_conductor::placed::{Placed, Site};
 use kilonova_conductor::power::Power;
+use kilonova_conductor::reach::Reach;
 use kilonova_conductor::records::Records;
 use kilonova_conductor::reports::{self, Report};
 use kilonova_conductor::requests::{self, Acceptance, Named, Unguarded};
@@ -302,17 +302,16 @@ impl Cell {
         let members = self.registry.members(ServiceKind::Compute);
         let id_of = |key| if let Key::Host(service, host) = key { Some((service, host)) } else { None };
         let hosts = Cache::follow("hosts", &db.store, &db.keys, db.keys.all_hosts(), id_of, &tasks);
-        let reach = Reach { db: db.clone(), members, hosts };
+        let reach = Reach { db: db.clone(), service: ServiceKind::Compute, members, hosts };
         let engine = Engine::new(
             records.clone(),
             self.hosts.clone(),
-            self.registry.members(ServiceKind::Compute),
+            reach.clone(),
             shards.clone(),
             config.clone(),
             name.clone(),
             lanes.clone(),
             groups.clone(),
-            reach.hosts.clone(),
         );
         let queue = engine.run(&tasks);
         tasks.spawn("gained", async move {

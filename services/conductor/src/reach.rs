@@ -1,4 +1,4 @@
-//! Whether hosts can be asked, as the moves of instances are judged by it.
+//! Whether the hosts of one kind can be asked: what moves are judged by, and whom engines wait for.
 
 use kilonova_model::{Error, HostName, Reason, ServiceKind};
 use kilonova_proto::conductor::v1::HostRecord;
@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::db::{Db, store_error};
 use crate::hosts::{HostId, is_fenced};
 
-/// How a compute host stands.
+/// How a host stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// It is registered, or held while most vanished at once.
@@ -21,11 +21,13 @@ pub enum Standing {
     Gone,
 }
 
-/// The compute hosts as this conductor knows them. Clones share it.
+/// The hosts of one kind as this conductor knows them. Clones share it.
 #[derive(Clone)]
 pub struct Reach {
     /// The store, for what has to be judged in a transaction.
     pub db: Db,
+    /// Their kind.
+    pub service: ServiceKind,
     /// Who is registered.
     pub members: Members,
     /// What operators said of hosts.
@@ -46,14 +48,14 @@ impl Reach {
         if self.members.current().callable(&name).is_some() {
             return Standing::Registered;
         }
-        let record = self.hosts.get(&(ServiceKind::Compute, name));
+        let record = self.hosts.get(&(self.service, name));
         if record.is_some_and(|entry| is_fenced(&entry.record)) { Standing::Fenced } else { Standing::Gone }
     }
 
     /// What holds in the store only while a host is registered; `gone` says what to do if it is not.
     pub async fn registered(&self, host: &str, gone: impl FnOnce() -> Error + Send) -> Result<Txn, Error> {
         let Ok(name) = HostName::parse(host) else { return Err(gone()) };
-        let key = self.keys().endpoint(ServiceKind::Compute, &name);
+        let key = self.keys().endpoint(self.service, &name);
         let (found, _) = self.db.store.get(&key).await.map_err(store_error)?;
         if found.is_none() {
             return Err(gone());
