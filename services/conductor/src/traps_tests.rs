@@ -22,11 +22,11 @@ use crate::engine::leave_host;
 use crate::history;
 use crate::moves::ask::{self, Asked};
 use crate::moves::evacuate;
-use crate::reach::Standing;
 use crate::moves::{self, others};
 use crate::placed::{Phase, Placed};
 use crate::plan::{Decision, Leave, View, plan};
 use crate::power;
+use crate::reach::Standing;
 use crate::requests::Acceptance;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;

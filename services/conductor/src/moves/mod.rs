@@ -39,8 +39,9 @@
 pub mod ask;
 pub mod automatic;
 pub mod evacuate;
+mod exports;
+mod sites;
 
-use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use kilonova_model::Reason;
@@ -54,6 +55,12 @@ use kilonova_proto::types::v1::instance::{Desired, State};
 use crate::operations::renumber;
 use crate::placed::{Placed, Site};
 use crate::quota;
+use exports::leave_open;
+pub use exports::{left_behind, note_unexported};
+pub use sites::{
+    acts_at, clears, clears_for, flavor_to_be, is_going_to, is_later, keeps, leaves, lets_go, may_run_at,
+    others, seen_at, target,
+};
 
 /// The move that goes on.
 #[must_use]
@@ -100,122 +107,6 @@ pub fn hosts_part(operation: &Operation, way: &Move) -> Kind {
         _ if operation.kind() == Kind::LiveMigrate => Kind::LiveMigrate,
         _ => Kind::Migrate,
     }
-}
-
-/// Where the present step is done.
-#[must_use]
-pub fn acts_at(record: &InstanceRecord) -> Option<Site> {
-    let way = of(record)?;
-    let place = match way.step() {
-        Step::TakeOver | Step::LetGo | Step::Resume => &way.destination,
-        _ => &way.source,
-    };
-    place.as_ref().map(site)
-}
-
-/// Whether the present step's host has only to stop running it.
-#[must_use]
-pub fn lets_go(record: &InstanceRecord) -> bool {
-    of(record).is_some_and(|way| matches!(way.step(), Step::LetGo | Step::LetGoAgain))
-}
-
-/// Whether its guest is handed over to that place.
-#[must_use]
-pub fn is_going_to(record: &InstanceRecord, place: &Site) -> bool {
-    of(record).is_some_and(|way| {
-        let under_way = matches!(way.step(), Step::HandOver | Step::TakeOver);
-        under_way && way.destination.as_ref().is_some_and(|destination| site(destination) == *place)
-    }) && record.operations.first().is_some_and(|operation| !operation.host_done)
-}
-
-/// The hosts it is not to go to, because it leaves them.
-#[must_use]
-pub fn leaves(record: &InstanceRecord) -> Vec<String> {
-    let holds = |place: &&Place| record.receipts.iter().any(|receipt| receipt.host == place.host);
-    let evacuated = record.evacuated_from.as_ref().filter(holds);
-    let source = of(record).and_then(|way| way.source.as_ref()).or(evacuated);
-    source.map(|place| place.host.clone()).into_iter().collect()
-}
-
-/// Whether it was placed before, and is to be placed again: moved, or evacuated.
-#[must_use]
-pub fn is_later(record: &InstanceRecord) -> bool {
-    of(record).is_some() || record.evacuated_from.is_some()
-}
-
-/// The only host it may go to.
-#[must_use]
-pub fn target(record: &InstanceRecord) -> Option<&str> {
-    record.operations.first().map(|one| one.target_host.as_str()).filter(|host| !host.is_empty())
-}
-
-/// The flavor it has where it is built.
-#[must_use]
-pub fn flavor_to_be(record: &InstanceRecord) -> Option<&pb::Flavor> {
-    let destination = of(record).and_then(|way| way.destination.as_ref());
-    destination.and_then(|place| place.flavor.as_ref()).or(record.resource().flavor.as_ref())
-}
-
-/// The hosts that are to keep what they have of it.
-#[must_use]
-pub fn keeps(record: &InstanceRecord) -> Vec<String> {
-    let confirms = record.operations.first().is_some_and(|one| one.kind() == Kind::ConfirmResize);
-    let destination = of(record).filter(|way| !matches!(way.step(), Step::Clear | Step::TakeBack));
-    let destination = destination.and_then(|way| way.destination.as_ref());
-    let before = record.resized_from.as_ref().filter(|_| !confirms);
-    let others = [destination, before].into_iter().flatten().map(|place| place.host.clone());
-    let own = record.resource().host.clone();
-    std::iter::once(own).chain(others).filter(|host| !host.is_empty()).collect()
-}
-
-/// The hosts that have to be cleared before the operation goes on.
-#[must_use]
-pub fn clears(record: &InstanceRecord) -> Vec<String> {
-    let Some(operation) = record.operations.first() else { return Vec::new() };
-    let place = match &operation.r#move {
-        Some(way) if way.step() == Step::Clear => way.destination.as_ref(),
-        None if operation.kind() == Kind::ConfirmResize => record.resized_from.as_ref(),
-        None if operation.clears_others => return others(record),
-        _ => None,
-    };
-    place.into_iter().map(|place| place.host.clone()).collect()
-}
-
-/// The host whose copy is the one to go on with once the others are cleared.
-#[must_use]
-pub fn clears_for(record: &InstanceRecord) -> Option<String> {
-    match of(record) {
-        Some(way) => way.source.as_ref().map(|place| place.host.clone()),
-        None => Some(record.resource().host.clone()),
-    }
-}
-
-/// The hosts besides its own that may hold something of it, each once.
-#[must_use]
-pub fn others(record: &InstanceRecord) -> Vec<String> {
-    let own = &record.resource().host;
-    let hosts = record.receipts.iter().map(|receipt| receipt.host.clone());
-    hosts.filter(|host| host != own).collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-/// The hosts besides its own that may run it, each once.
-#[must_use]
-pub fn may_run_at(record: &InstanceRecord) -> Vec<String> {
-    let only_prepared =
-        |host: &String| record.receipts.iter().filter(|one| one.host == *host).all(|one| one.prepared);
-    others(record).into_iter().filter(|host| !only_prepared(host)).collect()
-}
-
-/// The instance as a host has to see it that compares records with guests: with that host's attempt, and as being built while the
-/// host has not said that it took the room.
-#[must_use]
-pub fn seen_at(record: &InstanceRecord, host: &str, etag: String) -> pb::Instance {
-    let shown = record.shown(etag);
-    let destination = of(record).and_then(|way| way.destination.as_ref());
-    let elsewhere = destination.filter(|place| place.host == host).or(record.resized_from.as_ref());
-    let Some(at) = elsewhere.filter(|_| shown.host != host) else { return shown };
-    let state = if is_preparing(record) { State::Building } else { State::Active };
-    pb::Instance { host: at.host.clone(), attempt: at.attempt, state: state.into(), ..shown }
 }
 
 fn way_mut(record: &mut InstanceRecord) -> Option<&mut Move> {
@@ -371,64 +262,10 @@ pub fn not_confirmed(record: &mut InstanceRecord, fault: &pb::Fault) {
     }
 }
 
-/// The hosts that can no longer need to reach the instance's volumes, once its first operation has ended. An attach or a detach
-/// is about one volume, and leaves that to those that follow.
-#[must_use]
-pub fn left_behind(record: &InstanceRecord) -> Vec<String> {
-    let Some(operation) = record.operations.first() else { return Vec::new() };
-    if operation.broken || matches!(operation.kind(), Kind::AttachVolume | Kind::DetachVolume) {
-        return Vec::new();
-    }
-    let host = |place: &Option<Place>| place.iter().map(|place| place.host.clone()).collect::<Vec<_>>();
-    let mut hosts = match (&operation.r#move, operation.kind()) {
-        (None, Kind::ConfirmResize) if operation.undo_cause.is_some() => Vec::new(),
-        (None, Kind::ConfirmResize) => host(&record.resized_from),
-        (None, Kind::Evacuate) => [host(&record.evacuated_from), record.tried_hosts.clone()].concat(),
-        (Some(_), Kind::RevertResize) if operation.undo_cause.is_some() => Vec::new(),
-        (Some(way), Kind::RevertResize) => host(&way.destination),
-        (Some(way), Kind::LiveMigrate) if operation.undo_cause.is_none() => {
-            [host(&way.source), record.tried_hosts.clone()].concat()
-        }
-        // Those that did not take it, and also the one that did if that was taken back.
-        (Some(_), _) => record.tried_hosts.clone(),
-        _ => Vec::new(),
-    };
-    // What was left open before, once nothing is there any more, or nobody counts on it.
-    let holds = |host: &String| record.receipts.iter().any(|receipt| receipt.host == *host);
-    let evacuated = operation.kind() == Kind::Evacuate && operation.undo_cause.is_none();
-    hosts.extend(record.exported_hosts.iter().filter(|host| evacuated || !holds(host)).cloned());
-    hosts.retain(|host| *host != record.resource().host && !host.is_empty());
-    hosts.sort();
-    hosts.dedup();
-    hosts
-}
-
 /// Whether an operation is about which host has the instance: a move, a confirm or an evacuation.
 #[must_use]
 pub fn changes_host(operation: &Operation) -> bool {
     operation.r#move.is_some() || matches!(operation.kind(), Kind::ConfirmResize | Kind::Evacuate)
-}
-
-/// Notes that the volumes are exported no more to the hosts that its first operation left behind.
-pub fn note_unexported(record: &mut InstanceRecord) {
-    let (left, own) = (left_behind(record), record.resource().host.clone());
-    record.exported_hosts.retain(|host| *host != own && !left.contains(host));
-}
-
-/// Notes the hosts to which volumes stay exported because a move or an evacuation can neither be finished nor taken back.
-fn leave_open(record: &mut InstanceRecord, operation: &Operation) {
-    let way = operation.r#move.as_ref();
-    let places = [
-        way.and_then(|way| way.source.as_ref()),
-        way.and_then(|way| way.destination.as_ref()),
-        record.evacuated_from.as_ref(),
-    ];
-    let hosts = places.into_iter().flatten().map(|place| place.host.clone());
-    let mut open: BTreeSet<String> = hosts.chain(record.tried_hosts.clone()).collect();
-    open.extend(std::mem::take(&mut record.exported_hosts));
-    open.remove("");
-    open.remove(&record.resource().host);
-    record.exported_hosts = open.into_iter().collect();
 }
 
 /// Ends a move, a confirm or an evacuation. The operation is no longer in the record.

@@ -3,9 +3,9 @@ use kilonova_proto::conductor::v1::Receipt;
 use kilonova_proto::types::v1::instance::Task;
 
 use super::ask::{Asked, begin};
-use crate::reach::Standing;
 use super::*;
 use crate::history;
+use crate::reach::Standing;
 use crate::requests::Acceptance;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
