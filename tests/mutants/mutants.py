@@ -273,7 +273,7 @@ MUTANTS = (
     ),
     Mutant(
         "an evacuated instance still belongs to its old host",
-        f"{CONDUCTOR}/moves/mod.rs",
+        f"{CONDUCTOR}/moves/sites.rs",
         "    let own = record.resource().host.clone();\n",
         "    let own = record.evacuated_from.as_ref().map_or_else(\n"
         "        || record.resource().host.clone(),\n"

@@ -9,6 +9,7 @@
 //!
 //! Every change compares the record that was read, so that conductors that notice the same at once make one new id.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use kilonova_model::time::timestamp;
@@ -16,6 +17,7 @@ use kilonova_model::{Error, Reason, Revision, StoreId};
 use kilonova_proto::conductor::v1::StoreRecord;
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::{Compare, Txn, TxnOutcome};
+use parking_lot::RwLock;
 use prost::Message;
 
 use crate::db::{Db, conflict, decode, store_error};
@@ -33,6 +35,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct StoreIdentity {
     db: Db,
+    /// The id as it was last read or written; empty before.
+    known: Arc<RwLock<String>>,
 }
 
 /// The record as it was read.
@@ -45,7 +49,13 @@ impl StoreIdentity {
     /// Of this store.
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self { db }
+        Self { db, known: Arc::default() }
+    }
+
+    /// The id, as this conductor saw it last; from the store only if it never did.
+    pub async fn known(&self) -> Result<String, Error> {
+        let known = self.known.read().clone();
+        if known.is_empty() { self.current().await.map(|store| store.id) } else { Ok(known) }
     }
 
     /// Which store it is, and how far it has come; one that has no identity gets one.
@@ -140,11 +150,19 @@ impl StoreIdentity {
         Err(conflict("the store's identity"))
     }
 
+    fn know(&self, store: &pb::Store) {
+        let mut known = self.known.write();
+        if *known != store.id {
+            known.clone_from(&store.id);
+        }
+    }
+
     async fn read(&self) -> Result<Seen, Error> {
         let key = self.db.keys.store_identity();
         let (found, now) = self.db.store.get(&key).await.map_err(store_error)?;
         let read = found.map(|item| decode::<StoreRecord>(&item)).transpose()?.unwrap_or_default();
         let store = pb::Store { revision: now.0, ..read.record.store.unwrap_or_default() };
+        self.know(&store);
         Ok(Seen { store, revision: read.revision })
     }
 
@@ -156,7 +174,10 @@ impl StoreIdentity {
             .when(Compare::ModRevision(key.clone(), seen.revision))
             .put(key, record.encode_to_vec());
         Ok(match self.db.commit(txn).await? {
-            TxnOutcome::Committed { revision } => Some(pb::Store { revision: revision.0, ..store }),
+            TxnOutcome::Committed { revision } => {
+                self.know(&store);
+                Some(pb::Store { revision: revision.0, ..store })
+            }
             TxnOutcome::Conflict { .. } => None,
         })
     }

@@ -110,7 +110,8 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     );
     shards.watch_unowned(config.shard_ttl.get(), context.readiness.clone(), tasks);
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
-    tasks.spawn("store identity", StoreIdentity::new(db.clone()).follow());
+    let identity = StoreIdentity::new(db.clone());
+    tasks.spawn("store identity", identity.clone().follow());
     tasks.spawn("compaction", compaction::run(db.clone(), shards.clone(), config.history.get()));
     let lanes = Arc::new(Lanes::default());
     let engines = Engines {
@@ -155,7 +156,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         hosts: hosts.cache.clone(),
     };
     let conductor = Conductor {
-        identity: StoreIdentity::new(db.clone()),
+        identity,
         callers: engines.callers,
         auditor,
         audits: tokio::sync::Mutex::new(()),

@@ -1,11 +1,13 @@
 //! Watches of records, as users see them: a snapshot, then every change, with a token to resume from.
 //!
-//! A token is a revision of the store, so any conductor can resume what another began. One transaction may change several
+//! A token is a revision of one store, so any conductor can resume what another began. One transaction may change several
 //! records, so a token names the revision *before* the last change sent: a reader that resumes sees that one again, and
 //! misses none. Changes of one record that wait together are sent as one. A reader so slow that the memory's own
 //! channel overflows is ended.
 //!
 //! What a change brings is encoded once, by the first watch that sends it; each adds its token.
+
+pub mod token;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +28,7 @@ use tonic::Status;
 use crate::cache::{Change, Entry, Start};
 use crate::placed::Placed;
 use crate::records::Records;
+use token::Tokens;
 
 /// Messages that wait for the transport.
 const BUFFER: usize = 16;
@@ -40,6 +43,8 @@ const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(20);
 pub struct Ask<P: Placed> {
     /// The last token, or empty.
     pub token: String,
+    /// The store that the watch's tokens are of.
+    pub tokens: Tokens,
     /// The wished heartbeat interval.
     pub heartbeat: Option<prost_types::Duration>,
     /// Which records.
@@ -61,7 +66,7 @@ pub async fn open<P: Placed, M: Message>(
 ) -> Result<Frames, Error> {
     let from = match ask.token.as_str() {
         "" => None,
-        token => Some(parse_token(token)?),
+        token => Some(ask.tokens.read(token)?),
     };
     let expired = |why| Error::new(Reason::ResumeTokenExpired, format!("{why}; watch again without it"));
     if let Some(from) = from {
@@ -82,7 +87,7 @@ pub async fn open<P: Placed, M: Message>(
     let heartbeat = heartbeat.clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
     let (sender, receiver) = mpsc::channel(BUFFER);
     let (shape, seen) = (Shape::of(message), from.unwrap_or_default());
-    let mut watch = Watch { pass: ask.pass, sender, shape, seen };
+    let mut watch = Watch { pass: ask.pass, tokens: ask.tokens, sender, shape, seen };
     tasks.spawn(format!("{} watch", P::NOUN), async move {
         let ended = tokio::select! {
             ended = watch.run(start, changes, heartbeat) => ended,
@@ -100,6 +105,7 @@ pub async fn open<P: Placed, M: Message>(
 
 struct Watch<P: Placed> {
     pass: Arc<dyn Fn(&P) -> bool + Send + Sync>,
+    tokens: Tokens,
     sender: mpsc::Sender<Result<Bytes, Status>>,
     shape: Shape,
     seen: Revision,
@@ -183,7 +189,7 @@ impl<P: Placed> Watch<P> {
     }
 
     async fn send(&self, part: Part<'_>) -> Result<(), Gone> {
-        self.send_with(part, &token(self.seen)).await
+        self.send_with(part, &self.tokens.after(self.seen)).await
     }
 
     async fn send_with(&self, part: Part<'_>, token: &str) -> Result<(), Gone> {
@@ -250,18 +256,6 @@ fn went_back() -> Error {
     )
 }
 
-/// The token of a reader that was sent changes up to `last`, of whose revision there may be more.
-fn token(last: Revision) -> String {
-    format!("r{:x}", last.0.saturating_sub(1))
-}
-
-fn parse_token(text: &str) -> Result<Revision, Error> {
-    let revision = text.strip_prefix('r').and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    revision.map(Revision).ok_or_else(|| {
-        Error::new(Reason::ResumeTokenExpired, "this is no token of a watch; watch again without it")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use kilonova_model::InstanceId;
@@ -323,11 +317,5 @@ mod tests {
             Said::Delete(id) => panic!("{id} is there"),
         });
         assert_eq!(sent[0], sent[1]);
-    }
-
-    #[test]
-    fn tokens_read_back() {
-        assert_eq!(parse_token(&token(Revision(77))).unwrap(), Revision(76));
-        assert_eq!(parse_token("x").unwrap_err().reason, Reason::ResumeTokenExpired);
     }
 }

@@ -12,6 +12,7 @@ use kilonova_rpc::status::to_status;
 
 use super::Conductor;
 use super::pages::Filter;
+use crate::watch::token::Tokens;
 use crate::watch::{self, Ask};
 
 /// The service, its watches as frames.
@@ -40,6 +41,7 @@ impl Conductor {
         let filter = Filter { project, states: request.states, host, ids };
         let ask = Ask {
             token: request.resume_token,
+            tokens: Tokens::of(&self.identity.known().await?),
             heartbeat: request.heartbeat_interval,
             pass: Arc::new(move |record: &InstanceRecord| filter.instance(record)),
         };
@@ -52,6 +54,7 @@ impl Conductor {
         let filter = Filter { project, states: request.states, host, ids };
         let ask = Ask {
             token: request.resume_token,
+            tokens: Tokens::of(&self.identity.known().await?),
             heartbeat: request.heartbeat_interval,
             pass: Arc::new(move |record: &VolumeRecord| filter.volume(record)),
         };
