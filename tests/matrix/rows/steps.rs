@@ -93,8 +93,17 @@ pub async fn evacuate(user: &User, id: &str) {
 
 /// Evacuates an instance, again when it failed.
 pub async fn evacuate_in_the_end(user: &User, id: &str) {
+    in_the_end(user, id, || user.evacuate(id)).await;
+}
+
+/// Asks something of an instance until it is accepted, again when it failed.
+pub async fn in_the_end<F, Fut>(user: &User, id: &str, ask: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<(), Denied>>,
+{
     loop {
-        until_accepted(|| user.evacuate(id)).await;
+        until_accepted(&ask).await;
         loop {
             match user.instance_outcome(id).await.as_deref() {
                 Some("SUCCEEDED") => return,
