@@ -90,6 +90,7 @@ async fn one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait(back
 
 async fn what_a_record_wants_on_another_host_is_left_alone_and_what_none_wants_is_not(backing: Backing) {
     let mut plan = plan(backing);
+    plan.compute.remove_orphans = true;
     plan.compute.orphan_grace = Period::from_millis(0);
     plan.compute.orphan_share_per_hour = 1.0;
     let Some((mut cluster, api)) = started(plan).await else { return };

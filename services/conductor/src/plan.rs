@@ -179,8 +179,11 @@ pub fn plan(view: &View<'_>) -> Decision {
     let status = view.status;
     if status.phase == Phase::Gone {
         let kept = view.kept;
+        // As long as a host may have something of it and be back, its record says that it is to be removed there.
+        let is_held = view.receipts.iter().any(|receipt| !(view.is_fenced)(&receipt.host));
         return match clean_up(view, &[]) {
-            _ if kept.is_zero() => Decision::Purge,
+            _ if kept.is_zero() && !is_held => Decision::Purge,
+            Some(Decision::Wait(wait)) if kept.is_zero() => Decision::Wait(wait),
             Some(Decision::Wait(wait)) if !view.unreachable() => Decision::Wait(wait.min(kept)),
             Some(Decision::Wait(_)) | None => Decision::Wait(kept),
             Some(decision) => decision,
@@ -203,7 +206,10 @@ pub fn plan(view: &View<'_>) -> Decision {
 
 /// The next place, once the hosts that were left have said that nothing is left there, as far as they can be asked.
 fn place(view: &View<'_>) -> Decision {
-    if view.is_tried_enough() {
+    // A copy that is there may be the good one, and may run.
+    let found =
+        view.status.phase == Phase::Building && view.receipts.iter().any(|receipt| view.is_to_stay(receipt));
+    if found || view.is_tried_enough() {
         return Decision::GiveUp;
     }
     if view.status.phase == Phase::Building && view.awaits_left_hosts() {
@@ -322,10 +328,14 @@ fn remove(view: &View<'_>) -> Decision {
 }
 
 /// The next receipt to have removed, other than those of `keep`; a wait while the rest is under way or out of reach. While the
-/// host of what is to be there is away, what is elsewhere may be the last good copy: only what was never to run is removed.
+/// host of what is to be there is away, what is elsewhere may be the last good copy: only what was never to run is removed. So may
+/// be what was found.
 fn clean_up(view: &View<'_>, keep: &[String]) -> Option<Decision> {
-    let goes =
-        |receipt: &&Receipt| !keep.contains(&receipt.host) && (receipt.prepared || !view.is_home_away());
+    let goes = |receipt: &&Receipt| {
+        !keep.contains(&receipt.host)
+            && (receipt.prepared || !view.is_home_away())
+            && !view.is_to_stay(receipt)
+    };
     let left: Vec<&Receipt> = view.receipts.iter().filter(goes).collect();
     let mut wait = view.resend;
     for receipt in &left {
@@ -365,6 +375,11 @@ impl View<'_> {
         there && !host.is_empty() && (self.epoch_of)(host).is_none()
     }
 
+    /// Whether a host has something that no attempt put there, and that nobody asked to remove.
+    fn is_to_stay(&self, receipt: &Receipt) -> bool {
+        receipt.found && self.status.wanted == Wanted::Present && !self.clears.contains(&receipt.host)
+    }
+
     /// Whether nothing that has to be cleared was ever to run.
     fn is_only_prepared(&self) -> bool {
         let left = self.receipts.iter().filter(|receipt| self.clears.contains(&receipt.host));
@@ -385,6 +400,7 @@ impl View<'_> {
     fn awaits_left_hosts(&self) -> bool {
         self.receipts.iter().any(|receipt| {
             !self.keeps.contains(&receipt.host)
+                && !self.is_to_stay(receipt)
                 && (self.epoch_of)(&receipt.host).is_some()
                 && !(self.is_unreachable)(receipt.attempt)
         })

@@ -11,6 +11,7 @@ mod failure;
 mod flags;
 mod limits;
 mod output;
+mod renamed;
 mod serve;
 mod services;
 mod stores;

@@ -11,7 +11,7 @@ use crate::bind::Ports;
 use crate::config::{Config, StoreKind};
 use crate::failure::Failure;
 use crate::flags::ServeFlags;
-use crate::{output, services, stores};
+use crate::{output, renamed, services, stores};
 
 /// Runs the service to its end.
 pub async fn run(service: ServiceKind, flags: ServeFlags) -> Result<(), Failure> {
@@ -27,6 +27,7 @@ pub async fn run(service: ServiceKind, flags: ServeFlags) -> Result<(), Failure>
             if service == ServiceKind::Api { "an" } else { "a" }
         )));
     }
+    renamed::check(&config, &place)?;
     let log = start_log(&config.log)?;
     let ports = Ports::bind(service.as_str(), place.listen, place.http_listen).await?;
 

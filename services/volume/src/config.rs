@@ -29,7 +29,9 @@ pub struct Config {
     pub register_interval: Period,
     /// How often what there is is compared with the conductor's records.
     pub reconcile_interval: Period,
-    /// How long a volume that no record knows is left alone before it is removed.
+    /// Whether a volume that no record knows is removed; otherwise it is kept, counted and said in the log.
+    pub remove_orphans: bool,
+    /// How long a volume that no record knows is left alone before it is removed, if it is.
     pub orphan_grace: Period,
     /// The part of what there is that may be removed in an hour because no record knows it, 0 to 1; one always may.
     pub orphan_share_per_hour: f64,
@@ -47,6 +49,7 @@ impl Default for Config {
             refresh_interval: Period::from_secs(60),
             register_interval: Period::from_secs(60),
             reconcile_interval: Period::from_secs(600),
+            remove_orphans: false,
             orphan_grace: Period::from_secs(600),
             orphan_share_per_hour: 0.05,
             driver: DriverConfig::default(),
@@ -205,6 +208,7 @@ impl Config {
             unmake_timeout: self.delete_timeout.get(),
             act_timeout: self.create_timeout.get(),
             orphans: OrphanOptions {
+                remove: self.remove_orphans,
                 grace: self.orphan_grace.get(),
                 share_per_hour: self.orphan_share_per_hour,
             },

@@ -9,6 +9,7 @@ use super::steps::{attached, instance, while_agents_look};
 
 /// Agents look often, and soon remove what they take for nobody's.
 pub fn hasty(plan: &mut Plan) {
+    (plan.compute.remove_orphans, plan.volume.remove_orphans) = (true, true);
     (plan.compute.orphan_grace, plan.volume.orphan_grace) =
         (Period::from_millis(500), Period::from_millis(500));
     (plan.compute.reconcile_interval, plan.volume.reconcile_interval) =

@@ -168,7 +168,7 @@ fn bench(room: u32, yields: bool) -> Bench {
         make_timeout: Duration::from_secs(60),
         unmake_timeout: Duration::from_secs(5),
         act_timeout: Duration::from_secs(5),
-        orphans: OrphanOptions { grace: Duration::ZERO, share_per_hour: 1.0 },
+        orphans: OrphanOptions { remove: true, grace: Duration::ZERO, share_per_hour: 1.0 },
     };
     let claims = Room { left: room, held: BTreeMap::new() };
     let witness = Arc::new(Witness::default());

@@ -1,9 +1,8 @@
-//! What is on the host and in no record: left alone for a grace period, removed only if it has been so all along, and then not
-//! more of it in an hour than a share of what there is.
+//! What is on the host and in no record: kept, counted and said, and removed only if the operator has that done. Then it is left alone
+//! for a grace period, removed only if it has been so all along, and not more of it in an hour than a share of what there is.
 //!
-//! A record is written before its host is asked, and outlives what it is about, so an orphan is never what somebody waits
-//! for. But the records may be the wrong ones, whatever else watches over that. Grace and share are the operator's time to see it
-//! and stop the agent.
+//! A record is written before its host is asked, and stays as long as a host may have something of it. So an orphan says that the
+//! records are not those that the host was asked by: it may be the last good copy of something.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -22,6 +21,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// How orphans are treated.
 #[derive(Debug, Clone, Copy)]
 pub struct OrphanOptions {
+    /// Whether they are removed.
+    pub remove: bool,
     /// How long they are left alone.
     pub grace: Duration,
     /// The part of what there is that may be removed in an hour, 0 to 1; at least one of it may.
@@ -57,7 +58,7 @@ impl<K: Ord + Copy> Orphans<K> {
                 seen.new.push(*id);
                 now
             });
-            if now.duration_since(since) < self.options.grace {
+            if !self.options.remove || now.duration_since(since) < self.options.grace {
                 continue;
             }
             if room == 0 {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     fn known(grace: Duration, share_per_hour: f64) -> Orphans<u32> {
-        Orphans::new(OrphanOptions { grace, share_per_hour })
+        Orphans::new(OrphanOptions { remove: true, grace, share_per_hour })
     }
 
     #[test]
@@ -161,6 +162,14 @@ mod tests {
         assert_eq!(known.count(), 0);
         assert_eq!(due(known.seen(start + grace, &orphans([1]), 9)), [] as [u32; 0]);
         assert_eq!(due(known.seen(start + grace * 2, &orphans([1]), 9)), [1]);
+    }
+
+    #[test]
+    fn it_is_kept_and_counted_unless_the_operator_has_it_removed() {
+        let options = OrphanOptions { remove: false, grace: Duration::ZERO, share_per_hour: 1.0 };
+        let mut known = Orphans::new(options);
+        let seen = known.seen(Instant::now(), &orphans([1]), 1);
+        assert_eq!((seen, known.count()), (Seen { due: Vec::new(), new: vec![1], waiting: 0 }, 1));
     }
 
     #[test]

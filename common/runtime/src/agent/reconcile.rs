@@ -3,7 +3,7 @@
 //!
 //! | record says           | on the host          | then                                                    |
 //! |-----------------------|----------------------|---------------------------------------------------------|
-//! | there is none at all  | it                   | an orphan: removed after a grace, reported gone         |
+//! | there is none at all  | it                   | an orphan: kept, or removed after a grace               |
 //! | not listed, wanted    | it                   | a stray: left alone, and said loudly                    |
 //! | elsewhere, or absent  | it, or nothing       | removed if there, reported gone                         |
 //! | being made            | of that generation   | it had been made: reported ready                        |
@@ -137,8 +137,12 @@ impl<W: Work> Executor<W> {
         let (seen, options) =
             self.orphans(|orphans| (orphans.seen(Instant::now(), without_record, there), orphans.options()));
         for id in seen.new {
-            tracing::warn!(%id, grace = ?options.grace, "there is no record of this {}: it is removed after the grace",
-                W::VERBS.noun);
+            let then = if options.remove {
+                "removed after the grace"
+            } else {
+                "kept: `kilonova audit --heal` removes it"
+            };
+            tracing::warn!(%id, grace = ?options.grace, "there is no record of this {}: {then}", W::VERBS.noun);
         }
         if seen.waiting > 0 {
             tracing::error!(

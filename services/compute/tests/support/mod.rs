@@ -145,6 +145,7 @@ pub fn quick() -> Config {
     config.driver.latency = Period::from_millis(0);
     config.driver.latency_jitter = Period::from_millis(0);
     config.register_interval = Period::from_millis(200);
+    config.remove_orphans = true;
     config.orphan_grace = Period::from_millis(0);
     config.orphan_share_per_hour = 1.0;
     config

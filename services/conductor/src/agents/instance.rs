@@ -1,7 +1,7 @@
 //! The calls for instances.
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, HostName, InstanceId, Revision, ServiceKind};
+use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, Revision, ServiceKind};
 use kilonova_proto::compute::v1 as compute;
 use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
@@ -9,7 +9,7 @@ use kilonova_proto::conductor::v1::r#move::Step;
 use kilonova_proto::conductor::v1::{InstanceRecord, Move, Operation, Receipt};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
-use kilonova_proto::types::v1::instance::Desired;
+use kilonova_proto::types::v1::instance::{Desired, PowerState};
 use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_rpc::peers::Channel;
 use kilonova_store::Txn;
@@ -242,6 +242,34 @@ impl Agents<InstanceRecord> for Callers {
             txn = self.settle_volume(txn, id, &attachment.volume_id, false).await?;
         }
         Ok(txn)
+    }
+
+    async fn has(
+        &self,
+        id: InstanceId,
+        entry: &Entry<InstanceRecord>,
+        host: &str,
+        epoch: Epoch,
+    ) -> Result<Option<bool>, CallError> {
+        let record = &entry.record;
+        let at = Site { host: host.to_owned(), attempt: 0 };
+        let command = command(id, record.resource().generation, &at, epoch, "state", entry.revision);
+        let request = compute::GetInstanceStateRequest { command: Some(command) };
+        let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, host, epoch)?);
+        let answer = client.get_instance_state(within(request, COMMAND_DEADLINE)).await.map_err(classify);
+        let state = match answer {
+            Ok(state) => state.into_inner(),
+            Err(error) if error.error().is_some_and(|error| error.reason == Reason::InstanceNotFound) => {
+                return Ok(Some(false));
+            }
+            Err(error) => return Err(error),
+        };
+        let known = state.power_state() != PowerState::Unspecified;
+        let told = |receipt: &Receipt| receipt.host == host && receipt.attempt == state.attempt;
+        Ok(match state.busy {
+            true => known.then_some(true),
+            false => Some(known && state.fault.is_none() && record.receipts.iter().any(told)),
+        })
     }
 
     async fn continue_after(&self, behind: &Behind, fence: &Fence) -> Result<bool, Error> {

@@ -21,7 +21,7 @@ use super::World;
 use super::finding::{At, Finding, Heal};
 use super::world::{Guests, Standing, is_settled, standing};
 use crate::cache::Entry;
-use crate::placed::{Phase, Placed};
+use crate::placed::{Phase, Placed, Wanted};
 
 /// What does not agree of instances and guests.
 #[must_use]
@@ -51,6 +51,11 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
     match standing(entry, host) {
         Standing::Unwanted(why) if guest.present => {
             let cause = format!("the host has a guest ({}), and {why}", power(guest.power_state()));
+            if entry.is_some_and(|entry| !is_elsewhere(world, id, &entry.record)) {
+                let cause =
+                    format!("{cause}, which was not seen to have it: this may be the last copy, and is kept");
+                return Some(finding(Kind::GuestOrphan, cause));
+            }
             Some(finding(Kind::GuestOrphan, cause).healed_by(Heal::Terminate(id, at.clone())))
         }
         Standing::Unwanted(why) if guest.claimed => {
@@ -67,6 +72,16 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
         }
         _ => None,
     }
+}
+
+/// Whether nothing is to be there any more, or the host that the record names was seen to have it.
+fn is_elsewhere(world: &World, id: InstanceId, record: &InstanceRecord) -> bool {
+    let status = record.status();
+    if status.phase == Phase::Gone || status.wanted == Wanted::Absent {
+        return true;
+    }
+    let there = world.computes.get(&status.host);
+    there.is_some_and(|there| there.guests.get(&id).is_some_and(|guest| guest.present))
 }
 
 /// How a guest's power is not as its record says.
@@ -156,8 +171,9 @@ mod tests {
         let orphan = [(Kind::GuestOrphan, true)];
         assert_eq!(found(None, running()), orphan);
         assert_eq!(found(record(State::Deleted, ""), running()), orphan);
-        assert_eq!(found(record(State::Active, "h2"), running()), orphan);
-        assert_eq!(found(record(State::Error, ""), running()), orphan);
+        let kept = [(Kind::GuestOrphan, false)];
+        assert_eq!(found(record(State::Active, "h2"), running()), kept, "h2 was not asked");
+        assert_eq!(found(record(State::Error, ""), running()), kept, "it may be the last copy");
     }
 
     #[test]

@@ -24,7 +24,9 @@ use crate::shards::Fence;
 pub(super) enum Held {
     /// Nothing.
     Nothing,
-    /// Nothing of that attempt, something of earlier ones.
+    /// Nothing of that attempt, something of earlier ones that is being removed.
+    Leaving,
+    /// Nothing of that attempt, something of earlier ones that stays.
     Earlier,
     /// Something, or not.
     Unknown,
@@ -60,7 +62,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 self.attempt_failed(id, entry, fence, &cause, Held::Nothing).await
             }
             // It did nothing for this attempt, because of what it has of earlier ones.
-            (CallError::Refused(_), Reason::StillRemoving | Reason::OlderGenerationPresent) => {
+            (CallError::Refused(_), Reason::StillRemoving) => {
+                self.attempt_failed(id, entry, fence, &cause, Held::Leaving).await
+            }
+            (CallError::Refused(_), Reason::OlderGenerationPresent) => {
                 self.attempt_failed(id, entry, fence, &cause, Held::Earlier).await
             }
             (CallError::Refused(_), _) => self.attempt_failed(id, entry, fence, &cause, Held::Unknown).await,
@@ -94,9 +99,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 record.count_refusal();
                 record.drop_receipt(&site.host, site.attempt);
             }
-            Held::Earlier => {
+            Held::Leaving | Held::Earlier => {
                 record.count_refusal();
-                record.drop_refused(&site.host, site.attempt);
+                let found = held == Held::Earlier && record.was_there();
+                record.drop_refused(&site.host, site.attempt, found);
             }
             Held::Unknown => {}
         }

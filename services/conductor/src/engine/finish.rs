@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use kilonova_model::{Epoch, Error, Reason};
 use kilonova_proto::conductor::v1::Receipt;
 use kilonova_proto::types::v1 as pb;
 use kilonova_rpc::outcome::CallError;
@@ -37,6 +38,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let Some(_slot) = self.slots.take(&receipt.host) else {
             return Stepped::Stop(Next::After(HOST_BUSY));
         };
+        if let Some(stepped) = self.kept_for(id, entry, fence, &receipt, epoch).await {
+            return stepped;
+        }
         let mut at = Instant::now();
         let taken = self.agents.terminate(id, entry, &receipt, epoch).await;
         if taken.is_ok() {
@@ -61,6 +65,45 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         Stepped::On(entry.clone())
     }
 
+    /// What keeps a host's copy from being removed: that the host which is to have the instance does not say that it does. A
+    /// registered host may have lost its disks, and a store that was put back may name the wrong one.
+    async fn kept_for(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        receipt: &Receipt,
+        epoch: Epoch,
+    ) -> Option<Stepped<P>> {
+        let keeper = entry.record.keeper(receipt)?;
+        let has = match self.epoch_of(&keeper) {
+            Some(epoch) => self.agents.has(id, entry, &keeper, epoch).await,
+            None => Ok(None),
+        };
+        match has {
+            Ok(Some(true)) => return None,
+            Ok(Some(false)) => {
+                tracing::warn!(%id, host = receipt.host, keeper, "kept: the host that is to have it does not have it");
+                if entry.record.clears().contains(&receipt.host) {
+                    let message =
+                        format!("{keeper} does not have it, and {} may have the last copy", receipt.host);
+                    let error = Error::new(Reason::InstanceNotFound, message).with("host", keeper);
+                    return Some(self.operation_failed(id, entry, fence, &error).await);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::info!(%id, keeper, %error, "cannot ask the host that is to have it"),
+        }
+        // Asked again as if the removal had been sent and not answered.
+        let (host, attempt, generation) =
+            (receipt.host.clone(), receipt.attempt, entry.record.status().generation);
+        self.note_sent(
+            id,
+            Sent { verb: Verb::Terminate, host, epoch, generation, attempt, at: Instant::now() },
+        );
+        Some(Stepped::On(entry.clone()))
+    }
+
     /// Nothing of it is left: it stops counting in the project's usage, and its record starts to expire.
     pub(super) async fn finish(
         &self,
@@ -79,11 +122,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         history::add(record.actions_mut(), step);
         history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
         let mut released = self.agents.let_go(id, &entry.record, true).await;
+        let runs_nowhere = || entry.record.receipts().iter().all(|receipt| self.is_fenced(&receipt.host));
         if let Err(error) = &released
-            && !forced
+            && (!forced || runs_nowhere())
             && is_past(self.deadlines(id, &*entry.record).task, Duration::ZERO)
         {
-            // No guest is left that could use what its backend still exports to the host.
+            // No guest is left, or runs, that could use what its backend still exports to the host.
             tracing::warn!(%id, %error, "gone without its volumes' backend having been asked");
             released = self.agents.let_go(id, &entry.record, false).await;
         }

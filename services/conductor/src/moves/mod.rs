@@ -305,7 +305,9 @@ pub fn end(record: &mut InstanceRecord, operation: &Operation) {
 /// not been told since that it does not belong there.
 pub fn stay_after_all(record: &mut InstanceRecord, fault: &pb::Fault, now: SystemTime) -> bool {
     let Some(from) = record.evacuated_from.take() else { return false };
-    let elsewhere = record.receipts.iter().any(|receipt| receipt.host != from.host);
+    // What an attempt of the evacuation itself put there is not what was there.
+    let elsewhere =
+        record.receipts.iter().any(|receipt| (&receipt.host, receipt.attempt) != (&from.host, from.attempt));
     if from.host.is_empty() || from.told || record.receipts.is_empty() || elsewhere {
         return false;
     }

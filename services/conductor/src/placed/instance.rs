@@ -106,6 +106,9 @@ impl Placed for InstanceRecord {
     fn moves(&self) -> bool {
         moves::of(self).is_some()
     }
+    fn was_there(&self) -> bool {
+        self.resource().launch_time.is_some()
+    }
     fn lets_go(&self) -> bool {
         moves::lets_go(self)
     }
@@ -253,9 +256,10 @@ mod tests {
         };
         let mut record =
             InstanceRecord { receipts: receipts(&[("h1", 1), ("h2", 2), ("h1", 3)]), ..Default::default() };
-        record.drop_refused("h1", 3);
+        record.drop_refused("h1", 3, true);
         assert_eq!(record.receipts, receipts(&[("h1", 1), ("h2", 2)]));
-        record.drop_refused("h2", 2);
-        assert_eq!(record.receipts, receipts(&[("h1", 1), ("h2", 2)]), "it is the only one at h2");
+        record.drop_refused("h2", 2, true);
+        let found: Vec<bool> = record.receipts.iter().map(|receipt| receipt.found).collect();
+        assert_eq!(found, [false, true], "it is the only one at h2, where something was found");
     }
 }

@@ -144,6 +144,21 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn moves(&self) -> bool {
         false
     }
+    /// Whether it was once where users could work with it.
+    fn was_there(&self) -> bool {
+        false
+    }
+    /// The host that has to have it before what another has of it is removed: it is to be there, and what the other has may have
+    /// been what users worked with.
+    fn keeper(&self, receipt: &Receipt) -> Option<String> {
+        let Status { wanted, phase, host, .. } = self.status();
+        let there = wanted == Wanted::Present && matches!(phase, Phase::Ready | Phase::Failed);
+        if !there || !self.was_there() || receipt.prepared || self.is_rescued_from(&receipt.host) {
+            return None;
+        }
+        let keeper = if self.clears().is_empty() { Some(host) } else { self.clears_for() };
+        keeper.filter(|keeper| !keeper.is_empty() && *keeper != receipt.host)
+    }
     /// Whether its host has only to stop running it, for the first operation.
     fn lets_go(&self) -> bool {
         false
@@ -231,8 +246,8 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     /// The host holds nothing of it any more, up to that attempt.
     fn drop_receipt(&mut self, host: &str, attempt: u32);
     /// The host did nothing for that attempt, because of what it has of earlier ones: their receipts stay. Without any, this one
-    /// does, for it is then the only one that says that something is there.
-    fn drop_refused(&mut self, host: &str, attempt: u32);
+    /// does, for it is then the only one that says that something is there; what is there was `found`, unless it is being removed.
+    fn drop_refused(&mut self, host: &str, attempt: u32, found: bool);
 }
 
 macro_rules! shared {
@@ -282,6 +297,7 @@ macro_rules! shared {
                 attempt,
                 create_time: Some(timestamp(now)),
                 prepared,
+                found: false,
             });
             self.deadline_time = Some(timestamp(deadline));
         }
@@ -313,10 +329,15 @@ macro_rules! shared {
         fn drop_receipt(&mut self, host: &str, attempt: u32) {
             self.receipts.retain(|receipt| receipt.host != host || receipt.attempt > attempt);
         }
-        fn drop_refused(&mut self, host: &str, attempt: u32) {
+        fn drop_refused(&mut self, host: &str, attempt: u32, found: bool) {
+            let refused = |receipt: &Receipt| receipt.host == host && receipt.attempt == attempt;
             if self.receipts.iter().any(|receipt| receipt.host == host && receipt.attempt != attempt) {
-                self.receipts.retain(|receipt| receipt.host != host || receipt.attempt != attempt);
+                self.receipts.retain(|receipt| !refused(receipt));
             }
+            self.receipts
+                .iter_mut()
+                .filter(|receipt| refused(receipt))
+                .for_each(|receipt| receipt.found = found);
         }
         fn project_id(&self) -> &str {
             &self.resource().project_id

@@ -344,5 +344,12 @@ fn a_deleted_record_is_kept_for_its_retention() {
     w.up.push("h9");
     assert!(matches!(w.plan(), Decision::Terminate(_)), "a host that is back removes its copy");
     w.kept = Duration::ZERO;
+    assert!(matches!(w.plan(), Decision::Terminate(_)), "it says so as long as there is a copy");
+    w.up.clear();
+    assert!(matches!(w.plan(), Decision::Wait(_)), "the host may be back");
+    w.fenced.push("h9");
+    assert_eq!(w.plan(), Decision::Purge);
+    w.fenced.clear();
+    w.receipts.clear();
     assert_eq!(w.plan(), Decision::Purge);
 }

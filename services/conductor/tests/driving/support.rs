@@ -70,6 +70,10 @@ pub struct World {
     pub log: Vec<(&'static str, String)>,
     /// The newest generation that hosts took of each, of a record that the store no longer has.
     pub taken: BTreeMap<InstanceId, u64>,
+    /// Hosts that have lost what they had.
+    pub empty: BTreeSet<String>,
+    /// How often hosts were asked whether they have it.
+    pub has_asked: usize,
     /// Hosts that do not take a removal.
     pub deaf: BTreeSet<String>,
     /// Conductors' memories to report to.
@@ -195,6 +199,18 @@ impl Agents<InstanceRecord> for Hosts {
 
     async fn let_go(&self, _: InstanceId, _: &InstanceRecord, _: bool) -> Result<Txn, CallError> {
         Ok(Txn::new())
+    }
+
+    async fn has(
+        &self,
+        _: InstanceId,
+        _: &Entry<InstanceRecord>,
+        host: &str,
+        _: Epoch,
+    ) -> Result<Option<bool>, CallError> {
+        let mut world = self.world.lock();
+        world.has_asked += 1;
+        Ok(Some(!world.empty.contains(host)))
     }
 
     async fn terminate(

@@ -150,6 +150,7 @@ pub fn quick() -> Config {
     let mut config = Config::default();
     config.driver.latency = Period::from_millis(0);
     config.driver.latency_jitter = Period::from_millis(0);
+    config.remove_orphans = true;
     config.orphan_grace = Period::from_millis(0);
     config.orphan_share_per_hour = 1.0;
     let pool = PoolConfig { name: "fast".into(), total_gib: 100, ..PoolConfig::default() };

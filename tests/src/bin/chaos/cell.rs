@@ -55,6 +55,7 @@ const SETTINGS: &[&str] = &[
     "compute.driver.verbs.detach.fail_rate=0.03",
     "compute.driver.verbs.spawn.lose_rate=0.02",
     "compute.reconcile_interval=10s",
+    "compute.remove_orphans=true",
     "compute.orphan_grace=10s",
     "volume.register_interval=5s",
     "volume.driver.latency=100ms",
@@ -67,6 +68,7 @@ const SETTINGS: &[&str] = &[
     "volume.driver.verbs.delete.latency=200ms",
     "volume.driver.verbs.delete.jitter=190ms",
     "volume.reconcile_interval=10s",
+    "volume.remove_orphans=true",
     "volume.orphan_grace=10s",
 ];
 /// The sections of single services.
