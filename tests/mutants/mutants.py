@@ -283,8 +283,8 @@ MUTANTS = (
     Mutant(
         "what no record knows is removed without a grace",
         f"{AGENT}/orphans.rs",
-        "            if now.duration_since(since) < self.options.grace {\n",
-        "            if now.duration_since(since) < Duration::ZERO {\n",
+        "            if !self.options.remove || now.duration_since(since) < self.options.grace {\n",
+        "            if !self.options.remove || now.duration_since(since) < Duration::ZERO {\n",
         ("-p", "kilonova-compute", "--test", "commands", "what_no_record"),
     ),
     Mutant(
@@ -570,6 +570,34 @@ MUTANTS = (
         "        Some(theirs) if theirs == ours => Ok(()),\n",
         "        Some(theirs) if theirs == ours || theirs.service == ours.service => Ok(()),\n",
         matrix("a host is renamed"),
+    ),
+    Mutant(
+        "another's copy is removed though its own host was not heard to have it",
+        f"{CONDUCTOR}/engine/finish.rs",
+        "        let keeper = entry.record.keeper(receipt)?;\n",
+        "        let keeper = entry.record.keeper(receipt).filter(|_| false)?;\n",
+        DRIVING,
+    ),
+    Mutant(
+        "what was found on a host is removed",
+        f"{CONDUCTOR}/plan.rs",
+        "        receipt.found && self.status.wanted == Wanted::Present",
+        "        receipt.found && false && self.status.wanted == Wanted::Present",
+        DRIVING,
+    ),
+    Mutant(
+        "a deleted record goes though a host may have something of it",
+        f"{CONDUCTOR}/plan.rs",
+        "            _ if kept.is_zero() && !is_held => Decision::Purge,\n",
+        "            _ if kept.is_zero() && (!is_held || is_held) => Decision::Purge,\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "orphans are removed though nobody asked for that",
+        f"{AGENT}/orphans.rs",
+        "            if !self.options.remove || now",
+        "            if now",
+        RUNTIME_UNITS,
     ),
     Mutant(
         "holders of shards of another history are counted with",

@@ -7,6 +7,7 @@ use kilonova_model::{Error, Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::conductor::v1::{InstanceRecord, Receipt};
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::State;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_rpc::status::from_status;
@@ -20,6 +21,7 @@ use prost::Message;
 
 over_both_stores!(
     a_revert_waits_for_the_host_it_goes_back_to_and_a_confirm_for_the_one_it_stays_on,
+    a_host_that_is_back_without_its_disk_costs_no_copy,
     a_destination_that_died_for_good_is_fenced_and_the_source_runs_its_copy_again,
     what_waits_at_a_host_that_is_gone_is_overtaken_and_moves_from_it_are_refused,
     an_evacuation_is_refused_while_another_host_may_run_the_guest,
@@ -100,6 +102,28 @@ fn deeds(cluster: &Cluster, id: &str, host: &str) -> Vec<String> {
     let mut lines: Vec<_> = lines.map(|line| (line.seq, line.op)).collect();
     lines.sort();
     lines.into_iter().map(|(_, op)| op).collect()
+}
+
+async fn a_host_that_is_back_without_its_disk_costs_no_copy(backing: Backing) {
+    let Some((mut cluster, api)) = started(plan(backing)).await else { return };
+    let moved = migrated(&api).await;
+    let (source, destination) = (moved.previous_host.clone(), moved.host.clone());
+    lose(&mut cluster, &api, &destination).await;
+    std::fs::remove_dir_all(cluster.data_dir(&destination)).unwrap();
+    cluster.launch(ServiceKind::Compute, &destination).await;
+    cluster.ready().await;
+    confirm(&api, &moved.id).await.unwrap();
+    until("the confirm has failed", || async {
+        let request = api::ListInstanceActionsRequest { instance_id: moved.id.clone(), ..Default::default() };
+        let actions = api.instances().list_instance_actions(request).await.ok()?.into_inner().actions;
+        let last = actions.iter().find(|action| action.kind() == Kind::ConfirmResize)?;
+        (last.outcome() == pb::Outcome::Failed).then_some(())
+    })
+    .await;
+    assert_eq!(deeds(&cluster, &moved.id, &source), ["spawn", "hand_over"], "the only copy is kept");
+    revert(&api, &moved.id).await.unwrap();
+    assert_eq!(api.until(&moved.id, State::Active).await.host, source);
+    cluster.shutdown().await;
 }
 
 async fn a_revert_waits_for_the_host_it_goes_back_to_and_a_confirm_for_the_one_it_stays_on(backing: Backing) {

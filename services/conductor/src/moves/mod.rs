@@ -26,6 +26,8 @@
 //!                            ▼              ▼                │ let go, or has nothing
 //!                         RESUME (destination) ◄─────────────┘
 //!                            └──► RESIZED as it was, FAILED
+//!
+//!   A destination that has lost it has let go of it.
 //! ```
 //!
 //! No copy is removed before another has it: a confirm needs the destination, a destination is cleared only while the source is there,
@@ -237,8 +239,12 @@ pub fn host_did_not(record: &mut InstanceRecord, fault: &pb::Fault, until: Syste
     let reverts = reverts(record);
     let Some(operation) = record.operations.first_mut() else { return };
     let Some(step) = operation.r#move.as_ref().map(Move::step) else { return };
-    operation.undo_cause.get_or_insert_with(|| fault.clone());
     let has_nothing = fault.reason == Reason::InstanceNotFound.as_str();
+    if step == Step::LetGo && has_nothing {
+        // What it does not have it does not run: the source's copy is the one that is left.
+        return host_did(record, until);
+    }
+    operation.undo_cause.get_or_insert_with(|| fault.clone());
     match step {
         Step::HandOver | Step::TakeOver => go_to(record, Step::Clear, until),
         Step::LetGo => go_to(record, Step::Resume, until),
