@@ -421,6 +421,14 @@ fn an_evacuation_that_fails_stays_only_if_nothing_else_may_be_elsewhere() {
 }
 
 #[test]
+fn an_evacuation_does_not_stay_on_what_its_own_attempt_built() {
+    let mut record = evacuated();
+    record.receipts[0].attempt += 1;
+    record.set_failed(fault(), NOW);
+    assert_eq!((record.resource().state(), record.resource().host.as_str()), (State::Error, ""));
+}
+
+#[test]
 fn attempts_are_counted_on_over_all_placements() {
     let mut record = evacuated();
     record.set_place(&Alternate { host: "h2".into(), ..Default::default() }, LATER, NOW);
