@@ -15,7 +15,7 @@ use kilonova_store::Txn;
 
 use crate::cache::Entry;
 use crate::history;
-use crate::moves::others;
+use crate::moves::may_run_at;
 use crate::once::Change;
 use crate::placed::{Placed, Status};
 use crate::reach::{Reach, Standing, other_is_gone};
@@ -59,7 +59,7 @@ pub(crate) fn begin(
     now: SystemTime,
 ) -> Result<(), Error> {
     let at_home = is_at_home(record);
-    let others = others(record);
+    let others = may_run_at(record);
     let instance = record.instance.get_or_insert_default();
     let (states, desired, task): (&[State], _, _) = match operation.kind() {
         Kind::Start => (&[State::Stopped], Desired::Running, Task::Starting),

@@ -84,7 +84,7 @@ pub fn clears(record: &InstanceRecord) -> Vec<String> {
     let place = match &operation.r#move {
         Some(way) if way.step() == Step::Clear => way.destination.as_ref(),
         None if operation.kind() == Kind::ConfirmResize => record.resized_from.as_ref(),
-        None if operation.clears_others => return others(record),
+        None if operation.clears_others => return may_run_at(record),
         _ => None,
     };
     place.into_iter().map(|place| place.host.clone()).collect()

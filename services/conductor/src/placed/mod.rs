@@ -337,7 +337,7 @@ macro_rules! shared {
             self.receipts
                 .iter_mut()
                 .filter(|receipt| refused(receipt))
-                .for_each(|receipt| receipt.found = found);
+                .for_each(|receipt| (receipt.found, receipt.prepared) = (found, receipt.prepared && !found));
         }
         fn project_id(&self) -> &str {
             &self.resource().project_id
