@@ -1,6 +1,6 @@
 //! Whether the hosts of one kind can be asked: what moves are judged by, and whom engines wait for.
 
-use kilonova_model::{Error, HostName, Reason, ServiceKind};
+use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
 use kilonova_proto::conductor::v1::HostRecord;
 use kilonova_rpc::registry::Members;
 use kilonova_store::Txn;
@@ -41,11 +41,19 @@ impl Reach {
         &self.db.keys
     }
 
+    /// The incarnation of a registered host. One that is held has not left: that most vanished at once says more of the registry
+    /// than of them.
+    #[must_use]
+    pub fn epoch_of(&self, host: &str) -> Option<Epoch> {
+        let host = HostName::parse(host).ok()?;
+        self.members.current().callable(&host).map(|member| member.epoch)
+    }
+
     /// How a host stands. A name that is none is gone.
     #[must_use]
     pub fn standing(&self, host: &str) -> Standing {
         let Ok(name) = HostName::parse(host) else { return Standing::Gone };
-        if self.members.current().callable(&name).is_some() {
+        if self.epoch_of(host).is_some() {
             return Standing::Registered;
         }
         let record = self.hosts.get(&(self.service, name));

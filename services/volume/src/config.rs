@@ -29,9 +29,9 @@ pub struct Config {
     pub register_interval: Period,
     /// How often what there is is compared with the conductor's records.
     pub reconcile_interval: Period,
-    /// Whether a volume that no record knows is removed; otherwise it is kept, counted and said in the log.
+    /// True has a volume that no record knows removed; false keeps it, counted and said in the log.
     pub remove_orphans: bool,
-    /// How long a volume that no record knows is left alone before it is removed, if it is.
+    /// The time for which a volume that no record knows is left alone before it is removed, if it is.
     pub orphan_grace: Period,
     /// The part of what there is that may be removed in an hour because no record knows it, 0 to 1; one always may.
     pub orphan_share_per_hour: f64,

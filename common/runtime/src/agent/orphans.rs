@@ -21,7 +21,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// How orphans are treated.
 #[derive(Debug, Clone, Copy)]
 pub struct OrphanOptions {
-    /// Whether they are removed.
+    /// True has them removed, false keeps them.
     pub remove: bool,
     /// How long they are left alone.
     pub grace: Duration,

@@ -30,7 +30,7 @@ use super::data_dir::{self, DataDirError};
 
 /// The file in the data directory.
 const FILE: &str = "store.json";
-/// How often how far the store has come is written to last.
+/// The interval at which the store's revision is written to outlive the machine.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 
 /// A store, as it is remembered.

@@ -92,7 +92,7 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
     async fn continue_after(&self, _: &Behind, _: &Fence) -> Result<bool, Error> {
         Ok(false)
     }
-    /// Whether a host has it, as that attempt which its receipts tell of put it there; `None` if that cannot be said now.
+    /// True if a host has it, as that attempt which its receipts tell of put it there; `None` if that cannot be said now.
     async fn has(&self, _: P::Id, _: &Entry<P>, _host: &str, _: Epoch) -> Result<Option<bool>, CallError> {
         Ok(Some(true))
     }

@@ -74,7 +74,7 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
     }
 }
 
-/// Whether nothing is to be there any more, or the host that the record names was seen to have it.
+/// True if nothing is to be there any more, or the host that the record names was seen to have it.
 fn is_elsewhere(world: &World, id: InstanceId, record: &InstanceRecord) -> bool {
     let status = record.status();
     if status.phase == Phase::Gone || status.wanted == Wanted::Absent {

@@ -16,16 +16,16 @@ use crate::cache::Entry;
 use crate::placed::Placed;
 use crate::shards::Fence;
 
-/// What was refused because a newer command was taken.
+/// A refusal of a command because a newer one was taken.
 pub struct Behind {
-    /// What the command was about: the record, or what is connected for it.
+    /// The record, or what is connected for it, that the command was about.
     pub id: String,
     /// The generation of the newest command that was taken.
     pub taken: u64,
 }
 
 impl Behind {
-    /// What an agent refused for that, if it did.
+    /// The refusal that an agent's error is, if it is one.
     #[must_use]
     pub fn of(error: &Error) -> Option<Self> {
         let said = |key: &str| error.metadata.get(key);

@@ -65,7 +65,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         Stepped::On(entry.clone())
     }
 
-    /// What keeps a host's copy from being removed: that the host which is to have the instance does not say that it does. A
+    /// Keeps a host's copy while the host which is to have the instance does not say that it does; `None` if it may go. A
     /// registered host may have lost its disks, and a store that was put back may name the wrong one.
     async fn kept_for(
         &self,

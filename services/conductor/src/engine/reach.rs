@@ -18,11 +18,8 @@ pub(super) const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 pub(super) const HOST_BUSY: Duration = Duration::from_millis(20);
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
-    /// The incarnation of a registered host. One that is held has not left: that most vanished at once says
-    /// more of the registry than of them.
     pub(super) fn epoch_of(&self, host: &str) -> Option<Epoch> {
-        let host = HostName::parse(host).ok()?;
-        self.reach.members.current().callable(&host).map(|member| member.epoch)
+        self.reach.epoch_of(host)
     }
 
     /// For how long a host has not been registered: since this conductor drives, if it never was.
