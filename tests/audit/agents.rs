@@ -99,6 +99,7 @@ async fn backend(
         target_epoch: host.epoch,
         request_id: "test".into(),
         store_revision: 0,
+        store_mark: String::new(),
     };
     (VolumeServiceClient::new(cluster.channel(ServiceKind::Volume, &volume.host)), command)
 }

@@ -105,6 +105,9 @@ impl Store for Fixed {
     fn went_back(&self) -> watch::Receiver<u64> {
         watch::channel(0).1
     }
+    async fn lineage(&self) -> Result<u64, StoreError> {
+        never()
+    }
     async fn compact(&self, _: Revision) -> Result<(), StoreError> {
         never()
     }

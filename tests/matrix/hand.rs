@@ -5,8 +5,8 @@ use kilonova_model::{HostName, ServiceKind};
 use kilonova_proto::conductor::v1::GetInstanceRequest;
 use kilonova_proto::conductor::v1::record_service_client::RecordServiceClient;
 use kilonova_proto::types::v1::host::State;
-use kilonova_store::SharedStore;
 use kilonova_store::keys::Keys;
+use kilonova_store::{SharedStore, Txn};
 use kilonova_tests::Cluster;
 use kilonova_tests::cluster::MemberId;
 use kilonova_tests::stores::{Copied, Kept};
@@ -28,7 +28,7 @@ pub enum Deed {
     /// An earlier copy of the store is made.
     Copy(oneshot::Sender<()>),
     /// The store is put back to the copy, or emptied if there is none.
-    PutBack(oneshot::Sender<()>),
+    PutBack { at_rest: bool, done: oneshot::Sender<()> },
 }
 
 /// Where it can be seen that a killed agent has left.
@@ -120,7 +120,13 @@ impl Hand {
     /// Puts the store back to the copy, or empties it if none was made. From then on nothing may be removed.
     pub async fn put_store_back(&self) {
         self.outages.set_back();
-        self.done(Deed::PutBack).await;
+        self.done(|done| Deed::PutBack { at_rest: false, done }).await;
+    }
+
+    /// Puts the store back while nothing runs, and has it grow past all that was known of it before anything starts.
+    pub async fn put_store_back_at_rest(&self) {
+        self.outages.set_back();
+        self.done(|done| Deed::PutBack { at_rest: true, done }).await;
     }
 }
 
@@ -167,20 +173,32 @@ pub async fn act(
             own.copied = Some(copied.expect("the store is copied"));
             let _ = done.send(());
         }
-        Deed::PutBack(done) => {
+        Deed::PutBack { at_rest, done } => {
             let own = own.as_mut().expect("the row has a store of its own");
-            if own.kept.changes_while_open() {
+            if own.kept.changes_while_open() && !at_rest {
                 own.kept.put_back(own.copied.as_ref()).await.expect("the store is put back");
             } else {
                 let all = cluster.kill_all().await;
                 own.kept.put_back(own.copied.as_ref()).await.expect("the store is put back");
-                cluster.use_store(own.kept.open().await);
+                let store = own.kept.open().await;
+                if at_rest {
+                    outgrow(&store).await;
+                }
+                cluster.use_store(store);
                 start_all(cluster, all).await;
             }
             let _ = done.send(());
         }
     }
     None
+}
+
+/// Writes more than a row does.
+async fn outgrow(store: &SharedStore) {
+    for n in 0..1_000 {
+        let written = store.txn(Txn::new().put("grown", n.to_string())).await;
+        written.expect("the store is written");
+    }
 }
 
 /// Starts all that were killed. It is not waited until they are ready: what they then are is what is judged.

@@ -159,6 +159,10 @@ impl Store for Counting {
         self.store.went_back()
     }
 
+    async fn lineage(&self) -> Result<u64, StoreError> {
+        self.store.lineage().await
+    }
+
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.store.compact(revision).await
     }

@@ -285,10 +285,15 @@ impl User {
         asked.await.map(drop)
     }
 
+    /// Which store there is.
+    pub async fn store(&self) -> Result<pb::Store, Denied> {
+        let read = self.ask(|api, _| async move { api.stores().get_store(api::GetStoreRequest {}).await });
+        Ok(read.await?.into_inner().store.unwrap_or_default())
+    }
+
     /// An operator's word that the store there is is the one to go by.
     pub async fn accept_store(&self) -> Result<(), Denied> {
-        let read = self.ask(|api, _| async move { api.stores().get_store(api::GetStoreRequest {}).await });
-        let id = read.await?.into_inner().store.unwrap_or_default().id;
+        let id = self.store().await?.id;
         let asked = self.ask(|api, _| {
             let request = api::AcceptStoreRequest { id: id.clone(), accepted_by: "operator".into() };
             async move { api.stores().accept_store(request).await }

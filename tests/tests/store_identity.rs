@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use kilonova_model::ServiceKind;
+use kilonova_model::{ServiceKind, StoreId};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::conductor::v1::StoreRecord;
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::Store;
 use kilonova_proto::types::v1::instance::State;
 use kilonova_runtime::config::Period;
 use kilonova_store::Txn;
@@ -19,6 +20,7 @@ use prost::Message;
 over_both_stores!(
     agents_wait_for_the_operator_while_the_store_is_another_one,
     one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait,
+    a_store_that_has_outgrown_what_an_agent_was_told_is_known_by_the_mark_that_it_lacks,
     what_a_record_wants_on_another_host_is_left_alone_and_what_none_wants_is_not,
 );
 
@@ -48,13 +50,19 @@ async fn until_agents(cluster: &Cluster, ready: bool) {
 
 /// Accepts the store, after which all goes on as if nothing had been.
 async fn accepted(cluster: Cluster, api: &Api, instance: &pb::Instance) {
-    let id = store(api).await.id;
+    let Store { id, previous_id, .. } = store(api).await;
+    // What is asked of a store that was set back waits; it does not fail because agents wait too.
+    let count = u32::from(!previous_id.is_empty());
+    let waiting = if count == 0 { vec![] } else { api.create("waiting", "small", count).await.unwrap() };
     let store = accept(api, &id).await.unwrap();
     assert_eq!((store.accepted, store.accepted_by.as_str()), (true, "ada"));
     until_agents(&cluster, true).await;
     assert_eq!(api.get(&instance.id).await.unwrap().state(), instance.state());
     assert_eq!(cluster.journals().iter().filter(|line| line.op == "destroy").count(), 0);
     api.active("new").await;
+    for id in waiting {
+        api.until(&id, State::Active).await;
+    }
     cluster.shutdown().await;
 }
 
@@ -64,7 +72,7 @@ async fn agents_wait_for_the_operator_while_the_store_is_another_one(backing: Ba
     let first = store(&api).await;
     assert!(!first.accepted && first.revision > 0);
     let another = pb::Store { id: "01a21692-f5a0-77ea-bd5e-52c79967c526".into(), ..Default::default() };
-    let record = StoreRecord { store: Some(another.clone()) }.encode_to_vec();
+    let record = StoreRecord { store: Some(another.clone()), lineage: 0 }.encode_to_vec();
     let txn = Txn::new().put(Keys::new(cluster.cell()).store_identity(), record);
     cluster.shared_store().txn(txn).await.unwrap();
     until_agents(&cluster, false).await;
@@ -73,13 +81,31 @@ async fn agents_wait_for_the_operator_while_the_store_is_another_one(backing: Ba
 }
 
 async fn one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait(backing: Backing) {
+    let ahead = |store: &pb::Store| {
+        let ahead = store.revision + 1_000_000;
+        format!(r#"{{"id":"{}","revision":{ahead}}}"#, store.id)
+    };
+    all_of_them_wait(backing, ahead).await;
+}
+
+async fn a_store_that_has_outgrown_what_an_agent_was_told_is_known_by_the_mark_that_it_lacks(
+    backing: Backing,
+) {
+    let lost = |store: &pb::Store| {
+        let mark = StoreId::generate();
+        format!(r#"{{"id":"{}","revision":1,"mark":"{mark}"}}"#, store.id)
+    };
+    all_of_them_wait(backing, lost).await;
+}
+
+/// One agent remembers what the store is not; all wait.
+async fn all_of_them_wait(backing: Backing, remembers: impl Fn(&pb::Store) -> String) {
     let Some((mut cluster, api)) = started(plan(backing)).await else { return };
     let instance = api.active("web").await;
     let first = store(&api).await;
     let compute = name(ServiceKind::Compute, 1);
     cluster.stop(ServiceKind::Compute, &compute).await;
-    let ahead = first.revision + 1_000_000;
-    let remembered = format!(r#"{{"id":"{}","revision":{ahead}}}"#, first.id);
+    let remembered = remembers(&first);
     std::fs::write(cluster.data_dir(&compute).join("store.json"), remembered).unwrap();
     cluster.launch(ServiceKind::Compute, &compute).await;
     until_agents(&cluster, false).await;

@@ -21,6 +21,9 @@ pub struct Conditions {
     warnings: BTreeSet<String>,
 }
 
+/// The name of the condition that the store is the one that is known, or was accepted.
+pub const STORE: &str = "store";
+
 impl Conditions {
     /// Whether all hold.
     pub fn ready(&self) -> bool {
@@ -49,6 +52,11 @@ impl Conditions {
     /// Those that do not hold, with their reasons.
     pub fn missing(&self) -> impl Iterator<Item = (&str, &str)> {
         self.iter().filter_map(|(name, reason)| Some((name, reason?)))
+    }
+
+    /// Why the store is not the one that is known, if that is so.
+    pub fn foreign_store(&self) -> Option<&str> {
+        self.missing().find(|(name, _)| *name == STORE).map(|(_, reason)| reason)
     }
 
     /// All reasons in one line; empty when ready.

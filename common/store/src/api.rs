@@ -98,6 +98,10 @@ pub trait Store: Send + Sync + 'static {
     /// [`WatchEvent::Snapshot`](crate::WatchEvent::Snapshot) that says so. Found within seconds. Never so in one process with an embedded store.
     fn went_back(&self) -> watch::Receiver<u64>;
 
+    /// The number of the data, which an earlier copy of them may have too: etcd's cluster id, or a number that an embedded store draws when
+    /// it is made, and anew whenever it is opened although it has less than it had.
+    async fn lineage(&self) -> Result<u64, StoreError>;
+
     /// Forgets the changes before a revision: whoever would resume from before it starts over. A store that keeps a bounded history by itself
     /// does nothing.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;

@@ -9,11 +9,12 @@
 //!                    quotas/<project> usage/<project>
 //!                    requests/<project>/<request-id> idempotency
 //!                    store                           which store this is
+//!                    marks/<uuid>                    by what an earlier copy of the store is known
 //! ```
 
 use kilonova_model::{
     AggregateId, CellName, FlavorId, HostName, ImageId, InstanceId, ProjectId, RequestId, ServerGroupId,
-    ServiceKind, SnapshotId, VolumeId,
+    ServiceKind, SnapshotId, StoreId, VolumeId,
 };
 
 /// What a key stands for.
@@ -43,6 +44,8 @@ pub enum Key {
     Host(ServiceKind, HostName),
     /// Which store this is.
     Store,
+    /// A mark of the store.
+    Mark(StoreId),
     /// The limits of a project.
     Quota(ProjectId),
     /// What a project uses.
@@ -180,6 +183,18 @@ impl Keys {
         format!("{}store", self.root)
     }
 
+    /// The key of a mark of the store.
+    #[must_use]
+    pub fn mark(&self, mark: StoreId) -> String {
+        format!("{}marks/{mark}", self.root)
+    }
+
+    /// The prefix of every mark of the store, oldest first.
+    #[must_use]
+    pub fn marks(&self) -> String {
+        format!("{}marks/", self.root)
+    }
+
     /// What a key stands for; none for a key of another cell or of no known form.
     #[must_use]
     pub fn parse(&self, key: &str) -> Option<Key> {
@@ -202,6 +217,7 @@ impl Keys {
             ("hosts", service) => Key::Host(service.parse().ok()?, parts.next()?.parse().ok()?),
             ("quotas", project) => Key::Quota(project.parse().ok()?),
             ("usage", project) => Key::Usage(project.parse().ok()?),
+            ("marks", mark) => Key::Mark(mark.parse().ok()?),
             ("requests", project) => Key::Request(project.parse().ok()?, parts.next()?.parse().ok()?),
             _ => return None,
         };
@@ -220,13 +236,14 @@ mod tests {
         let (project, request) = (ProjectId::parse("p").unwrap(), RequestId::parse("r-1").unwrap());
         let (flavor, image) = (FlavorId::parse("m1.small").unwrap(), ImageId::parse("cirros").unwrap());
         let (instance, volume) = (InstanceId::generate(), VolumeId::generate());
-        let aggregate = AggregateId::parse("ssd").unwrap();
+        let (aggregate, mark) = (AggregateId::parse("ssd").unwrap(), StoreId::generate());
         let (snapshot, group) = (SnapshotId::generate(), ServerGroupId::generate());
         let compute = ServiceKind::Compute;
         let cases = [
             (keys.endpoint(compute, &host), keys.endpoints(compute), Key::Endpoint(compute, host.clone())),
             (keys.shard(7), keys.shards(), Key::Shard(7)),
             (keys.store_identity(), keys.store_identity(), Key::Store),
+            (keys.mark(mark), keys.marks(), Key::Mark(mark)),
             (keys.owner(&host), keys.owners(), Key::Owner(host.clone())),
             (keys.aggregate(&aggregate), keys.aggregates(), Key::Aggregate(aggregate)),
             (keys.flavor(&flavor), keys.flavors(), Key::Flavor(flavor)),

@@ -205,8 +205,10 @@ async fn is_refused(dir: &std::path::Path, why: &str, kept: &[&str]) {
     let keys: Vec<_> = page.items.into_iter().map(|item| item.key).collect();
     assert_eq!(keys, kept);
     commit(&store, Txn::new().put("later", "1")).await;
+    let lineage = store.lineage().await.unwrap();
     drop(store);
-    reopen(dir, false).expect("what was accepted is the store now");
+    let store = reopen(dir, true).expect("what was accepted is the store now");
+    assert_eq!(store.lineage().await.unwrap(), lineage, "that it is accepted again changes nothing");
 }
 
 #[tokio::test]
@@ -269,6 +271,10 @@ async fn a_backup_of_an_open_store_is_a_store() {
     assert_eq!((copied.revision, copied.keys), (store.get("k/0").await.unwrap().1, 50));
     assert!(embedded::backup(dir.path(), &file).is_err(), "nothing is overwritten");
     let later = commit(&store, Txn::new().put("k/later", "1")).await;
+    let lineage = store.lineage().await.unwrap();
+    drop(store);
+    let store = reopen(dir.path(), false).unwrap();
+    assert_eq!(store.lineage().await.unwrap(), lineage, "over a restart");
     drop(store);
 
     for log in ["store.db-wal", "store.db-shm"] {
@@ -277,6 +283,7 @@ async fn a_backup_of_an_open_store_is_a_store() {
     std::fs::rename(&file, dir.path().join("store.db")).unwrap();
     assert!(matches!(reopen(dir.path(), false), Err(StoreError::Receded { .. })));
     let store = reopen(dir.path(), true).unwrap();
+    assert_ne!(store.lineage().await.unwrap(), lineage, "it is not the store it was");
     assert_eq!(store.list("k/", None, 100).await.unwrap().items.len(), 50);
     assert_eq!(store.get("k/later").await.unwrap(), (None, copied.revision));
     assert!(later > copied.revision);

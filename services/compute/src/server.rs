@@ -71,7 +71,7 @@ impl ComputeServer {
     /// Takes a command that is for this agent.
     fn admit_command(&self, command: &InstanceCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
-        self.memory.told(command.store_revision);
+        self.memory.told(command.store_revision, &command.store_mark);
         Ok(())
     }
 

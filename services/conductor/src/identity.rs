@@ -3,11 +3,21 @@
 //!
 //! ```text
 //!   no record ──► made, not accepted          agents that remember none adopt it; others wait
-//!   an agent was told of more than there is ──► another id, not accepted: all agents wait
+//!   an agent was told of what is not there ──► another id, not accepted: all agents wait
+//!   the data have another lineage ──► another id, not accepted: all agents wait
 //!   `kilonova store accept` ──► accepted: all agents adopt it
 //! ```
 //!
+//! What agents are told is a revision and a mark. An earlier copy has a smaller revision, until it has grown past that; by then it still
+//! lacks every mark that was made after it was taken. Conductors make one at their start and every few seconds, and send the newest with
+//! each command. A mark is kept for a day: of a host that was away for longer only the revision is compared.
+//!
+//! While a store that was set back is not accepted, conductors own no shards, so that nothing is driven, moved, purged or forgotten by what it says.
+//! What is asked of them meanwhile is accepted, and waits.
+//!
 //! Every change compares the record that was read, so that conductors that notice the same at once make one new id.
+
+mod follow;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,31 +27,41 @@ use kilonova_model::{Error, Reason, Revision, StoreId};
 use kilonova_proto::conductor::v1::StoreRecord;
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::{Compare, Txn, TxnOutcome};
-use parking_lot::RwLock;
 use prost::Message;
+use tokio::sync::watch;
 
 use crate::db::{Db, conflict, decode, store_error};
 
 /// How often a change is tried again when somebody else was faster.
 const TRIES: usize = 16;
 
-/// How often a conductor reads the identity anew.
-const REFRESH: Duration = Duration::from_secs(60);
-
-/// How long it waits before it tries again to renew it.
-const RETRY: Duration = Duration::from_secs(1);
+/// The age up to which a mark is looked for.
+const MARK_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// The identity of the cell's store. Clones share it.
 #[derive(Clone)]
 pub struct StoreIdentity {
     db: Db,
-    /// The id as it was last read or written; empty before.
-    known: Arc<RwLock<String>>,
+    /// As it was last read or written; empty before.
+    known: Arc<watch::Sender<pb::Store>>,
+}
+
+/// What an agent remembers of the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Remembered<'a> {
+    /// The id.
+    pub id: &'a str,
+    /// How far it had come.
+    pub revision: Revision,
+    /// The newest mark; empty if it knows none.
+    pub mark: &'a str,
 }
 
 /// The record as it was read.
+#[derive(Clone)]
 struct Seen {
     store: pb::Store,
+    lineage: u64,
     revision: Revision,
 }
 
@@ -49,62 +69,86 @@ impl StoreIdentity {
     /// Of this store.
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self { db, known: Arc::default() }
+        Self { db, known: Arc::new(watch::Sender::default()) }
     }
 
     /// The id, as this conductor saw it last; from the store only if it never did.
     pub async fn known(&self) -> Result<String, Error> {
-        let known = self.known.read().clone();
+        let known = self.known.borrow().id.clone();
         if known.is_empty() { self.current().await.map(|store| store.id) } else { Ok(known) }
+    }
+
+    /// The newest mark, as this conductor saw it last; empty if it never did.
+    #[must_use]
+    pub fn mark(&self) -> String {
+        self.known.borrow().mark.clone()
+    }
+
+    /// Whether records are not to be driven, because the store is not what it was and no administrator has accepted it.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        waits(&self.known.borrow())
+    }
+
+    /// Waits until it is known whether records are to be driven, and they are, or are not.
+    pub async fn until(&self, driven: bool) {
+        let is_so = |store: &pb::Store| !store.id.is_empty() && waits(store) != driven;
+        // The sender lives as long as `self`.
+        let _ = self.known.subscribe().wait_for(is_so).await;
     }
 
     /// Which store it is, and how far it has come; one that has no identity gets one.
     pub async fn current(&self) -> Result<pb::Store, Error> {
         for _ in 0..TRIES {
             let seen = self.read().await?;
-            if !seen.store.id.is_empty() {
+            let lineage = self.lineage().await?;
+            if !seen.store.id.is_empty() && seen.lineage == lineage {
                 return Ok(seen.store);
             }
-            if let Some(store) = self.write(&seen, made("")).await? {
-                tracing::info!(id = store.id, "the store had no identity: it has one now");
+            let store = match seen.store.id.as_str() {
+                "" => made(""),
+                // Of an earlier version, which did not write it down.
+                _ if seen.lineage == 0 => seen.store.clone(),
+                id => made(id),
+            };
+            if let Some(store) = self.write(Txn::new(), &Seen { lineage, ..seen.clone() }, store).await? {
+                match seen.store.id.as_str() {
+                    "" => tracing::info!(id = store.id, "the store had no identity: it has one now"),
+                    id if id == store.id => {}
+                    previous => tracing::error!(
+                        id = store.id,
+                        previous,
+                        "the store's data are not those that it had: agents remove nothing until `kilonova store accept`"
+                    ),
+                }
             }
         }
         Err(conflict("the store's identity"))
     }
 
     /// Which store it is, once that is compared with what an agent remembers: one that is not as far as it was gets another id.
-    pub async fn compared(&self, remembered_id: &str, remembered: Revision) -> Result<pb::Store, Error> {
+    pub async fn compared(&self, remembered: Remembered<'_>) -> Result<pb::Store, Error> {
         let store = self.current().await?;
-        if store.id != remembered_id || remembered <= Revision(store.revision) {
+        let is_as_far = remembered.revision <= Revision(store.revision);
+        if store.id != remembered.id || is_as_far && self.has(&store, remembered.mark).await? {
             return Ok(store);
         }
         tracing::error!(
-            id = store.id, revision = store.revision, %remembered,
+            id = store.id, revision = store.revision, remembered = %remembered.revision, mark = remembered.mark,
             "the store was set back: agents remove nothing until `kilonova store accept`"
         );
-        self.renew_identity(remembered_id).await
+        self.renew_identity(remembered.id).await
     }
 
-    /// Gives the store another id whenever this conductor finds that it went back, so that agents which had not heard of more wait too.
-    /// Runs until it is cancelled.
-    pub async fn follow(self) {
-        let mut went_back = self.db.went_back();
-        let mut known = String::new();
-        loop {
-            match self.current().await {
-                Ok(store) => known = store.id,
-                Err(error) => tracing::warn!(%error, "cannot read the store's identity: tried again"),
-            }
-            match tokio::time::timeout(REFRESH, went_back.changed()).await {
-                Err(_) => continue,
-                Ok(Err(_)) => return,
-                Ok(Ok(())) => {}
-            }
-            while let Err(error) = self.renew_identity(&known).await {
-                tracing::warn!(%error, "cannot give a store that went back another identity: tried again");
-                tokio::time::sleep(RETRY).await;
-            }
+    /// Whether the store has a mark, as far as that can be said.
+    async fn has(&self, store: &pb::Store, mark: &str) -> Result<bool, Error> {
+        let Ok(id) = StoreId::parse(mark) else { return Ok(true) };
+        let age = id.time().and_then(|made| SystemTime::now().duration_since(made).ok());
+        if mark == store.mark || age.is_some_and(|age| age > MARK_KEPT) {
+            return Ok(true);
         }
+        let (found, _) = self.db.store.get(&self.db.keys.mark(id)).await.map_err(store_error)?;
+        Ok(found.is_some())
     }
 
     /// Gives the store another id if it has this one still: it is not what it was. Agents wait for an administrator then.
@@ -114,7 +158,8 @@ impl StoreIdentity {
             if seen.store.id != id {
                 return self.current().await;
             }
-            if let Some(store) = self.write(&seen, made(id)).await? {
+            let seen = Seen { lineage: self.lineage().await?, ..seen };
+            if let Some(store) = self.write(Txn::new(), &seen, made(id)).await? {
                 tracing::error!(id = store.id, previous = id, "the store has a new identity");
                 return Ok(store);
             }
@@ -141,7 +186,7 @@ impl StoreIdentity {
                 ..seen.store.clone()
             };
             if seen.store.id == id
-                && let Some(store) = self.write(&seen, accepted).await?
+                && let Some(store) = self.write(Txn::new(), &seen, accepted).await?
             {
                 tracing::warn!(id, who, "the store was accepted: agents go by it");
                 return Ok(store);
@@ -151,10 +196,17 @@ impl StoreIdentity {
     }
 
     fn know(&self, store: &pb::Store) {
-        let mut known = self.known.write();
-        if *known != store.id {
-            known.clone_from(&store.id);
-        }
+        self.known.send_if_modified(|known| {
+            let is_new = (&known.id, &known.mark, known.accepted) != (&store.id, &store.mark, store.accepted);
+            if is_new {
+                known.clone_from(store);
+            }
+            is_new
+        });
+    }
+
+    async fn lineage(&self) -> Result<u64, Error> {
+        self.db.store.lineage().await.map_err(store_error)
     }
 
     async fn read(&self) -> Result<Seen, Error> {
@@ -163,16 +215,15 @@ impl StoreIdentity {
         let read = found.map(|item| decode::<StoreRecord>(&item)).transpose()?.unwrap_or_default();
         let store = pb::Store { revision: now.0, ..read.record.store.unwrap_or_default() };
         self.know(&store);
-        Ok(Seen { store, revision: read.revision })
+        Ok(Seen { store, lineage: read.record.lineage, revision: read.revision })
     }
 
-    /// Writes it if it is still as it was read; none if it is not.
-    async fn write(&self, seen: &Seen, store: pb::Store) -> Result<Option<pb::Store>, Error> {
+    /// Writes it, and what else the transaction has, if it is still as it was read; none if it is not.
+    async fn write(&self, txn: Txn, seen: &Seen, store: pb::Store) -> Result<Option<pb::Store>, Error> {
         let key = self.db.keys.store_identity();
-        let record = StoreRecord { store: Some(pb::Store { revision: 0, ..store.clone() }) };
-        let txn = Txn::new()
-            .when(Compare::ModRevision(key.clone(), seen.revision))
-            .put(key, record.encode_to_vec());
+        let written = Some(pb::Store { revision: 0, ..store.clone() });
+        let record = StoreRecord { store: written, lineage: seen.lineage };
+        let txn = txn.when(Compare::ModRevision(key.clone(), seen.revision)).put(key, record.encode_to_vec());
         Ok(match self.db.commit(txn).await? {
             TxnOutcome::Committed { revision } => {
                 self.know(&store);
@@ -181,6 +232,11 @@ impl StoreIdentity {
             TxnOutcome::Conflict { .. } => None,
         })
     }
+}
+
+/// Whether nothing is done with its records before an administrator has accepted it: it is not what it was.
+fn waits(store: &pb::Store) -> bool {
+    !store.previous_id.is_empty() && !store.accepted
 }
 
 fn made(previous_id: &str) -> pb::Store {
@@ -193,48 +249,4 @@ fn made(previous_id: &str) -> pb::Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use kilonova_model::CellName;
-    use kilonova_store::embedded::EmbeddedStore;
-    use kilonova_store::keys::Keys;
-
-    fn identity() -> StoreIdentity {
-        let keys = Keys::new(&CellName::parse("test").unwrap());
-        StoreIdentity::new(Db { store: Arc::new(EmbeddedStore::open_temporary().unwrap()), keys })
-    }
-
-    #[tokio::test]
-    async fn a_store_gets_one_identity_and_keeps_it() {
-        let one = identity();
-        let (first, second) = tokio::join!(one.current(), one.current());
-        let store = first.unwrap();
-        assert_eq!(second.unwrap().id, store.id);
-        assert!(!store.accepted && store.previous_id.is_empty() && store.revision > 0);
-        let same = one.compared(&store.id, Revision(store.revision)).await.unwrap();
-        assert_eq!(same.id, store.id, "it is as far as it was");
-        let other = one.compared("another", Revision(u64::MAX)).await.unwrap();
-        assert_eq!(other.id, store.id, "what was told of another store says nothing of this one");
-    }
-
-    #[tokio::test]
-    async fn one_that_was_set_back_gets_another_identity_once_that_has_to_be_accepted() {
-        let one = identity();
-        let before = one.current().await.unwrap();
-        one.accept(&before.id, "admin").await.unwrap();
-        let ahead = Revision(before.revision + 100);
-        let (first, second) = tokio::join!(one.compared(&before.id, ahead), one.compared(&before.id, ahead));
-        let store = first.unwrap();
-        assert_eq!((&second.unwrap().id, &store.previous_id), (&store.id, &before.id));
-        assert!(store.id != before.id && !store.accepted);
-
-        let refused = one.accept(&before.id, "admin").await.unwrap_err();
-        assert_eq!(refused.reason, Reason::InvalidState);
-        let accepted = one.accept(&store.id, "admin").await.unwrap();
-        assert_eq!((accepted.accepted, accepted.accepted_by.as_str()), (true, "admin"));
-        let again = one.accept(&store.id, "somebody else").await.unwrap();
-        assert_eq!(again.accepted_by, "admin", "once");
-    }
-}
+mod tests;

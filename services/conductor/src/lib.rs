@@ -88,7 +88,10 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     let instances = Records::<InstanceRecord>::follow("instances", &db, tasks);
     let volumes = Records::<VolumeRecord>::follow("volumes", &db, tasks);
     let snapshots = Records::<SnapshotRecord>::follow("snapshots", &db, tasks);
+    let identity = StoreIdentity::new(db.clone());
+    tasks.spawn("store identity", identity.clone().follow(context.readiness.clone()));
     let callers = Callers {
+        identity: identity.clone(),
         peers: context.peers.clone(),
         instances: instances.clone(),
         volumes: volumes.clone(),
@@ -102,16 +105,15 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     let (gained, gained_rx) = mpsc::channel(1);
     let shards = Shards::join(
         db.clone(),
+        identity.clone(),
         context.host.clone(),
         context.epochs(),
         config.shard_ttl.get(),
         gained,
         tasks,
     );
-    shards.watch_unowned(config.shard_ttl.get(), context.readiness.clone(), tasks);
+    shards.watch_unowned(identity.clone(), config.shard_ttl.get(), context.readiness.clone(), tasks);
     tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
-    let identity = StoreIdentity::new(db.clone());
-    tasks.spawn("store identity", identity.clone().follow());
     tasks.spawn("compaction", compaction::run(db.clone(), shards.clone(), config.history.get()));
     let lanes = Arc::new(Lanes::default());
     let engines = Engines {

@@ -47,8 +47,8 @@ fn embedded(dir: &Path, accept_older: bool) -> Result<SharedStore, Failure> {
     match EmbeddedStore::open(dir, EmbeddedOptions { accept_older, ..EmbeddedOptions::default() }) {
         Ok(store) => Ok(Arc::new(store)),
         Err(error @ StoreError::Receded { .. }) => Err(Failure::failed(format!(
-            "{error}; put back what is missing, or start once with --set store.accept_older=true to go on with what is there: \
-             records made since then are gone, and their guests and volumes are orphans"
+            "{error}; put back what is missing, or start once with --set store.accept_older=true, and then say \
+             `kilonova store accept`, to go on with what is there: records made since then are gone, and their guests and volumes are orphans"
         ))),
         Err(error @ StoreError::InUse { .. }) => Err(Failure::failed(error)),
         Err(error) => Err(Failure::failed(format!(

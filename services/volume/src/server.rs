@@ -67,7 +67,7 @@ impl VolumeServer {
     /// Takes a command that is for this agent.
     fn admit_command(&self, command: &VolumeCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
-        self.memory.told(command.store_revision);
+        self.memory.told(command.store_revision, &command.store_mark);
         Ok(())
     }
 

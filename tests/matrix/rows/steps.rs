@@ -133,6 +133,14 @@ pub async fn until_gone(user: &User, id: &str) {
     until_instance(user, id, "DELETED").await;
 }
 
+/// Until the conductors have made another mark of the store.
+pub async fn until_marked_anew(user: &User) {
+    let before = user.store().await.unwrap().mark;
+    while user.store().await.unwrap().mark == before {
+        sleep(LOOK).await;
+    }
+}
+
 /// Long enough for agents to have looked for what is nobody's more than once, and to have removed it.
 pub async fn while_agents_look() {
     sleep(at_this_pace(Duration::from_secs(5))).await;

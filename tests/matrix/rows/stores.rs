@@ -4,7 +4,7 @@ use super::Row;
 use super::renamed::hasty;
 use super::steps::{
     attached, create, instance, kept, resized, until_accepted, until_ended, until_gone,
-    until_hosts_take_work, until_volume, while_agents_look,
+    until_hosts_take_work, until_marked_anew, until_volume, while_agents_look,
 };
 
 pub const ROWS: &[Row] = &[
@@ -31,6 +31,23 @@ pub const ROWS: &[Row] = &[
         },
         |_u, _ids, hand| {
             hand.put_store_back().await;
+            while_agents_look().await;
+        }
+    )
+    .with_another_store(),
+    row!(
+        "the store goes back while nothing runs, and outgrows what agents know",
+        hasty,
+        |u, hand| {
+            hand.copy_store().await;
+            for _ in 0..2 {
+                until_marked_anew(&u).await;
+            }
+            attached(&u).await;
+            kept(&u).await
+        },
+        |_u, _ids, hand| {
+            hand.put_store_back_at_rest().await;
             while_agents_look().await;
         }
     )

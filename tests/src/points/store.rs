@@ -35,12 +35,11 @@ impl PointStore {
     }
 }
 
-/// Whether a transaction changes records, and not only who is there and who owns what.
+/// Whether a transaction changes records, and not only who is there and who owns what, or how far the store is.
 fn is_of_records(txn: &Txn) -> bool {
-    txn.ops.iter().any(|op| {
-        let kind = op.key().split('/').nth(3).unwrap_or_default();
-        !matches!(kind, "endpoints" | "shards" | "owners" | "hosts")
-    })
+    let kinds = || txn.ops.iter().map(|op| op.key().split('/').nth(3).unwrap_or_default());
+    let is_mark = kinds().any(|kind| kind == "marks");
+    !is_mark && kinds().any(|kind| !matches!(kind, "endpoints" | "shards" | "owners" | "hosts"))
 }
 
 fn described(txn: &Txn) -> String {
@@ -111,6 +110,10 @@ impl Store for PointStore {
 
     fn went_back(&self) -> watch::Receiver<u64> {
         self.inner.went_back()
+    }
+
+    async fn lineage(&self) -> Result<u64, StoreError> {
+        self.inner.lineage().await
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {

@@ -200,6 +200,10 @@ impl Store for Forgetful {
     fn went_back(&self) -> watch::Receiver<u64> {
         self.store.went_back()
     }
+
+    async fn lineage(&self) -> Result<u64, StoreError> {
+        self.store.lineage().await
+    }
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.store.compact(revision).await
     }

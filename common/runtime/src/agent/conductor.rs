@@ -99,9 +99,11 @@ impl Conductor {
         about: RegisterHostRequest,
     ) -> Result<AdminState, Status> {
         let known = self.memory.known();
-        let Remembered { id: store_id, revision: store_revision } = known.clone().unwrap_or_default();
+        let Remembered { id: store_id, revision: store_revision, mark: store_mark } =
+            known.clone().unwrap_or_default();
         let host = self.host.to_string();
-        let request = RegisterHostRequest { host, epoch: epoch.0, store_id, store_revision, ..about };
+        let request =
+            RegisterHostRequest { host, epoch: epoch.0, store_id, store_revision, store_mark, ..about };
         let answer = self.client().await?.register_host(within(request)).await?.into_inner();
         self.saw(known.as_ref(), answer.store.as_ref())?;
         Ok(AdminState {

@@ -23,13 +23,11 @@ use super::register::{jittered, keep_registered};
 use super::reporter::{Report, Reporter, Sink};
 use super::store_memory::{Foreign, StoreMemory};
 use crate::base::VERSION;
-use crate::readiness::Readiness;
+use crate::readiness::{Readiness, STORE};
 use crate::service::Context;
 
 /// The condition that a conductor knows the host.
 const REGISTERED: &str = "registered";
-/// The condition that the records are in the store that the data are known to.
-const STORE: &str = "store";
 /// How often it is said that they are not.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 /// The condition that nothing of an earlier incarnation is left to be decided, or removed.

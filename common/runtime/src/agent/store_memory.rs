@@ -12,9 +12,9 @@
 //! | it        | another, accepted             | remembers that one            |
 //! | it        | another                       | waits                         |
 //!
-//! The id is written down at once, and so is how far the store had come when the record of a command was written: what is made for
-//! the command is then known to be newer than any copy of the store that does not have its record. Every few seconds that is
-//! made to outlive the machine too.
+//! The id is written down at once, and so is how far the store had come when the record of a command was written, with the newest mark that the
+//! conductor knew: what is made for the command is then known to be newer than any copy of the store that does not have its record. Every
+//! few seconds that is made to outlive the machine too. Whether the store has the mark still is for conductors to see, at each registration.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,9 @@ pub struct Remembered {
     pub id: String,
     /// How far it had come.
     pub revision: u64,
+    /// The newest mark of it that was told.
+    #[serde(default)]
+    pub mark: String,
 }
 
 /// Another store than the one that is remembered.
@@ -106,11 +109,12 @@ impl StoreMemory {
             return Err(foreign);
         }
         let new = memory.known.as_ref().is_none_or(|now| now.id != store.id);
-        let revision = match &memory.known {
-            Some(now) if !new => now.revision.max(store.revision),
-            _ => store.revision,
+        let (revision, mark) = match &memory.known {
+            Some(now) if !new => (now.revision.max(store.revision), newest(&now.mark, &store.mark)),
+            _ => (store.revision, store.mark.as_str()),
         };
-        memory.known = Some(Remembered { id: store.id.clone(), revision });
+        let known = Remembered { id: store.id.clone(), revision, mark: mark.to_owned() };
+        memory.known = Some(known);
         if new || memory.written.is_none_or(|written| written.elapsed() >= WRITE_EVERY) {
             match data_dir::write(&self.shared.path, &memory.known) {
                 Ok(()) => memory.written = Some(Instant::now()),
@@ -124,15 +128,19 @@ impl StoreMemory {
         Ok(())
     }
 
-    /// Takes the revision of the record that a command was made of, before the command is done: the store has come that far. Written
-    /// down at once, so that it outlives the process, and within seconds so that it outlives the machine.
-    pub fn told(&self, revision: u64) {
+    /// Takes the revision of the record that a command was made of, and the newest mark, before the command is done: the store has come that
+    /// far. Written down at once, so that it outlives the process, and within seconds so that it outlives the machine.
+    pub fn told(&self, revision: u64, mark: &str) {
         let mut memory = self.shared.memory.lock();
         if self.shared.foreign.borrow().is_some() {
             return;
         }
-        let Some(known) = memory.known.as_mut().filter(|known| known.revision < revision) else { return };
-        known.revision = revision;
+        let Some(known) = memory.known.as_mut() else { return };
+        let mark = newest(&known.mark, mark);
+        if revision <= known.revision && mark == known.mark {
+            return;
+        }
+        (known.revision, known.mark) = (known.revision.max(revision), mark.to_owned());
         if let Err(error) = data_dir::note(&self.shared.path, &memory.known) {
             tracing::error!(%error, "cannot write down how far the store has come");
         }
@@ -142,6 +150,11 @@ impl StoreMemory {
     pub fn foreign(&self) -> watch::Receiver<Option<Foreign>> {
         self.shared.foreign.subscribe()
     }
+}
+
+/// The newer of two marks, which sort by the time they were made at.
+fn newest<'a>(known: &'a str, told: &'a str) -> &'a str {
+    known.max(told)
 }
 
 /// Why `seen` is not to be gone by, if it is not: `now` is what is remembered, `asked` what was when it was asked for.
@@ -191,7 +204,7 @@ mod tests {
         let text = memory.foreign().borrow().as_ref().unwrap().to_string();
         assert!(text.contains("store two") && text.contains("store one") && text.contains("store accept"));
         assert!(saw(&memory, &store("two", 3, true)), "an administrator's word");
-        assert_eq!(memory.known(), Some(Remembered { id: "two".into(), revision: 3 }));
+        assert_eq!(memory.known(), Some(Remembered { id: "two".into(), revision: 3, mark: String::new() }));
         assert!(!saw(&memory, &store("one", 900, false)), "and not back again without one");
         assert_eq!(StoreMemory::open(dir.path()).unwrap().known().unwrap().id, "two");
     }
@@ -200,16 +213,18 @@ mod tests {
     fn the_record_that_a_command_was_made_of_is_older_than_no_store_that_is_gone_by() {
         let dir = tempfile::tempdir().unwrap();
         let memory = StoreMemory::open(dir.path()).unwrap();
-        memory.told(5);
+        memory.told(5, "");
         assert!(memory.known().is_none(), "of which store is not known");
         assert!(saw(&memory, &store("one", 10, false)));
-        memory.told(25);
-        memory.told(24);
+        memory.told(25, "b");
+        memory.told(24, "a");
+        memory.told(24, "");
         drop(memory);
         let memory = StoreMemory::open(dir.path()).unwrap();
-        assert_eq!(memory.known().unwrap().revision, 25, "over a restart right after it");
+        let known = memory.known().unwrap();
+        assert_eq!((known.revision, known.mark.as_str()), (25, "b"), "over a restart right after it");
         assert!(!saw(&memory, &store("one", 24, false)), "set back to before it");
-        memory.told(90);
+        memory.told(90, "c");
         assert_eq!(memory.known().unwrap().revision, 25, "nobody knows whose revision that is");
     }
 

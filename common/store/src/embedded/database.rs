@@ -60,6 +60,14 @@ pub(super) fn identity(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("SELECT value FROM counter WHERE name = 'identity'", [], |row| row.get(0))
 }
 
+/// Draws another number, for a store that has less than it had; it is durable.
+pub(super) fn draw_identity(db: &Connection) -> rusqlite::Result<i64> {
+    let drawn = rand::random_range(1..i64::MAX);
+    db.execute("UPDATE counter SET value = ?1 WHERE name = 'identity'", [drawn])?;
+    checkpoint(db)?;
+    Ok(drawn)
+}
+
 /// Copies the log into the database, without waiting for anybody; false if some of it could not be.
 pub(super) fn checkpoint(db: &Connection) -> rusqlite::Result<bool> {
     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {

@@ -80,6 +80,7 @@ pub struct EmbeddedStore {
     readers: Arc<Readers>,
     deadline: Duration,
     temporary: Option<TempDir>,
+    lineage: u64,
     /// Never: nobody else writes the file.
     went_back: watch::Sender<u64>,
 }
@@ -93,6 +94,7 @@ impl EmbeddedStore {
         let path = dir.join(DATABASE);
         let (db, revision, marked) = prepare(dir, options.accept_older)?;
         let hub = Arc::new(Hub::new(revision, options.history));
+        let lineage = marked.identity.unsigned_abs();
         let keeper = Keeper::start(dir, marked, hub.subscribe())?;
         let (jobs, queue) = mpsc::channel();
         let writer = Writer::new(db, revision, Arc::clone(&hub), options.group);
@@ -112,6 +114,7 @@ impl EmbeddedStore {
             readers: Arc::new(Readers::new(path, options.readers, options.deadline)),
             deadline: options.deadline,
             temporary: None,
+            lineage,
             went_back: watch::Sender::new(0),
         })
     }
@@ -198,6 +201,10 @@ impl Store for EmbeddedStore {
         self.went_back.subscribe()
     }
 
+    async fn lineage(&self) -> Result<u64, StoreError> {
+        Ok(self.lineage)
+    }
+
     /// The ring of changes is bounded, and of a key only its present value is kept.
     async fn compact(&self, _: Revision) -> Result<(), StoreError> {
         Ok(())
@@ -221,13 +228,15 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 /// revision and the mark that stands for it on the disk.
 fn prepare(dir: &Path, accept_older: bool) -> Result<(Connection, Revision, Mark), StoreError> {
     let path = dir.join(DATABASE);
-    let marked = match Mark::read(dir) {
+    let read = Mark::read(dir);
+    let mut accepted = read.is_err();
+    let marked = match read {
         Err(error) if !accept_older => return Err(receded(dir, format!("cannot read its mark: {error}"))),
-        marked => marked.unwrap_or_default(),
+        read => read.unwrap_or_default(),
     };
     let is_there = std::fs::metadata(&path).is_ok_and(|file| file.len() > 0);
     if !is_there && let Some(marked) = marked {
-        settle(dir, marked, None, accept_older)?;
+        accepted |= settle(dir, marked, None, accept_older)?;
     }
     let mut db = database::open_writer(&path)?;
     let found = |db: &Connection| {
@@ -236,9 +245,13 @@ fn prepare(dir: &Path, accept_older: bool) -> Result<(Connection, Revision, Mark
         database::checkpoint(db)?;
         Ok(Mark { identity, revision })
     };
-    let found = found(&db).map_err(|error: rusqlite::Error| database::from_sqlite(&error))?;
+    let mut found = found(&db).map_err(|error: rusqlite::Error| database::from_sqlite(&error))?;
     if is_there && let Some(marked) = marked {
-        settle(dir, marked, Some(found), accept_older)?;
+        accepted |= settle(dir, marked, Some(found), accept_older)?;
+    }
+    if accepted {
+        // Before the mark is written: from then on nothing else says that this is another store.
+        found.identity = database::draw_identity(&db).map_err(|error| database::from_sqlite(&error))?;
     }
     let mut clean = || {
         let tx = db.transaction()?;
@@ -263,13 +276,13 @@ fn prepare(dir: &Path, accept_older: bool) -> Result<(Connection, Revision, Mark
     Ok((db, revision, marked))
 }
 
-/// Refuses a database that has less than its mark, unless that was said to be right.
-fn settle(dir: &Path, marked: Mark, found: Option<Mark>, accept_older: bool) -> Result<(), StoreError> {
+/// Refuses a database that has less than its mark, unless that was said to be right; whether it has.
+fn settle(dir: &Path, marked: Mark, found: Option<Mark>, accept_older: bool) -> Result<bool, StoreError> {
     match marked.misses(found) {
-        None => Ok(()),
+        None => Ok(false),
         Some(what) if accept_older => {
             tracing::warn!(dir = %dir.display(), what, "the store is opened all the same, as was asked");
-            Ok(())
+            Ok(true)
         }
         Some(what) => Err(receded(dir, what)),
     }

@@ -139,6 +139,15 @@ impl Store for EtcdStore {
         self.cluster.history.subscribe()
     }
 
+    async fn lineage(&self) -> Result<u64, StoreError> {
+        let known = self.cluster.history.seen().cluster;
+        if known == 0 {
+            self.cluster.probe().await.map_err(|failure| failure.into_error(Effect::Read))?;
+            return Ok(self.cluster.history.seen().cluster);
+        }
+        Ok(known)
+    }
+
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.cluster.compact(revision).await.map_err(|failure| failure.into_error(Effect::Repeatable))
     }

@@ -252,6 +252,7 @@ impl Cell {
             target_epoch: self.agent.as_ref().unwrap().epoch().0,
             request_id: "request-1".to_owned(),
             store_revision: 0,
+            store_mark: String::new(),
         }
     }
 

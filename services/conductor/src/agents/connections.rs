@@ -145,7 +145,7 @@ impl Callers {
         }
         let epoch = self.epoch(ServiceKind::Volume, &resource.host)?;
         let at = Site { host: resource.host.clone(), attempt: resource.attempt };
-        let command = command(id, resource.generation + newer, &at, epoch, step, entry.revision);
+        let command = command(id, resource.generation + newer, &at, epoch, step, self.told(entry.revision));
         let channel = self.host(ServiceKind::Volume, &at.host, epoch)?;
         Ok(Some((VolumeServiceClient::new(channel), Some(command))))
     }

@@ -1,7 +1,7 @@
 //! The calls for instances.
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, Revision, ServiceKind};
+use kilonova_model::{Epoch, Error, HostName, InstanceId, Reason, ServiceKind};
 use kilonova_proto::compute::v1 as compute;
 use kilonova_proto::compute::v1::compute_service_client::ComputeServiceClient;
 use kilonova_proto::compute::v1::reboot_instance_request::RebootType;
@@ -15,8 +15,8 @@ use kilonova_rpc::peers::Channel;
 use kilonova_store::Txn;
 
 use super::{
-    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, disk_gib, no_such_operation, places, step_id,
-    within,
+    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, Told, disk_gib, no_such_operation, places,
+    step_id, within,
 };
 use crate::cache::Entry;
 use crate::engine::behind::Behind;
@@ -33,7 +33,7 @@ pub(crate) fn command(
     at: &Site,
     epoch: Epoch,
     step: &str,
-    made_of: Revision,
+    told: Told,
 ) -> compute::InstanceCommand {
     compute::InstanceCommand {
         instance_id: id.to_string(),
@@ -42,7 +42,8 @@ pub(crate) fn command(
         target_host: at.host.clone(),
         target_epoch: epoch.0,
         request_id: step_id(id, generation, at.attempt, step),
-        store_revision: made_of.0,
+        store_revision: told.revision,
+        store_mark: told.mark,
     }
 }
 
@@ -137,7 +138,7 @@ impl Agents<InstanceRecord> for Callers {
             volumes.push(compute::BlockDevice { volume_id, device, connection });
         }
         let request = compute::BuildInstanceRequest {
-            command: Some(command(id, instance.generation, at, epoch, "build", entry.revision)),
+            command: Some(command(id, instance.generation, at, epoch, "build", self.told(entry.revision))),
             project_id: instance.project_id.clone(),
             spec: instance.spec.clone(),
             flavor: moves::flavor_to_be(record).cloned(),
@@ -160,7 +161,8 @@ impl Agents<InstanceRecord> for Callers {
     ) -> Result<(), CallError> {
         let instance = entry.record.resource();
         let kind = hosts_part(operation);
-        let command = Some(command(id, operation.generation, at, epoch, step_name(kind), entry.revision));
+        let command =
+            Some(command(id, operation.generation, at, epoch, step_name(kind), self.told(entry.revision)));
         let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &at.host, epoch)?);
         let taken = match kind {
             _ if operation.r#move.is_some() => {
@@ -253,7 +255,8 @@ impl Agents<InstanceRecord> for Callers {
     ) -> Result<Option<bool>, CallError> {
         let record = &entry.record;
         let at = Site { host: host.to_owned(), attempt: 0 };
-        let command = command(id, record.resource().generation, &at, epoch, "state", entry.revision);
+        let command =
+            command(id, record.resource().generation, &at, epoch, "state", self.told(entry.revision));
         let request = compute::GetInstanceStateRequest { command: Some(command) };
         let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, host, epoch)?);
         let answer = client.get_instance_state(within(request, COMMAND_DEADLINE)).await.map_err(classify);
@@ -284,8 +287,14 @@ impl Agents<InstanceRecord> for Callers {
         epoch: Epoch,
     ) -> Result<(), CallError> {
         let at = Site { host: receipt.host.clone(), attempt: receipt.attempt };
-        let command =
-            command(id, entry.record.resource().generation, &at, epoch, "terminate", entry.revision);
+        let command = command(
+            id,
+            entry.record.resource().generation,
+            &at,
+            epoch,
+            "terminate",
+            self.told(entry.revision),
+        );
         let request = compute::TerminateInstanceRequest { command: Some(command) };
         let mut client = ComputeServiceClient::new(self.host(ServiceKind::Compute, &receipt.host, epoch)?);
         client.terminate_instance(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)

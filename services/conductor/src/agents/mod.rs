@@ -9,7 +9,7 @@ pub(crate) mod volume;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Error, HostName, Reason, ServiceKind};
+use kilonova_model::{Epoch, Error, HostName, Reason, Revision, ServiceKind};
 use kilonova_proto::conductor::v1::{
     Alternate, InstanceRecord, Operation, Receipt, SnapshotRecord, VolumeRecord,
 };
@@ -27,6 +27,7 @@ pub use ask::{disk_gib, rebuild_request};
 
 use crate::cache::Entry;
 use crate::engine::behind::Behind;
+use crate::identity::StoreIdentity;
 use crate::placed::{Placed, Site};
 use crate::records::Records;
 use crate::shards::Fence;
@@ -58,6 +59,15 @@ impl GroupWish {
         let group = self.hosts.as_ref().filter(|group| group.policy() == Policy::Affinity)?;
         group.hosts.first().map(|host| host.host.as_str())
     }
+}
+
+/// How far the store has come, as agents are told with each command.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// The revision of the record that the command is made of.
+    revision: u64,
+    /// The newest mark.
+    mark: String,
 }
 
 /// How records of one type are placed, built and removed.
@@ -117,6 +127,8 @@ pub struct Callers {
     pub volumes: Records<VolumeRecord>,
     /// Where the snapshots are that volumes are made of.
     pub snapshots: Records<SnapshotRecord>,
+    /// Which store the records are in.
+    pub identity: StoreIdentity,
 }
 
 pub(crate) fn within<T>(message: T, deadline: Duration) -> Request<T> {
@@ -151,6 +163,11 @@ fn places(best: Option<scheduler::SelectedHost>, rest: Vec<scheduler::SelectedHo
 }
 
 impl Callers {
+    /// What an agent is told of the store with a command made of the record at that revision.
+    pub(crate) fn told(&self, made_of: Revision) -> Told {
+        Told { revision: made_of.0, mark: self.identity.mark() }
+    }
+
     /// The channel for work to one incarnation of a host. A name that is none belongs to no host.
     pub(crate) fn host(&self, service: ServiceKind, host: &str, epoch: Epoch) -> Result<Channel, CallError> {
         let host = HostName::parse(host)

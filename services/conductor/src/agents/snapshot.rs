@@ -29,7 +29,7 @@ impl Callers {
         epoch: Epoch,
         step: &str,
     ) -> Result<(VolumeServiceClient<Channel>, volume::VolumeCommand), CallError> {
-        let snapshot = entry.record.resource();
+        let (snapshot, told) = (entry.record.resource(), self.told(entry.revision));
         let command = volume::VolumeCommand {
             volume_id: snapshot.volume_id.clone(),
             generation: snapshot.generation,
@@ -37,7 +37,8 @@ impl Callers {
             target_host: at.host.clone(),
             target_epoch: epoch.0,
             request_id: step_id(id, snapshot.generation, at.attempt, step),
-            store_revision: entry.revision.0,
+            store_revision: told.revision,
+            store_mark: told.mark,
         };
         Ok((VolumeServiceClient::new(self.host(ServiceKind::Volume, &at.host, epoch)?), command))
     }

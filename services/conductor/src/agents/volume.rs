@@ -1,7 +1,7 @@
 //! The calls for volumes.
 
 use async_trait::async_trait;
-use kilonova_model::{Epoch, Revision, ServiceKind, VolumeId};
+use kilonova_model::{Epoch, ServiceKind, VolumeId};
 use kilonova_proto::conductor::v1::{Operation, Receipt, VolumeRecord};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::volume::v1 as volume;
@@ -10,7 +10,7 @@ use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_store::Txn;
 
 use super::{
-    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, no_such_operation, places, step_id, within,
+    Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, Told, no_such_operation, places, step_id, within,
 };
 use crate::cache::Entry;
 use crate::history::step_name;
@@ -23,7 +23,7 @@ pub(crate) fn command(
     at: &Site,
     epoch: Epoch,
     step: &str,
-    made_of: Revision,
+    told: Told,
 ) -> volume::VolumeCommand {
     volume::VolumeCommand {
         volume_id: id.to_string(),
@@ -32,7 +32,8 @@ pub(crate) fn command(
         target_host: at.host.clone(),
         target_epoch: epoch.0,
         request_id: step_id(&id, generation, at.attempt, step),
-        store_revision: made_of.0,
+        store_revision: told.revision,
+        store_mark: told.mark,
     }
 }
 
@@ -65,7 +66,7 @@ impl Agents<VolumeRecord> for Callers {
     ) -> Result<(), CallError> {
         let resource = entry.record.resource();
         let request = volume::CreateVolumeRequest {
-            command: Some(command(id, resource.generation, at, epoch, "build", entry.revision)),
+            command: Some(command(id, resource.generation, at, epoch, "build", self.told(entry.revision))),
             project_id: resource.project_id.clone(),
             spec: resource.spec.clone(),
             pool: resource.pool.clone(),
@@ -86,7 +87,8 @@ impl Agents<VolumeRecord> for Callers {
         if kind != Kind::Extend {
             return Err(no_such_operation(kind));
         }
-        let command = Some(command(id, operation.generation, at, epoch, step_name(kind), entry.revision));
+        let command =
+            Some(command(id, operation.generation, at, epoch, step_name(kind), self.told(entry.revision)));
         let request = volume::ExtendVolumeRequest { command, size_gib: operation.size_gib };
         let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &at.host, epoch)?);
         client.extend_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
@@ -108,8 +110,14 @@ impl Agents<VolumeRecord> for Callers {
         epoch: Epoch,
     ) -> Result<(), CallError> {
         let at = Site { host: receipt.host.clone(), attempt: receipt.attempt };
-        let command =
-            command(id, entry.record.resource().generation, &at, epoch, "terminate", entry.revision);
+        let command = command(
+            id,
+            entry.record.resource().generation,
+            &at,
+            epoch,
+            "terminate",
+            self.told(entry.revision),
+        );
         let request = volume::DeleteVolumeRequest { command: Some(command) };
         let mut client = VolumeServiceClient::new(self.host(ServiceKind::Volume, &receipt.host, epoch)?);
         client.delete_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)

@@ -17,7 +17,7 @@ use prost::Message;
 use super::finding::{At, Finding, Heal, Settle};
 use super::look::Auditor;
 use crate::agents::connections::connector;
-use crate::agents::{self, COMMAND_DEADLINE, within};
+use crate::agents::{self, COMMAND_DEADLINE, Told, within};
 use crate::attach::{complete, release};
 use crate::cache::Entry;
 use crate::db::Read;
@@ -83,7 +83,7 @@ impl Auditor {
             Heal::Terminate(id, at) => {
                 let generation = at.stamp.generation.0;
                 let command =
-                    agents::instance::command(*id, generation, &at.site(), at.epoch, STEP, Revision(0));
+                    agents::instance::command(*id, generation, &at.site(), at.epoch, STEP, Told::default());
                 let mut client = ComputeServiceClient::new(self.at(ServiceKind::Compute, at)?);
                 let request = compute::TerminateInstanceRequest { command: Some(command) };
                 taken(client.terminate_instance(within(request, COMMAND_DEADLINE)).await)
@@ -162,7 +162,8 @@ impl Auditor {
         let epoch = epoch.ok_or_else(|| format!("{name} is not registered"))?;
         let generation = resource.generation + u64::from(host.is_none());
         let at = Site { host: name.to_string(), attempt: resource.attempt };
-        let command = agents::volume::command(id, generation, &at, epoch, STEP, entry.revision);
+        let command =
+            agents::volume::command(id, generation, &at, epoch, STEP, self.callers.told(entry.revision));
         let connector = host.map(connector).unwrap_or_default();
         let request = volume::TerminateConnectionRequest { command: Some(command), connector };
         let channel = self.callers.host(ServiceKind::Volume, name.as_str(), epoch).map_err(words)?;
@@ -206,7 +207,7 @@ impl Auditor {
 }
 
 fn command(volume: impl std::fmt::Display, at: &At) -> volume::VolumeCommand {
-    agents::volume::command(volume, at.stamp.generation.0, &at.site(), at.epoch, STEP, Revision(0))
+    agents::volume::command(volume, at.stamp.generation.0, &at.site(), at.epoch, STEP, Told::default())
 }
 
 fn usage(sum: QuotaUsage) -> Vec<u8> {

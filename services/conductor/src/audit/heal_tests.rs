@@ -31,6 +31,7 @@ use crate::agents::Callers;
 use crate::db::Db;
 use crate::groups::Groups;
 use crate::hosts::Hosts;
+use crate::identity::StoreIdentity;
 
 /// A backend that ends every export it is asked to end.
 struct Backend;
@@ -68,6 +69,7 @@ async fn auditor(tasks: &Tasks) -> (Auditor, Running) {
     registry.members(ServiceKind::Volume).known().await;
     let caller = Caller::new(ServiceKind::Conductor, HostName::parse("c1").unwrap());
     let callers = Callers {
+        identity: StoreIdentity::new(db.clone()),
         peers: Peers::new(registry, caller, PeersOptions::default()),
         instances: Records::follow("instances", &db, tasks),
         volumes: Records::follow("volumes", &db, tasks),

@@ -15,6 +15,7 @@ use super::hosts::host_id;
 use super::pages::{cut, next_token, read_after};
 use super::{Answer, Conductor};
 use crate::cache::Entry;
+use crate::identity::Remembered;
 use crate::placed::{Phase, Placed, Wanted};
 use crate::records::Records;
 use crate::reports::{self, Report};
@@ -185,8 +186,9 @@ impl ReportService for Conductor {
         let (host, epoch) = (request.get_ref().host.clone(), request.get_ref().epoch);
         let name = self.own_host(&request, service, &host, epoch)?;
         let message = request.get_ref();
-        let (store_id, revision) = (message.store_id.as_str(), Revision(message.store_revision));
-        let store = self.identity.compared(store_id, revision).await.map_err(|error| to_status(&error))?;
+        let revision = Revision(message.store_revision);
+        let remembered = Remembered { id: &message.store_id, revision, mark: &message.store_mark };
+        let store = self.identity.compared(remembered).await.map_err(|error| to_status(&error))?;
         let (host, placement) =
             self.hosts.register(&(service, name), message).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(proto::RegisterHostResponse {

@@ -15,7 +15,8 @@
 //! What a conductor owns is not remembered beside the keys but read off them (`holders.rs`): a shard is its own as long as the
 //! newest key known carries its present lease. So nothing can be owned in the store and forgotten here.
 //!
-//! Where the store went back to an earlier state, keys and leases are not what they were: every conductor joins anew.
+//! Where the store went back to an earlier state, keys and leases are not what they were: every conductor joins anew, once an administrator has
+//! accepted the store (`identity.rs`).
 //!
 //! A conductor that dies loses its lease, and with it all keys at once; the others see it and take over. One
 //! that drains revokes its lease, to the same effect.
@@ -46,6 +47,7 @@ pub use assign::{SHARDS, preferred, shard_of, shards_of};
 use holders::{Holder, Holders};
 
 use crate::db::Db;
+use crate::identity::StoreIdentity;
 
 /// How many shards are taken or given up in one transaction.
 const BATCH: usize = 64;
@@ -90,12 +92,15 @@ enum Left {
     KeyGone,
     #[error("the store went back to an earlier state, or is another one")]
     WentBack,
+    #[error("the store is not what it was, and not accepted")]
+    NotAccepted,
 }
 
 impl Shards {
     /// Takes part in the sharing in a task of `tasks`. `gained` is told when shards became this one's.
     pub fn join(
         db: Db,
+        identity: StoreIdentity,
         conductor: HostName,
         epochs: watch::Receiver<Epoch>,
         ttl: Duration,
@@ -104,10 +109,14 @@ impl Shards {
     ) -> Self {
         let holders = RwLock::default();
         let shared = Arc::new(Shared { db: db.clone(), holders, settled: watch::Sender::new(false) });
-        let member = Member { db, conductor, epochs, ttl, gained, shared: shared.clone() };
+        let member = Member { db, identity, conductor, epochs, ttl, gained, shared: shared.clone() };
         tasks.spawn_graceful("shards", move |token| async move {
             let mut backoff = Backoff::new(BackoffPolicy::retry());
             while !token.is_cancelled() {
+                tokio::select! {
+                    () = token.cancelled() => break,
+                    () = member.may_drive() => {}
+                }
                 let began = Instant::now();
                 if let Err(why) = member.hold(&token).await {
                     tracing::warn!(%why, "shards are not held; joining again");
@@ -151,8 +160,8 @@ impl Shards {
     }
 
     /// Says in a task of `tasks` when shards have had no owner for as long as a lease lives.
-    pub fn watch_unowned(&self, ttl: Duration, readiness: Readiness, tasks: &Tasks) {
-        tasks.spawn("unowned shards", unowned::watch(self.clone(), ttl, readiness));
+    pub fn watch_unowned(&self, identity: StoreIdentity, ttl: Duration, readiness: Readiness, tasks: &Tasks) {
+        tasks.spawn("unowned shards", unowned::watch(self.clone(), identity, ttl, readiness));
     }
 
     /// Waits until this conductor has taken part in the sharing once.
@@ -166,6 +175,7 @@ impl Shards {
 /// One conductor's part in the sharing.
 struct Member {
     db: Db,
+    identity: StoreIdentity,
     conductor: HostName,
     epochs: watch::Receiver<Epoch>,
     ttl: Duration,
@@ -174,6 +184,17 @@ struct Member {
 }
 
 impl Member {
+    /// Waits until records are to be driven. A conductor that waits for that has taken part as it should.
+    async fn may_drive(&self) {
+        tokio::select! {
+            () = self.identity.until(true) => {}
+            () = self.identity.until(false) => {
+                self.shared.settled.send_replace(true);
+                self.identity.until(true).await;
+            }
+        }
+    }
+
     /// Holds a lease and shares, until the lease or the store is lost or `token` is cancelled.
     async fn hold(&self, token: &CancellationToken) -> Result<(), Left> {
         let granted = Instant::now();
@@ -182,6 +203,7 @@ impl Member {
         let outcome = tokio::select! {
             why = self.renew(lease, granted) => Err(why),
             why = self.share(lease) => why,
+            () = self.identity.until(false) => Err(Left::NotAccepted),
             () = token.cancelled() => Ok(()),
         };
         self.shared.holders.write().end();

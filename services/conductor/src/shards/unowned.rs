@@ -8,6 +8,7 @@ use kilonova_runtime::readiness::Readiness;
 use tokio::time::Instant;
 
 use super::{SHARDS, Shards};
+use crate::identity::StoreIdentity;
 
 /// The condition of the readiness that every shard has an owner. A warning: those that have one are driven on.
 const CONDITION: &str = "shard owners";
@@ -33,14 +34,16 @@ impl Free {
 }
 
 /// Looks for ever, and says what it finds: as a condition, a metric and in the log.
-pub(super) async fn watch(shards: Shards, patience: Duration, readiness: Readiness) {
+pub(super) async fn watch(shards: Shards, identity: StoreIdentity, patience: Duration, readiness: Readiness) {
     shards.settled().await;
     let mut free = Free::default();
     let mut said = false;
     loop {
         let unowned = {
             let holders = shards.shared.holders.read();
-            free.look(|shard| holders.is_free(shard), Instant::now(), patience)
+            // While the store waits to be accepted nobody drives anything, which is said elsewhere.
+            let is_free = |shard| !identity.waits() && holders.is_free(shard);
+            free.look(is_free, Instant::now(), patience)
         };
         metrics::gauge!("conductor_shards_unowned").set(unowned.len() as f64);
         if unowned.is_empty() {

@@ -17,7 +17,7 @@ use super::output::{Output, Row, details};
 pub enum StoreCommand {
     /// Show which store the cell has, and whether it was accepted.
     Show,
-    /// Have agents go by this store, whatever they remember: what no record of it knows is removed after its grace.
+    /// Have agents and conductors go by this store, whatever they remember: work goes on, and what no record of it knows is an orphan then.
     Accept {
         /// The id that is meant; the present one if not given.
         id: Option<String>,

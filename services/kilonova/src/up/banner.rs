@@ -16,10 +16,11 @@ pub fn banner(
     store: &StoreConfig,
     data: &Path,
     temporary: bool,
+    foreign_store: Option<&str>,
     program: &str,
 ) -> String {
     let mut text = String::new();
-    write_banner(&mut text, members, store, data, temporary, program)
+    write_banner(&mut text, members, store, data, temporary, foreign_store, program)
         .expect("writing to a string cannot fail");
     text
 }
@@ -30,6 +31,7 @@ fn write_banner(
     store: &StoreConfig,
     data: &Path,
     temporary: bool,
+    foreign_store: Option<&str>,
     program: &str,
 ) -> std::fmt::Result {
     writeln!(text, "Kilonova runs: {} services in this process.\n", members.len())?;
@@ -45,6 +47,12 @@ fn write_banner(
 
     if let Some(api) = members.iter().find(|member| member.service == ServiceKind::Api) {
         let api = super::cloud::reachable(api.grpc);
+        if let Some(reason) = foreign_store {
+            writeln!(text, "\nNothing goes on before you say which store is the right one: {reason}.\n")?;
+            writeln!(text, "  {program} --endpoint http://{api} store show")?;
+            writeln!(text, "  {program} --endpoint http://{api} audit")?;
+            return writeln!(text, "  {program} --endpoint http://{api} store accept\n\nCtrl-C stops it.");
+        }
         writeln!(text, "\nTry it:\n")?;
         let hosts = members.iter().any(|member| member.service == ServiceKind::Compute);
         // Without a host an instance could only fail.
@@ -90,7 +98,7 @@ mod tests {
         };
         let members =
             [member(ServiceKind::Api, "api-1", 7770), member(ServiceKind::Volume, "storage-1@sim", 7773)];
-        let text = banner(&members, &StoreConfig::default(), Path::new("/d"), true, "kilonova");
+        let text = banner(&members, &StoreConfig::default(), Path::new("/d"), true, None, "kilonova");
         assert!(
             text.contains("  api        api-1            0.0.0.0:7770          0.0.0.0:8770\n"),
             "{text}"

@@ -34,6 +34,7 @@ pub struct Cloud {
     members: Vec<Member>,
     data_dir: PathBuf,
     config: Config,
+    foreign_store: Option<String>,
     /// Removed last.
     temporary: Option<TempDir>,
 }
@@ -63,7 +64,8 @@ const STOP_ORDER: [&[ServiceKind]; LAYERS as usize] = [
 ];
 
 impl Cloud {
-    /// Takes every port, opens the store, starts everything and waits until all of it is ready.
+    /// Takes every port, opens the store, starts everything and waits until all of it is ready, or waits for an operator's word on the
+    /// store.
     pub async fn start(plan: Plan) -> Result<Self, Failure> {
         let planned = members(plan.counts);
         let places = take_ports(&planned, plan.ip, plan.ports).await?;
@@ -79,14 +81,34 @@ impl Cloud {
         });
         let members = try_join_all(starting).await?;
         let data_dir = config.data_dir.clone().unwrap_or_default();
-        let cloud = Self { members, data_dir, config, temporary };
-        match cloud.ready().await {
-            Ok(()) => Ok(cloud),
+        let mut cloud = Self { members, data_dir, config, foreign_store: None, temporary };
+        let ready = tokio::select! {
+            ready = cloud.ready() => ready.map(|()| None),
+            reason = cloud.sees_foreign_store() => Ok(Some(reason)),
+        };
+        match ready {
+            Ok(foreign_store) => {
+                cloud.foreign_store = foreign_store;
+                Ok(cloud)
+            }
             Err(failure) => {
                 cloud.stop().await;
                 Err(failure)
             }
         }
+    }
+
+    /// Waits until an agent or a conductor says that the store is not what it was, and why.
+    async fn sees_foreign_store(&self) -> String {
+        let waits = self.members.iter().map(|member| {
+            Box::pin(async move {
+                let mut conditions = member.running.readiness.subscribe();
+                // The sender lives as long as the member.
+                let seen = conditions.wait_for(|conditions| conditions.foreign_store().is_some()).await;
+                seen.ok().and_then(|seen| seen.foreign_store().map(str::to_owned)).unwrap_or_default()
+            })
+        });
+        select_all(waits).await.0
     }
 
     async fn ready(&self) -> Result<(), Failure> {
@@ -114,6 +136,11 @@ impl Cloud {
             http: member.running.http_addr,
         });
         listening.collect()
+    }
+
+    /// Why an operator has to say which store is the right one, if that is so: nothing goes on before.
+    pub fn foreign_store(&self) -> Option<&str> {
+        self.foreign_store.as_deref()
     }
 
     /// Where the api is reached from this machine.

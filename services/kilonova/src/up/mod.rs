@@ -70,6 +70,7 @@ pub async fn run(flags: UpFlags) -> Result<(), Failure> {
         &cloud.config().store,
         cloud.data_dir(),
         cloud.is_temporary(),
+        cloud.foreign_store(),
         &program,
     ));
     let end = tokio::select! {
@@ -91,6 +92,9 @@ async fn start(flags: &UpFlags, config: crate::config::Config) -> Result<Cloud, 
     let cloud = Box::pin(Cloud::start(Plan { counts, ip: flags.listen_ip, ports, config })).await?;
     let client = client_of(&cloud, Duration::from_secs(30)).await?;
     seed::flavors_and_image(&client).await?;
+    if cloud.foreign_store().is_some() {
+        return Ok(cloud);
+    }
     seed::hosts_up(&client, usize::from(flags.hosts + flags.backends)).await?;
     Ok(cloud)
 }

@@ -52,9 +52,25 @@ fn a_backup_is_put_back_only_when_that_is_said() {
     for part in ["is not what it was", "changes are lost", "--set store.accept_older=true"] {
         assert!(refused.stderr.contains(part), "{}", refused.stderr);
     }
-    let (_cloud, address) = up(dir.path(), &["store.accept_older=true"]);
+    // The agents know what the copy does not: only the operator's word lets them go by it.
+    let (cloud, address) = up(dir.path(), &["store.accept_older=true"]);
     let listed = operate(&address, "instance list");
     assert!(listed.contains("early") && !listed.contains("late"), "{listed}");
+    let healed = run(kilonova(&["audit", "--heal"]).env("KILONOVA_ENDPOINT", &address));
+    assert!(healed.stderr.contains("store accept"), "{}", healed.stderr);
+    let waiting = ["instance", "create", "waiting", "--flavor", "m1.tiny", "--image", "cirros"];
+    let created = run(kilonova(&waiting).env("KILONOVA_ENDPOINT", &address));
+    assert_eq!(created.code, Some(0), "{}", created.stderr);
+    operate(&address, "store accept");
+    while !operate(&address, "instance show waiting").contains("ACTIVE") {
+        // Each look is a line in a log that is read at the end only.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    create(&address, "new");
+    cloud.signal("TERM");
+    assert!(cloud.wait(STOP).0.success());
+    let (_cloud, address) = up(dir.path(), &["store.accept_older=true"]);
+    create(&address, "newer");
 }
 
 #[test]
