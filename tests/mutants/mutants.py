@@ -381,6 +381,13 @@ MUTANTS = (
         CONDUCTOR_UNITS,
     ),
     Mutant(
+        "a host that registers stays fenced",
+        "common/rpc/src/registry/claim.rs",
+        ".put_leased(key, value, lease).delete(fence)",
+        ".put_leased(key, value, lease)",
+        ("-p", "kilonova-tests", "--test", "dead_hosts", "was_back_while_no_conductor_ran"),
+    ),
+    Mutant(
         "conductors drive a store that was set back and not accepted",
         f"{CONDUCTOR}/shards/mod.rs",
         "            () = self.identity.until(false) => Err(Left::NotAccepted),\n",

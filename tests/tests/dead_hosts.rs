@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use kilonova_model::{Error, Reason, ServiceKind};
+use kilonova_model::{Error, HostName, Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
-use kilonova_proto::conductor::v1::{InstanceRecord, Receipt};
+use kilonova_proto::conductor::v1::{FenceRecord, InstanceRecord, Receipt};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::State;
@@ -23,6 +23,7 @@ over_both_stores!(
     a_revert_waits_for_the_host_it_goes_back_to_and_a_confirm_for_the_one_it_stays_on,
     a_host_that_is_back_without_its_disk_costs_no_copy,
     a_destination_that_died_for_good_is_fenced_and_the_source_runs_its_copy_again,
+    a_host_that_was_back_while_no_conductor_ran_is_not_fenced_any_more,
     what_waits_at_a_host_that_is_gone_is_overtaken_and_moves_from_it_are_refused,
     an_evacuation_is_refused_while_another_host_may_run_the_guest,
     wishes_of_the_create_do_not_bind_a_later_move,
@@ -173,9 +174,45 @@ async fn a_destination_that_died_for_good_is_fenced_and_the_source_runs_its_copy
     cluster.launch(ServiceKind::Compute, &moved.host).await;
     cluster.ready().await;
     assert_eq!(deeds(&cluster, &moved.id, &moved.host).last().unwrap(), "destroy", "before it is ready");
-    let request = api::GetHostRequest { service: pb::ServiceKind::Compute.into(), host: moved.host.clone() };
-    let host = api.hosts().get_host(request).await.unwrap().into_inner().host.unwrap();
-    assert!(!host.fenced, "void, since it registered again");
+    assert!(!is_fenced(&api, &moved.host).await, "void, since it registered again");
+    cluster.shutdown().await;
+}
+
+async fn is_fenced(api: &Api, host: &str) -> bool {
+    let request = api::GetHostRequest { service: pb::ServiceKind::Compute.into(), host: host.into() };
+    api.hosts().get_host(request).await.unwrap().into_inner().host.unwrap().fenced
+}
+
+async fn a_host_that_was_back_while_no_conductor_ran_is_not_fenced_any_more(backing: Backing) {
+    let Some((mut cluster, api)) = started(plan(backing)).await else { return };
+    let moved = migrated(&api).await;
+    lose(&mut cluster, &api, &moved.host).await;
+    until("the host is fenced", || async { fence(&api, &moved.host).await.ok() }).await;
+    assert!(is_fenced(&api, &moved.host).await);
+    let conductors = cluster.names(ServiceKind::Conductor);
+    for conductor in &conductors {
+        cluster.stop(ServiceKind::Conductor, conductor).await;
+    }
+    cluster.launch(ServiceKind::Compute, &moved.host).await;
+    cluster.stop(ServiceKind::Compute, &moved.host).await;
+    for conductor in &conductors {
+        cluster.launch(ServiceKind::Conductor, conductor).await;
+    }
+    cluster.ready().await;
+    assert!(!is_fenced(&api, &moved.host).await, "it may run the instance again");
+    let refusal = until("the revert is refused", || async { revert(&api, &moved.id).await.err() }).await;
+    assert_eq!((refusal.reason, &refusal.metadata["host"]), (Reason::InvalidState, &moved.host), "{refusal}");
+    until("the host is fenced", || async { fence(&api, &moved.host).await.ok() }).await;
+
+    // As after a store was put back: what was said before that is void.
+    let keys = Keys::new(cluster.cell());
+    let of_another = FenceRecord { store_id: "another".into(), ..Default::default() }.encode_to_vec();
+    let key = keys.fence(ServiceKind::Compute, &HostName::parse(&moved.host).unwrap());
+    cluster.shared_store().txn(Txn::new().put(key, of_another)).await.unwrap();
+    until("the word is void", || async { (!is_fenced(&api, &moved.host).await).then_some(()) }).await;
+    until("the host is fenced", || async { fence(&api, &moved.host).await.ok() }).await;
+    until("the revert is taken", || async { revert(&api, &moved.id).await.ok() }).await;
+    assert_eq!(api.until(&moved.id, State::Active).await.host, moved.previous_host);
     cluster.shutdown().await;
 }
 

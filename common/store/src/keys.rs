@@ -6,6 +6,7 @@
 //!                    owners/<conductor>              who shares the shards, leased
 //!                    aggregates/<id> flavors/<id> images/<id> instances/<id> volumes/<id> snapshots/<id> server_groups/<id>
 //!                    hosts/<service>/<host>          what the conductors know of an agent
+//!                    fences/<service>/<host>         hosts that are off by an operator's word
 //!                    quotas/<project> usage/<project>
 //!                    requests/<project>/<request-id> idempotency
 //!                    store                           which store this is
@@ -42,6 +43,8 @@ pub enum Key {
     ServerGroup(ServerGroupId),
     /// A registered agent.
     Host(ServiceKind, HostName),
+    /// An operator's word that a host is off.
+    Fence(ServiceKind, HostName),
     /// Which store this is.
     Store,
     /// A mark of the store.
@@ -177,6 +180,18 @@ impl Keys {
         format!("{}requests/", self.root)
     }
 
+    /// The key of an operator's word that a host is off.
+    #[must_use]
+    pub fn fence(&self, service: ServiceKind, host: &HostName) -> String {
+        format!("{}fences/{service}/{host}", self.root)
+    }
+
+    /// The prefix of every such word.
+    #[must_use]
+    pub fn fences(&self) -> String {
+        format!("{}fences/", self.root)
+    }
+
     /// The key of the store's own identity.
     #[must_use]
     pub fn store_identity(&self) -> String {
@@ -215,6 +230,7 @@ impl Keys {
             ("snapshots", id) => Key::Snapshot(id.parse().ok()?),
             ("server_groups", id) => Key::ServerGroup(id.parse().ok()?),
             ("hosts", service) => Key::Host(service.parse().ok()?, parts.next()?.parse().ok()?),
+            ("fences", service) => Key::Fence(service.parse().ok()?, parts.next()?.parse().ok()?),
             ("quotas", project) => Key::Quota(project.parse().ok()?),
             ("usage", project) => Key::Usage(project.parse().ok()?),
             ("marks", mark) => Key::Mark(mark.parse().ok()?),
@@ -253,6 +269,7 @@ mod tests {
             (keys.snapshot(snapshot), keys.snapshots(), Key::Snapshot(snapshot)),
             (keys.server_group(group), keys.server_groups(), Key::ServerGroup(group)),
             (keys.host(compute, &host), keys.hosts(compute), Key::Host(compute, host.clone())),
+            (keys.fence(compute, &host), keys.fences(), Key::Fence(compute, host.clone())),
             (keys.quota(&project), keys.quotas(), Key::Quota(project.clone())),
             (keys.usage(&project), keys.usages(), Key::Usage(project.clone())),
             (keys.request(&project, &request), keys.requests(&project), Key::Request(project, request)),

@@ -74,8 +74,14 @@ impl StoreIdentity {
 
     /// The id, as this conductor saw it last; from the store only if it never did.
     pub async fn known(&self) -> Result<String, Error> {
-        let known = self.known.borrow().id.clone();
+        let known = self.id();
         if known.is_empty() { self.current().await.map(|store| store.id) } else { Ok(known) }
+    }
+
+    /// The id, as this conductor saw it last; empty if it never did.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.known.borrow().id.clone()
     }
 
     /// The newest mark, as this conductor saw it last; empty if it never did.

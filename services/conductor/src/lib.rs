@@ -68,7 +68,7 @@ pub use crate::config::Config;
 use crate::db::Db;
 use crate::engine::Engine;
 use crate::groups::Groups;
-use crate::hosts::{HostId, Hosts};
+use crate::hosts::{Fences, HostId, Hosts};
 use crate::identity::StoreIdentity;
 use crate::moves::automatic::Automatic;
 use crate::placed::Placed;
@@ -123,6 +123,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         lanes: lanes.clone(),
         groups: groups.clone(),
         hosts: hosts.cache.clone(),
+        fences: hosts.fences.clone(),
     };
     engines.drive(&context, gained_rx);
     let memories = Memories {
@@ -133,6 +134,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         images: images.cache.clone(),
         groups: groups.cache.clone(),
         hosts: hosts.cache.clone(),
+        fences: hosts.fences.clone(),
         aggregates: hosts.aggregates.cache().clone(),
     };
     memories.fill(&context, &shards);
@@ -191,12 +193,14 @@ struct Engines {
     lanes: Arc<Lanes>,
     groups: Groups,
     hosts: Cache<HostId, HostRecord>,
+    fences: Fences,
 }
 
 impl Engines {
     fn reach(&self, context: &Context, service: ServiceKind) -> Reach {
         let (db, members) = (self.callers.instances.db.clone(), context.registry.members(service));
-        Reach { db, service, members, hosts: self.hosts.clone() }
+        let (hosts, fences) = (self.hosts.clone(), self.fences.clone());
+        Reach { db, service, members, hosts, fences }
     }
 
     fn engine<P: Placed>(&self, context: &Context, records: Records<P>) -> Arc<Engine<P, Callers>>
@@ -256,6 +260,7 @@ struct Memories {
     images: Cache<ImageId, pb::Image>,
     groups: Cache<ServerGroupId, ServerGroupRecord>,
     hosts: Cache<HostId, HostRecord>,
+    fences: Fences,
     aggregates: Cache<AggregateId, pb::Aggregate>,
 }
 
@@ -290,6 +295,7 @@ impl Memories {
             self.images.filled().await;
             self.groups.filled().await;
             self.hosts.filled().await;
+            self.fences.filled().await;
             self.aggregates.filled().await;
             readiness.ok("records");
             shards.settled().await;

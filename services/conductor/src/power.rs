@@ -46,7 +46,8 @@ impl Change<InstanceRecord> for Power<'_> {
         let (name, actor) = (history::step_name(kind), self.acceptance.actor());
         let step = history::begun(name, actor, now, attempt, format!("on {host}"));
         history::add_to_newest(&mut record.actions, step);
-        Ok((record, Txn::new()))
+        let with = self.reach.fenced(may_run_at(&entry.record).iter().map(String::as_str));
+        Ok((record, with))
     }
 }
 

@@ -8,7 +8,7 @@ use kilonova_store::keys::Keys;
 
 use crate::cache::Cache;
 use crate::db::{Db, store_error};
-use crate::hosts::{HostId, is_fenced};
+use crate::hosts::{Fences, HostId};
 
 /// How a host stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,10 @@ pub struct Reach {
     pub service: ServiceKind,
     /// Who is registered.
     pub members: Members,
-    /// What operators said of hosts.
+    /// Those that ever registered.
     pub hosts: Cache<HostId, HostRecord>,
+    /// What operators said of them.
+    pub fences: Fences,
 }
 
 impl Reach {
@@ -56,8 +58,12 @@ impl Reach {
         if self.epoch_of(host).is_some() {
             return Standing::Registered;
         }
-        let record = self.hosts.get(&(self.service, name));
-        if record.is_some_and(|entry| is_fenced(&entry.record)) { Standing::Fenced } else { Standing::Gone }
+        if self.fences.holds(&(self.service, name)) { Standing::Fenced } else { Standing::Gone }
+    }
+
+    /// What holds in the store only while those of these hosts that are fenced are so still.
+    pub fn fenced<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) -> Txn {
+        self.fences.compares(self.service, hosts)
     }
 
     /// What holds in the store only while a host is registered; `gone` says what to do if it is not.

@@ -39,7 +39,7 @@ impl PointStore {
 fn is_of_records(txn: &Txn) -> bool {
     let kinds = || txn.ops.iter().map(|op| op.key().split('/').nth(3).unwrap_or_default());
     let is_mark = kinds().any(|kind| kind == "marks");
-    !is_mark && kinds().any(|kind| !matches!(kind, "endpoints" | "shards" | "owners" | "hosts"))
+    !is_mark && kinds().any(|kind| !matches!(kind, "endpoints" | "shards" | "owners" | "hosts" | "fences"))
 }
 
 fn described(txn: &Txn) -> String {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kilonova_model::{Epoch, Revision};
+use kilonova_store::keys::Keys;
 use kilonova_store::{Compare, KeyValue, LeaseId, SharedStore, StoreError, Txn, TxnOutcome};
 
 use super::record::{self, Endpoint, Member};
@@ -43,11 +44,16 @@ pub(super) enum Attempt {
 
 pub(super) async fn attempt(
     store: &SharedStore,
-    key: &str,
+    keys: &Keys,
     endpoint: &Endpoint,
     ttl: Duration,
     draining: bool,
 ) -> Result<Attempt, StoreError> {
+    let (key, fence) = (
+        &keys.endpoint(endpoint.service, &endpoint.host),
+        // An operator's word that the host is off: it is not any more.
+        keys.fence(endpoint.service, &endpoint.host),
+    );
     let (found, revision) = store.get(key).await?;
     let member = found.as_ref().and_then(|found| record::decode(&endpoint.host, &found.value).ok());
     let condition = match (decide(found.as_ref(), member.as_ref(), key, &endpoint.addr), member) {
@@ -58,7 +64,7 @@ pub(super) async fn attempt(
     let epoch = Epoch(revision.0);
     let lease = store.grant_lease(ttl).await?;
     let value = record::encode(endpoint, epoch, draining);
-    match store.txn(Txn::new().when(condition).put_leased(key, value, lease)).await {
+    match store.txn(Txn::new().when(condition).put_leased(key, value, lease).delete(fence)).await {
         Ok(TxnOutcome::Committed { revision }) => {
             Ok(Attempt::Held(Held { lease, epoch, mod_revision: revision }))
         }

@@ -120,8 +120,7 @@ impl Registry {
         endpoint: Endpoint,
         options: RegistryOptions,
     ) -> Result<Registration, RegisterError> {
-        let key = self.inner.keys.endpoint(endpoint.service, &endpoint.host);
-        Registration::start(self.inner.store.clone(), key, endpoint, options).await
+        Registration::start(self.inner.store.clone(), self.inner.keys.clone(), endpoint, options).await
     }
 
     /// The same; but while the store is out of reach, only begins with it. The registration has no epoch until it
@@ -131,8 +130,8 @@ impl Registry {
         endpoint: Endpoint,
         options: RegistryOptions,
     ) -> Result<Registration, RegisterError> {
-        let key = self.inner.keys.endpoint(endpoint.service, &endpoint.host);
-        Registration::start_eventually(self.inner.store.clone(), key, endpoint, options).await
+        Registration::start_eventually(self.inner.store.clone(), self.inner.keys.clone(), endpoint, options)
+            .await
     }
 
     /// The registered members of a service, kept current. One watch serves all who ask. Must be called within a

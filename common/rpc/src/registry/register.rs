@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kilonova_model::{Epoch, HostName, ServiceKind};
+use kilonova_store::keys::Keys;
 use kilonova_store::{Compare, SharedStore, StoreError, Txn, TxnOutcome};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -68,6 +69,7 @@ impl std::fmt::Debug for Registration {
 
 struct Shared {
     store: SharedStore,
+    keys: Keys,
     key: String,
     endpoint: Endpoint,
     options: RegistryOptions,
@@ -84,28 +86,30 @@ struct Place {
 impl Registration {
     pub(super) async fn start(
         store: SharedStore,
-        key: String,
+        keys: Keys,
         endpoint: Endpoint,
         options: RegistryOptions,
     ) -> Result<Self, RegisterError> {
-        let held = Self::claim(&store, &key, &endpoint, options.ttl).await?;
+        let held = Self::claim(&store, &keys, &endpoint, options.ttl).await?;
+        let key = keys.endpoint(endpoint.service, &endpoint.host);
         tracing::info!(key, addr = endpoint.addr, epoch = %held.epoch, "registered");
-        Ok(Self::keep(Shared { store, key, endpoint, options, place: Mutex::default() }, Some(held)))
+        Ok(Self::keep(Shared { store, keys, key, endpoint, options, place: Mutex::default() }, Some(held)))
     }
 
     /// Goes on in the background if the store cannot be reached.
     pub(super) async fn start_eventually(
         store: SharedStore,
-        key: String,
+        keys: Keys,
         endpoint: Endpoint,
         options: RegistryOptions,
     ) -> Result<Self, RegisterError> {
+        let key = keys.endpoint(endpoint.service, &endpoint.host);
         match store.get(&key).await {
             Err(error) if error.is_transient() => {
                 tracing::warn!(key, %error, "the store cannot be reached; registering when it can");
-                Ok(Self::keep(Shared { store, key, endpoint, options, place: Mutex::default() }, None))
+                Ok(Self::keep(Shared { store, keys, key, endpoint, options, place: Mutex::default() }, None))
             }
-            _ => Self::start(store, key, endpoint, options).await,
+            _ => Self::start(store, keys, endpoint, options).await,
         }
     }
 
@@ -121,16 +125,17 @@ impl Registration {
     /// Puts the first record, waiting for the lease of a dead predecessor to end.
     async fn claim(
         store: &SharedStore,
-        key: &str,
+        keys: &Keys,
         endpoint: &Endpoint,
         ttl: Duration,
     ) -> Result<Held, RegisterError> {
+        let key = keys.endpoint(endpoint.service, &endpoint.host);
         let patience = Instant::now() + after_a_dead_one(ttl);
         let pause = (ttl / 20).clamp(Duration::from_millis(10), Duration::from_millis(500));
         let (service, host) = (endpoint.service, endpoint.host.clone());
         let mut said = false;
         loop {
-            match attempt(store, key, endpoint, ttl, false).await {
+            match attempt(store, keys, endpoint, ttl, false).await {
                 Ok(Attempt::Held(held)) => return Ok(held),
                 Ok(Attempt::Again) => {}
                 Ok(Attempt::Taken(other)) => {
@@ -273,8 +278,8 @@ async fn register_again(shared: &Shared, epoch: &watch::Sender<Epoch>) {
     loop {
         sleep(backoff.next_delay()).await;
         let mut place = shared.place.lock().await;
-        let Shared { store, key, endpoint, options, .. } = shared;
-        match attempt(store, key, endpoint, options.ttl, place.draining).await {
+        let Shared { store, keys, key, endpoint, options, .. } = shared;
+        match attempt(store, keys, endpoint, options.ttl, place.draining).await {
             Ok(Attempt::Held(new)) => {
                 tracing::info!(key, epoch = %new.epoch, "registered again");
                 epoch.send_replace(new.epoch);

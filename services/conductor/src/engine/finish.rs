@@ -153,7 +153,8 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let txn = Txn::new()
             .when(fence.holds())
             .when(Compare::ModRevision(key.clone(), entry.revision))
-            .delete(key);
+            .delete(key)
+            .and(self.reach.fenced(entry.record.receipts().iter().map(|receipt| receipt.host.as_str())));
         match self.records.db.commit(txn).await {
             Ok(TxnOutcome::Committed { .. }) => Stepped::Stop(Next::Done),
             Ok(TxnOutcome::Conflict { .. }) => Stepped::Stop(Next::Retry),

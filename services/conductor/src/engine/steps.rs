@@ -63,12 +63,14 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Decision::GoOn => {
                 let mut record = P::clone(&entry.record);
                 record.cleared(now + self.config.operation_timeout.get());
-                self.store(id, entry, record, fence).await
+                let with = self.reach.fenced(entry.record.clears().iter().map(String::as_str));
+                self.store_with(id, entry, record, fence, with).await
             }
             Decision::SkipHost => {
                 let mut record = P::clone(&entry.record);
                 record.host_did(now + self.config.operation_timeout.get(), now);
-                self.store(id, entry, record, fence).await
+                let with = self.reach.fenced([entry.record.acts_at().host.as_str()]);
+                self.store_with(id, entry, record, fence, with).await
             }
             Decision::Conclude => self.conclude(id, entry, fence).await,
             Decision::Terminate(receipt) => self.terminate(id, entry, fence, receipt).await,

@@ -1,28 +1,84 @@
 //! The operator's word that a host is off: that nothing on it runs.
 //!
-//! It is about the incarnation that last registered, and is given while that is not registered any more: the transaction that
-//! stores it compares that. When the host registers again, the word is void by itself.
+//! It is a key of its own, beside the host's record, and is given while the host is not registered: the transaction that stores it compares
+//! that. A host that registers deletes the key in the transaction that registers it, whether a conductor runs or not. So the word is never
+//! about a host that has been back since. It is void in a store that was set back, too: the host may have been back after the copy.
 
-use kilonova_model::{Error, Reason};
-use kilonova_proto::conductor::v1::HostRecord;
+use std::time::SystemTime;
+
+use kilonova_model::time::timestamp;
+use kilonova_model::{Error, HostName, Reason, ServiceKind};
+use kilonova_proto::conductor::v1::FenceRecord;
 use kilonova_proto::types::v1 as pb;
-use kilonova_store::Txn;
+use kilonova_runtime::tasks::Tasks;
+use kilonova_store::keys::{Key, Keys};
+use kilonova_store::{Compare, Txn};
+use prost::Message;
 
 use super::{HostId, Hosts, Once};
+use crate::cache::Cache;
+use crate::db::Db;
+use crate::identity::StoreIdentity;
 
-/// Whether an operator said of the incarnation that last registered that it is off.
-#[must_use]
-pub fn is_fenced(record: &HostRecord) -> bool {
-    record.fenced_epoch != 0 && record.host.as_ref().is_some_and(|host| host.epoch == record.fenced_epoch)
+/// The hosts of which an operator said that they are off. Clones share them.
+#[derive(Clone)]
+pub struct Fences {
+    db: Db,
+    identity: StoreIdentity,
+    cache: Cache<HostId, FenceRecord>,
+}
+
+impl Fences {
+    /// Follows the store.
+    #[must_use]
+    pub fn follow(db: &Db, identity: StoreIdentity, tasks: &Tasks) -> Self {
+        let id_of = |key| if let Key::Fence(service, host) = key { Some((service, host)) } else { None };
+        let cache = Cache::follow("fences", &db.store, &db.keys, db.keys.fences(), id_of, tasks);
+        Self { db: db.clone(), identity, cache }
+    }
+
+    /// Waits until the store has been read once.
+    pub async fn filled(&self) {
+        self.cache.filled().await;
+    }
+
+    /// Whether an operator said that it is off, and it has not registered since.
+    #[must_use]
+    pub fn holds(&self, host: &HostId) -> bool {
+        self.cache.get(host).is_some_and(|entry| self.is_of_this_store(&entry.record))
+    }
+
+    /// What holds in the store only while those hosts of these that are fenced by what this conductor knows are so still.
+    pub fn compares<'a>(&self, service: ServiceKind, hosts: impl IntoIterator<Item = &'a str>) -> Txn {
+        let fenced = hosts.into_iter().filter_map(|host| {
+            let id = (service, HostName::parse(host).ok()?);
+            self.holds(&id).then(|| key(&self.db.keys, &id))
+        });
+        fenced.fold(Txn::new(), |txn, key| txn.when(Compare::Exists(key)))
+    }
+
+    /// The same, read from the store.
+    async fn read(&self, host: &HostId) -> Result<bool, Error> {
+        let read = self.db.read::<FenceRecord>(&key(&self.db.keys, host)).await?;
+        Ok(read.is_some_and(|read| self.is_of_this_store(&read.record)))
+    }
+
+    fn is_of_this_store(&self, record: &FenceRecord) -> bool {
+        record.store_id == self.identity.id()
+    }
+}
+
+fn key(keys: &Keys, (service, host): &HostId) -> String {
+    keys.fence(*service, host)
 }
 
 impl Hosts {
     /// Stores the word, or takes it back.
     pub async fn set_fenced(&self, once: &Once<'_>, id: &HostId, fenced: bool) -> Result<pb::Host, Error> {
-        let key = self.db.keys.endpoint(id.0, &id.1);
+        let endpoint = self.db.keys.endpoint(id.0, &id.1);
         let is_there = || async {
             let members = self.callers.peers.registry().members(id.0).current();
-            let (found, _) = self.db.store.get(&key).await.map_err(crate::db::store_error)?;
+            let (found, _) = self.db.store.get(&endpoint).await.map_err(crate::db::store_error)?;
             Ok::<_, Error>(found.is_some() || members.callable(&id.1).is_some())
         };
         if fenced && once.acceptor.replay(&once.request).await?.is_none() && is_there().await? {
@@ -32,30 +88,15 @@ impl Hosts {
             );
             return Err(Error::new(Reason::InvalidState, message).with("host", &id.1));
         }
-        let with = if fenced { Txn::new().when_absent(key.clone()) } else { Txn::new() };
-        let entry = self
-            .modify(id, Some(once), &with, |record| {
-                let epoch = record.host.as_ref().map_or(0, |host| host.epoch);
-                record.fenced_epoch = if fenced { epoch } else { 0 };
-                Ok(())
-            })
-            .await?;
-        Ok(self.shown(&entry))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fence_is_void_once_the_host_registers_again() {
-        let record = |fenced_epoch, epoch| HostRecord {
-            host: Some(pb::Host { epoch, ..Default::default() }),
-            fenced_epoch,
-            ..Default::default()
+        let fence = key(&self.db.keys, id);
+        let with = if fenced {
+            let store_id = self.fences.identity.known().await?;
+            let record = FenceRecord { store_id, create_time: Some(timestamp(SystemTime::now())) };
+            Txn::new().when_absent(endpoint.clone()).put(fence, record.encode_to_vec())
+        } else {
+            Txn::new().delete(fence)
         };
-        assert!(is_fenced(&record(7, 7)));
-        assert!(!is_fenced(&record(7, 8)) && !is_fenced(&record(0, 0)) && !is_fenced(&HostRecord::default()));
+        let entry = self.modify(id, Some(once), &with, |_| Ok(())).await?;
+        Ok(pb::Host { fenced: self.fences.read(id).await?, ..self.shown(id, &entry) })
     }
 }

@@ -4,7 +4,7 @@ mod fence;
 mod tell;
 mod zones;
 
-pub use fence::is_fenced;
+pub use fence::Fences;
 pub use zones::HostChange;
 
 use std::collections::HashMap;
@@ -56,6 +56,8 @@ pub struct Hosts {
     pub aggregates: Aggregates,
     /// The memory.
     pub cache: Cache<HostId, HostRecord>,
+    /// Which of them are off, by an operator's word.
+    pub fences: Fences,
 }
 
 impl Hosts {
@@ -64,7 +66,8 @@ impl Hosts {
         let id_of = |key| if let Key::Host(service, host) = key { Some((service, host)) } else { None };
         let cache = Cache::follow("hosts", &db.store, &db.keys, db.keys.all_hosts(), id_of, tasks);
         let aggregates = Aggregates::follow(db, tasks);
-        Self { db: db.clone(), callers, tasks: tasks.clone(), aggregates, cache }
+        let fences = Fences::follow(db, callers.identity.clone(), tasks);
+        Self { db: db.clone(), callers, tasks: tasks.clone(), aggregates, cache, fences }
     }
 
     /// An agent is there; the answer is the host, and where it belongs.
@@ -94,9 +97,11 @@ impl Hosts {
             }
             Ok(())
         };
-        let entry = self.modify(id, None, &Txn::new(), known).await?;
+        // An agent of an earlier version does not take back what was said of its host.
+        let with = Txn::new().delete(self.db.keys.fence(id.0, &id.1));
+        let entry = self.modify(id, None, &with, known).await?;
         self.aggregates.at_least(Revision(request.aggregates_revision)).await?;
-        Ok((self.shown(&entry), self.placement(id, &entry)))
+        Ok((self.shown(id, &entry), self.placement(id, &entry)))
     }
 
     /// Where a host belongs.
@@ -133,7 +138,7 @@ impl Hosts {
                 Ok(())
             })
             .await?;
-        let host = self.shown(&entry);
+        let host = self.shown(id, &entry);
         // As it is now: a repetition of an earlier word is answered with the word that holds.
         let enabled = host.admin_state() != pb::host::AdminState::Disabled;
         self.tell_enabled(id, Epoch(host.epoch), (enabled, &host.disabled_reason), entry.revision).await;
@@ -208,8 +213,9 @@ impl Hosts {
         );
         entries
             .iter()
-            .map(|((kind, name), entry)| {
-                let mut host = self.shown(entry);
+            .map(|(id, entry)| {
+                let (kind, name) = id;
+                let mut host = self.shown(id, entry);
                 let states = if *kind == ServiceKind::Compute { &computes } else { &volumes };
                 match states {
                     Ok(states) => match states.get(name.as_str()) {
@@ -229,14 +235,15 @@ impl Hosts {
     }
 
     /// What users see of a record.
-    fn shown(&self, entry: &Entry<HostRecord>) -> pb::Host {
+    fn shown(&self, id: &HostId, entry: &Entry<HostRecord>) -> pb::Host {
         let host = entry.record.host.clone().unwrap_or_default();
         let aggregates = match host.service() {
             pb::ServiceKind::Compute => self.aggregates.of(&host.name).0,
             _ => Vec::new(),
         };
         let aggregates = aggregates.into_iter().map(|aggregate| aggregate.id).collect();
-        pb::Host { etag: entry.etag(), aggregates, fenced: is_fenced(&entry.record), ..host }
+        let fenced = self.fences.holds(id);
+        pb::Host { etag: entry.etag(), aggregates, fenced, ..host }
     }
 
     async fn states(

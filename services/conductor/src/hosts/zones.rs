@@ -49,7 +49,7 @@ impl Hosts {
                 Ok(())
             })
             .await?;
-        let host = self.shown(&entry);
+        let host = self.shown(id, &entry);
         self.tell_placement(id, Epoch(host.epoch), self.placement(id, &entry)).await;
         Ok(host)
     }

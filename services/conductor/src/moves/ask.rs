@@ -121,7 +121,7 @@ impl Ask<'_> {
                     .registered(back, || other_is_gone(back, "the instance would have to run there again"))
                     .await?;
                 if self.reach.standing(host) == Standing::Fenced {
-                    return Ok(with);
+                    return Ok(with.and(self.reach.fenced([host])));
                 }
                 let what = "it may still run the instance";
                 Ok(with.and(self.reach.registered(host, || other_is_gone(host, what)).await?))

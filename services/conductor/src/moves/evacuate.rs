@@ -47,12 +47,13 @@ impl Change<InstanceRecord> for Evacuate<'_> {
         let asked = Asked { target_host: self.target_host, vouched_hosts: self.vouched_hosts };
         let standing = |host: &str| self.reach.standing(host);
         begin(&mut record, asked, &standing, SystemTime::now(), self.acceptance)?;
+        let with = self.reach.fenced(may_run_at(&entry.record).iter().map(String::as_str));
         let host = &entry.record.resource().host;
         if !is_at(&entry.record, host) {
-            return Ok((record, Txn::new()));
+            return Ok((record, with));
         }
         let host = HostName::parse(host).map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
-        Ok((record, Txn::new().when_absent(self.reach.keys().endpoint(ServiceKind::Compute, &host))))
+        Ok((record, with.when_absent(self.reach.keys().endpoint(ServiceKind::Compute, &host))))
     }
 }
 

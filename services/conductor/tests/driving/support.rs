@@ -12,6 +12,7 @@ use kilonova_conductor::cache::{Cache, Entry};
 use kilonova_conductor::db::Db;
 use kilonova_conductor::engine::Engine;
 use kilonova_conductor::groups::Groups;
+use kilonova_conductor::hosts::Fences;
 use kilonova_conductor::identity::StoreIdentity;
 use kilonova_conductor::once::change_once;
 use kilonova_conductor::operations::hosts_part;
@@ -322,7 +323,8 @@ impl Cell {
         let members = self.registry.members(ServiceKind::Compute);
         let id_of = |key| if let Key::Host(service, host) = key { Some((service, host)) } else { None };
         let hosts = Cache::follow("hosts", &db.store, &db.keys, db.keys.all_hosts(), id_of, &tasks);
-        let reach = Reach { db: db.clone(), service: ServiceKind::Compute, members, hosts };
+        let fences = Fences::follow(&db, identity, &tasks);
+        let reach = Reach { db: db.clone(), service: ServiceKind::Compute, members, hosts, fences };
         let engine = Engine::new(
             records.clone(),
             self.hosts.clone(),
