@@ -54,6 +54,7 @@ async fn what_a_host_lost_ends_in_error_and_what_grew_is_counted(backing: Backin
         serde_json::json!({ "op": "destroy", "id": lost.id }),
         serde_json::json!({ "op": "power", "id": halted.id, "detail": power }),
     ];
+    let kept = kept(&cluster);
     forge(&mut cluster, ServiceKind::Compute, "compute-1", &lines).await;
     let lines = [
         serde_json::json!({ "op": "delete", "id": gone.id }),
@@ -79,7 +80,34 @@ async fn what_a_host_lost_ends_in_error_and_what_grew_is_counted(backing: Backin
     let grown = api.until_volume(&grown.id, VolumeState::Available).await;
     assert_eq!((grown.spec.unwrap().size_gib, usage(&api).await.gigabytes), (4, 5));
     assert_eq!(kinds(&audit(&api, true).await), [Kind::PowerDrift]);
+
+    // As when a disk was not mounted, and is again.
+    for ((kind, host), journal) in AGENTS.into_iter().zip(kept) {
+        cluster.stop(kind, host).await;
+        std::fs::write(cluster.data_dir(host).join("journal.jsonl"), journal).unwrap();
+        cluster.launch(kind, host).await;
+    }
+    cluster.ready().await;
+    let found = until("agents and conductors have found each other again", || async {
+        let found = audit(&api, true).await;
+        found.unchecked.is_empty().then_some(found)
+    })
+    .await;
+    let lost: Vec<_> = found.drifts.iter().filter(|drift| drift.kind() == Kind::LostFound).collect();
+    assert_eq!(lost.len(), 2, "{found:#?}");
+    assert!(lost.iter().all(|drift| drift.healing() == Healing::Healed), "{lost:#?}");
+    assert!(api.until(&failed.id, State::Active).await.fault.is_none());
+    api.until_volume(&gone.id, VolumeState::Available).await;
     cluster.shutdown().await;
+}
+
+const AGENTS: [(ServiceKind, &str); 2] =
+    [(ServiceKind::Compute, "compute-1"), (ServiceKind::Volume, "storage-1@sim")];
+
+/// What the agents have.
+fn kept(cluster: &Cluster) -> Vec<Vec<u8>> {
+    let read = |host| std::fs::read(cluster.data_dir(host).join("journal.jsonl")).unwrap();
+    AGENTS.into_iter().map(|(_, host)| read(host)).collect()
 }
 
 /// Talks to a backend itself, as a conductor would.

@@ -446,8 +446,8 @@ MUTANTS = (
     Mutant(
         "an evacuation is accepted though the host is back",
         f"{CONDUCTOR}/moves/evacuate.rs",
-        "Txn::new().when_absent(self.reach.keys().endpoint(ServiceKind::Compute, &host))",
-        "{ let _ = host; Txn::new() }",
+        "with.when_absent(self.reach.keys().endpoint(ServiceKind::Compute, &host))",
+        "{ let _ = host; with }",
         DRIVING,
     ),
     Mutant(
@@ -658,15 +658,15 @@ MUTANTS = (
     Mutant(
         "an agent does not remember how far the store of a command had come",
         f"{AGENT}/store_memory.rs",
-        "        (known.revision, known.mark) = (known.revision.max(revision), mark.to_owned());\n",
-        "        let _ = (&mut *known, mark);\n",
+        "        memory.known = Some(told);\n",
+        "        let _ = told;\n",
         RUNTIME_UNITS,
     ),
     Mutant(
         "a command is taken without remembering how far its store had come",
         "services/compute/src/server.rs",
-        "        self.memory.told(command.store_revision, &command.store_mark);\n",
-        "",
+        "        let told = self.memory.told(command.store_revision, &command.store_mark);\n",
+        "        let told = Ok::<(), std::fmt::Error>(());\n",
         COMPUTE,
     ),
     Mutant(

@@ -85,7 +85,7 @@ async fn one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait(back
         let ahead = store.revision + 1_000_000;
         format!(r#"{{"id":"{}","revision":{ahead}}}"#, store.id)
     };
-    all_of_them_wait(backing, ahead).await;
+    Box::pin(all_of_them_wait(backing, ahead)).await;
 }
 
 async fn a_store_that_has_outgrown_what_an_agent_was_told_is_known_by_the_mark_that_it_lacks(
@@ -95,7 +95,7 @@ async fn a_store_that_has_outgrown_what_an_agent_was_told_is_known_by_the_mark_t
         let mark = StoreId::generate();
         format!(r#"{{"id":"{}","revision":1,"mark":"{mark}"}}"#, store.id)
     };
-    all_of_them_wait(backing, lost).await;
+    Box::pin(all_of_them_wait(backing, lost)).await;
 }
 
 /// One agent remembers what the store is not; all wait.

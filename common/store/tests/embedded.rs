@@ -205,10 +205,14 @@ async fn is_refused(dir: &std::path::Path, why: &str, kept: &[&str]) {
     let keys: Vec<_> = page.items.into_iter().map(|item| item.key).collect();
     assert_eq!(keys, kept);
     commit(&store, Txn::new().put("later", "1")).await;
-    let lineage = store.lineage().await.unwrap();
+    let lineage = store.lineage().await.expect("it is open");
     drop(store);
     let store = reopen(dir, true).expect("what was accepted is the store now");
-    assert_eq!(store.lineage().await.unwrap(), lineage, "that it is accepted again changes nothing");
+    assert_eq!(
+        store.lineage().await.expect("it is open"),
+        lineage,
+        "that it is accepted again changes nothing"
+    );
 }
 
 #[tokio::test]

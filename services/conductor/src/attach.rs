@@ -21,6 +21,7 @@ use crate::cache::Entry;
 use crate::history;
 use crate::once::Change;
 use crate::placed::Placed;
+use crate::reach::{Reach, Standing, not_off};
 use crate::records::Records;
 use crate::requests::Acceptance;
 
@@ -36,6 +37,8 @@ pub struct Asked<'a> {
     pub volume: VolumeId,
     /// Where it is.
     pub volumes: &'a Records<VolumeRecord>,
+    /// Who is fenced.
+    pub reach: &'a Reach,
     /// How long the host may take.
     pub timeout: Duration,
     /// Who accepts it.
@@ -50,7 +53,8 @@ impl Change<InstanceRecord> for Asked<'_> {
         if volume.record.project_id() != instance.record.project_id() {
             return Err(not_found());
         }
-        let what = What { kind: self.kind, volume: self.volume, timeout: self.timeout };
+        let standing = self.reach.standing(&instance.record.resource().host);
+        let what = What { kind: self.kind, volume: self.volume, timeout: self.timeout, standing };
         let (new_instance, new_volume) =
             begin(&instance.record, &volume.record, what, SystemTime::now(), self.acceptance)?;
         let key = VolumeRecord::key(&self.volumes.db.keys, self.volume);
@@ -67,6 +71,8 @@ pub(crate) struct What {
     pub kind: Kind,
     pub volume: VolumeId,
     pub timeout: Duration,
+    /// How the instance's host stands.
+    pub standing: Standing,
 }
 
 /// Both records with what was asked entered, if they are in a state for it.
@@ -81,6 +87,7 @@ pub(crate) fn begin(
     let waiting = instance.operations.len();
     let guest = instance.instance.get_or_insert_default();
     check_instance(guest, &instance.operations)?;
+    not_off(&guest.host, asked.standing)?;
     let disk = volume.volume.get_or_insert_default();
     match asked.kind {
         Kind::AttachVolume => reserve(guest, disk, asked.volume, now)?,
@@ -233,7 +240,8 @@ mod tests {
         volume: VolumeId,
         records: (&InstanceRecord, &VolumeRecord),
     ) -> Result<(InstanceRecord, VolumeRecord), Reason> {
-        let asked = What { kind, volume, timeout: Duration::from_secs(10) };
+        let standing = Standing::Registered;
+        let asked = What { kind, volume, timeout: Duration::from_secs(10), standing };
         let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
         begin(records.0, records.1, asked, NOW, acceptance).map_err(|error| error.reason)
     }

@@ -18,7 +18,7 @@ use crate::history;
 use crate::moves::may_run_at;
 use crate::once::Change;
 use crate::placed::{Placed, Status};
-use crate::reach::{Reach, Standing, other_is_gone};
+use crate::reach::{Reach, Standing, not_off, other_is_gone};
 use crate::requests::Acceptance;
 
 /// A start, a stop or a reboot, as it is asked for.
@@ -59,6 +59,8 @@ pub(crate) fn begin(
     deadline: SystemTime,
     now: SystemTime,
 ) -> Result<(), Error> {
+    let home = record.resource().host.clone();
+    not_off(&home, standing(&home))?;
     let at_home = is_at_home(record);
     let others = may_run_at(record);
     let instance = record.instance.get_or_insert_default();
@@ -79,9 +81,17 @@ pub(crate) fn begin(
         }
     };
     let (state, busy) = (instance.state(), instance.task());
-    let volumes = record.operations.len();
+    let is_of_a_volume = |one: &&Operation| matches!(one.kind(), Kind::AttachVolume | Kind::DetachVolume);
+    let volumes = record.operations.iter().filter(is_of_a_volume).count();
     if volumes > 0 {
         let message = format!("{volumes} volumes are being attached to the instance or detached from it");
+        return Err(Error::new(Reason::InvalidState, message).with("state", state.as_str_name()));
+    }
+    if let Some(other) = record.operations.first() {
+        let message = format!(
+            "{} of the instance is under way; wait until it has ended",
+            history::step_name(other.kind())
+        );
         return Err(Error::new(Reason::InvalidState, message).with("state", state.as_str_name()));
     }
     if instance.desired() == Desired::Absent || busy != Task::Unspecified || !states.contains(&state) {

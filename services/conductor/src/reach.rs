@@ -78,6 +78,17 @@ impl Reach {
     }
 }
 
+/// Refuses what a host has to do that is off by an operator's word: nothing would come of it before its deadline.
+pub fn not_off(host: &str, standing: Standing) -> Result<(), Error> {
+    if standing != Standing::Fenced {
+        return Ok(());
+    }
+    let message = format!(
+        "{host} is fenced, and nothing can be done on a host that is off: evacuate the instance, or have the host register again"
+    );
+    Err(Error::new(Reason::InvalidState, message).with("host", host))
+}
+
 /// The refusal of what needs an instance's host, which is gone.
 #[must_use]
 pub fn home_is_gone(host: &str) -> Error {

@@ -183,7 +183,7 @@ impl World {
             }
             Command::Attach | Command::Detach => {
                 let kind = if command == Command::Attach { Kind::AttachVolume } else { Kind::DetachVolume };
-                let what = attach::What { kind, volume: self.disk, timeout: LONG };
+                let what = attach::What { kind, volume: self.disk, timeout: LONG, standing: standing(&home) };
                 match attach::begin(&record, &self.volume, what, NOW, acceptance) {
                     Ok((instance, volume)) => {
                         (record, self.volume) = (instance, volume);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kilonova_model::check::Checker;
-use kilonova_model::{Attempt, Error, Generation, ProjectId, SnapshotId, VolumeId};
+use kilonova_model::{Attempt, Error, Generation, ProjectId, Reason, SnapshotId, VolumeId};
 use kilonova_proto::volume::v1::volume_service_server::VolumeService;
 use kilonova_proto::volume::v1::{
     CreateSnapshotRequest, CreateSnapshotResponse, CreateVolumeRequest, CreateVolumeResponse,
@@ -64,10 +64,21 @@ impl VolumeServer {
         admit(Addressee { host, epoch }, &self.manager.site().host, self.manager.epoch())
     }
 
-    /// Takes a command that is for this agent.
+    /// Takes a command that is for this agent, once how far its store has come is written down.
     fn admit_command(&self, command: &VolumeCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
-        self.memory.told(command.store_revision, &command.store_mark);
+        let told = self.memory.told(command.store_revision, &command.store_mark);
+        told.map_err(|error| {
+            Error::new(Reason::NotReady, error.to_string()).with("host", &command.target_host)
+        })
+    }
+
+    /// Takes a command for this agent to remove something, which may be what makes room on a full disk.
+    fn admit_removal(&self, command: &VolumeCommand) -> Result<(), Error> {
+        self.admit(&command.target_host, command.target_epoch)?;
+        if let Err(error) = self.memory.told(command.store_revision, &command.store_mark) {
+            tracing::error!(%error, "cannot write down how far the store has come");
+        }
         Ok(())
     }
 
@@ -79,23 +90,21 @@ impl VolumeServer {
     }
 
     fn take_delete(&self, command: &VolumeCommand) -> Result<(), Error> {
-        self.admit_command(command)?;
+        self.admit_removal(command)?;
         self.manager.delete(volume_id(command)?, stamp(command))
     }
 
     /// A snapshot and its volume, checked.
     fn snapshot(
         &self,
-        command: Option<VolumeCommand>,
+        command: &VolumeCommand,
         snapshot_id: &str,
     ) -> Result<(SnapshotId, Stamp, VolumeId), Error> {
-        let command = command.unwrap_or_default();
-        self.admit_command(&command)?;
         let mut check = Checker::new();
         let volume = check.id::<VolumeId>("command.volume_id", &command.volume_id);
         let id = check.id::<SnapshotId>("snapshot_id", snapshot_id);
         check.finish()?;
-        Ok((id.expect("checked above"), stamp(&command), volume.expect("checked above")))
+        Ok((id.expect("checked above"), stamp(command), volume.expect("checked above")))
     }
 
     /// The volume, checked, and the connector's host; empty when it has none.
@@ -104,7 +113,6 @@ impl VolumeServer {
         command: &VolumeCommand,
         connector: &BTreeMap<String, String>,
     ) -> Result<(VolumeId, Stamp, String), Error> {
-        self.admit_command(command)?;
         let mut check = Checker::new();
         let id = check.id::<VolumeId>("command.volume_id", &command.volume_id);
         check.finish()?;
@@ -211,7 +219,10 @@ impl VolumeService for VolumeServer {
         request: Request<CreateSnapshotRequest>,
     ) -> Result<Response<CreateSnapshotResponse>, Status> {
         let CreateSnapshotRequest { command, snapshot_id, name } = request.into_inner();
-        let (id, stamp, volume) = self.snapshot(command, &snapshot_id).map_err(refused)?;
+        let command = command.unwrap_or_default();
+        let admitted = self.admit_command(&command);
+        let (id, stamp, volume) =
+            admitted.and_then(|()| self.snapshot(&command, &snapshot_id)).map_err(refused)?;
         let taken = self.manager.create_snapshot(id, stamp, SnapshotOrder { volume, name });
         taken.map(|()| Response::new(CreateSnapshotResponse {})).map_err(refused)
     }
@@ -221,7 +232,10 @@ impl VolumeService for VolumeServer {
         request: Request<DeleteSnapshotRequest>,
     ) -> Result<Response<DeleteSnapshotResponse>, Status> {
         let DeleteSnapshotRequest { command, snapshot_id } = request.into_inner();
-        let (id, stamp, _) = self.snapshot(command, &snapshot_id).map_err(refused)?;
+        let command = command.unwrap_or_default();
+        let admitted = self.admit_removal(&command);
+        let (id, stamp, _) =
+            admitted.and_then(|()| self.snapshot(&command, &snapshot_id)).map_err(refused)?;
         let taken = self.manager.delete_snapshot(id, stamp);
         taken.map(|()| Response::new(DeleteSnapshotResponse {})).map_err(refused)
     }
@@ -231,7 +245,10 @@ impl VolumeService for VolumeServer {
         request: Request<InitializeConnectionRequest>,
     ) -> Result<Response<InitializeConnectionResponse>, Status> {
         let InitializeConnectionRequest { command, connector } = request.into_inner();
-        let (id, stamp, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
+        let command = command.unwrap_or_default();
+        let admitted = self.admit_command(&command);
+        let (id, stamp, host) =
+            admitted.and_then(|()| self.connection(&command, &connector)).map_err(refused)?;
         let mut check = Checker::new();
         check.ensure(!host.is_empty(), "connector", "needs `host`");
         check.finish().map_err(refused)?;
@@ -244,7 +261,10 @@ impl VolumeService for VolumeServer {
         request: Request<TerminateConnectionRequest>,
     ) -> Result<Response<TerminateConnectionResponse>, Status> {
         let TerminateConnectionRequest { command, connector } = request.into_inner();
-        let (id, stamp, host) = self.connection(&command.unwrap_or_default(), &connector).map_err(refused)?;
+        let command = command.unwrap_or_default();
+        let admitted = self.admit_removal(&command);
+        let (id, stamp, host) =
+            admitted.and_then(|()| self.connection(&command, &connector)).map_err(refused)?;
         let host = Some(host.as_str()).filter(|host| !host.is_empty());
         self.manager.connections().disconnect(id, stamp, host).await.map_err(refused)?;
         Ok(Response::new(TerminateConnectionResponse {}))

@@ -10,7 +10,7 @@ use kilonova_tests::user::{Denied, User};
 use super::Row;
 use super::steps::{
     attached, evacuate, evacuate_in_the_end, instance, resized, until_accepted, until_gone, until_instance,
-    volume,
+    until_volume, volume,
 };
 
 /// What waits for a host waits longer than the row may take.
@@ -213,6 +213,23 @@ pub const ROWS: &[Row] = &[
         |u, ids, _hand| refused("a confirm", u.end_resize(&ids[0], true).await)
     )
     .only_undisturbed(),
+    row!(
+        "detach at a host that is fenced, and then evacuate",
+        |u, hand| {
+            let ids = attached(&u).await;
+            let host = hand.lose_host_of(&u, &ids[0]).await;
+            hand.for_good(&host);
+            [ids, vec![host]].concat()
+        },
+        |u, ids, _hand| {
+            u.fence(&ids[2]).await.unwrap();
+            refused("a detach", u.detach(&ids[0], &ids[1]).await);
+            refused("a stop", u.stop(&ids[0]).await);
+            evacuate(&u, &ids[0]).await;
+            until_accepted(|| u.detach(&ids[0], &ids[1])).await;
+            until_volume(&u, &ids[1], "AVAILABLE").await;
+        }
+    ),
     row!(
         "revert from a host that is fenced",
         |u, hand| {

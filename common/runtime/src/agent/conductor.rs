@@ -67,9 +67,9 @@ impl Conductor {
         Self { channel, host, epochs, memory }
     }
 
-    /// Refuses an answer of another store than the one that is remembered.
+    /// Refuses an answer of another store than the one that is remembered, or one that cannot be remembered.
     fn saw(&self, known: Option<&Remembered>, store: Option<&Store>) -> Result<(), Status> {
-        self.memory.saw(known, store).map_err(|foreign| Status::failed_precondition(foreign.to_string()))
+        self.memory.saw(known, store).map_err(|why| Status::failed_precondition(why.to_string()))
     }
 
     /// The incarnation it speaks for.

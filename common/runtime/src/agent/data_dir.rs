@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 /// Whose data a directory holds.
 const IDENTITY: &str = "identity.json";
 
+/// What to do about one that cannot be read.
+const ADVICE: &str =
+    "restore it from a copy, or remove it if you know that the data beside it are this agent's";
+
 /// A data directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -25,12 +29,14 @@ pub enum DataDirError {
         source: io::Error,
     },
     /// A file is not what an agent writes.
-    #[error("cannot read {}: {problem}; restore it from a copy, or remove it if you know that the data beside it are this agent's", path.display())]
+    #[error("cannot read {}: {problem}; {advice}", path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         problem: serde_json::Error,
+        /// What to do.
+        advice: &'static str,
     },
     /// The data are another agent's.
     #[error("the data in {} are those of {theirs}, and this is {ours}: start it under that name, or with a data directory of its own", path.display())]
@@ -66,7 +72,7 @@ pub fn claim(dir: &Path, service: ServiceKind, host: &HostName, cell: &CellName)
     let ours = Owner { service: service.to_string(), host: host.to_string(), cell: cell.to_string() };
     let path = dir.join(IDENTITY);
     fs::create_dir_all(dir).map_err(|source| DataDirError::File { path: dir.to_owned(), source })?;
-    match read::<Owner>(&path)? {
+    match read::<Owner>(&path, ADVICE)? {
         Some(theirs) if theirs == ours => Ok(()),
         Some(theirs) => Err(DataDirError::Foreign {
             path: dir.to_owned(),
@@ -77,15 +83,18 @@ pub fn claim(dir: &Path, service: ServiceKind, host: &HostName, cell: &CellName)
     }
 }
 
-/// What a file says; none if there is no such file.
-pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DataDirError> {
+/// What a file says; none if there is no such file. `advice` says what to do about one that is damaged.
+pub(super) fn read<T: DeserializeOwned>(
+    path: &Path,
+    advice: &'static str,
+) -> Result<Option<T>, DataDirError> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(DataDirError::File { path: path.to_owned(), source }),
     };
     let read = serde_json::from_slice(&text);
-    read.map(Some).map_err(|problem| DataDirError::Damaged { path: path.to_owned(), problem })
+    read.map(Some).map_err(|problem| DataDirError::Damaged { path: path.to_owned(), problem, advice })
 }
 
 /// Replaces a file. What is written outlives the machine.

@@ -30,6 +30,9 @@ use super::data_dir::{self, DataDirError};
 
 /// The file in the data directory.
 const FILE: &str = "store.json";
+/// What to do about one that cannot be read.
+const ADVICE: &str = "restore it from a copy; without it the agent goes by whatever store it finds, so remove it only if `kilonova store show` \
+                      names the store that the agent's records are in";
 /// The interval at which the store's revision is written to outlive the machine.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 
@@ -62,6 +65,17 @@ pub struct Foreign {
     pub seen_revision: u64,
 }
 
+/// An answer that is not gone by.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// It is of another store.
+    #[error(transparent)]
+    Foreign(#[from] Foreign),
+    /// What it says of its store cannot be remembered.
+    #[error(transparent)]
+    Forgotten(#[from] DataDirError),
+}
+
 /// What is remembered of the store. Clones share it.
 #[derive(Debug, Clone)]
 pub struct StoreMemory {
@@ -85,7 +99,7 @@ impl StoreMemory {
     /// What the data directory remembers.
     pub fn open(data_dir: &Path) -> Result<Self, DataDirError> {
         let path = data_dir.join(FILE);
-        let known = data_dir::read(&path)?;
+        let known = data_dir::read(&path, ADVICE)?;
         let memory = Mutex::new(Memory { known, written: None });
         Ok(Self { shared: Arc::new(Shared { path, memory, foreign: watch::Sender::new(None) }) })
     }
@@ -95,9 +109,9 @@ impl StoreMemory {
         self.shared.memory.lock().known.clone()
     }
 
-    /// Takes what an answer says of its store, which was asked for when `known` was remembered. Refused if it is another one. A
-    /// conductor that says nothing of it is of an earlier version.
-    pub fn saw(&self, known: Option<&Remembered>, store: Option<&Store>) -> Result<(), Foreign> {
+    /// Takes what an answer says of its store, which was asked for when `known` was remembered. Refused if it is another one, or cannot be
+    /// written down. A conductor that says nothing of it is of an earlier version.
+    pub fn saw(&self, known: Option<&Remembered>, store: Option<&Store>) -> Result<(), NotTaken> {
         let Some(store) = store else { return Ok(()) };
         let mut memory = self.shared.memory.lock();
         if let Some(foreign) = judge(memory.known.as_ref(), known, store) {
@@ -106,21 +120,19 @@ impl StoreMemory {
                 *before = Some(foreign.clone());
                 news
             });
-            return Err(foreign);
+            return Err(foreign.into());
         }
         let new = memory.known.as_ref().is_none_or(|now| now.id != store.id);
         let (revision, mark) = match &memory.known {
             Some(now) if !new => (now.revision.max(store.revision), newest(&now.mark, &store.mark)),
             _ => (store.revision, store.mark.as_str()),
         };
-        let known = Remembered { id: store.id.clone(), revision, mark: mark.to_owned() };
-        memory.known = Some(known);
+        let seen = Remembered { id: store.id.clone(), revision, mark: mark.to_owned() };
         if new || memory.written.is_none_or(|written| written.elapsed() >= WRITE_EVERY) {
-            match data_dir::write(&self.shared.path, &memory.known) {
-                Ok(()) => memory.written = Some(Instant::now()),
-                Err(error) => tracing::error!(%error, "cannot write down which store this is"),
-            }
+            data_dir::write(&self.shared.path, &seen)?;
+            memory.written = Some(Instant::now());
         }
+        memory.known = Some(seen);
         if new {
             tracing::info!(id = store.id, revision = store.revision, "the records are in this store");
         }
@@ -129,21 +141,22 @@ impl StoreMemory {
     }
 
     /// Takes the revision of the record that a command was made of, and the newest mark, before the command is done: the store has come that
-    /// far. Written down at once, so that it outlives the process, and within seconds so that it outlives the machine.
-    pub fn told(&self, revision: u64, mark: &str) {
+    /// far. Written down at once, so that it outlives the process, and within seconds so that it outlives the machine. Where that cannot be
+    /// written nothing may be made for the command.
+    pub fn told(&self, revision: u64, mark: &str) -> Result<(), DataDirError> {
         let mut memory = self.shared.memory.lock();
         if self.shared.foreign.borrow().is_some() {
-            return;
+            return Ok(());
         }
-        let Some(known) = memory.known.as_mut() else { return };
-        let mark = newest(&known.mark, mark);
-        if revision <= known.revision && mark == known.mark {
-            return;
+        let Some(known) = &memory.known else { return Ok(()) };
+        let mark = newest(&known.mark, mark).to_owned();
+        let told = Remembered { id: known.id.clone(), revision: known.revision.max(revision), mark };
+        if told == *known {
+            return Ok(());
         }
-        (known.revision, known.mark) = (known.revision.max(revision), mark.to_owned());
-        if let Err(error) = data_dir::note(&self.shared.path, &memory.known) {
-            tracing::error!(%error, "cannot write down how far the store has come");
-        }
+        data_dir::note(&self.shared.path, &told)?;
+        memory.known = Some(told);
+        Ok(())
     }
 
     /// Whether another store is seen; tells when that begins and ends, and when it is yet another.
@@ -213,19 +226,39 @@ mod tests {
     fn the_record_that_a_command_was_made_of_is_older_than_no_store_that_is_gone_by() {
         let dir = tempfile::tempdir().unwrap();
         let memory = StoreMemory::open(dir.path()).unwrap();
-        memory.told(5, "");
+        memory.told(5, "").unwrap();
         assert!(memory.known().is_none(), "of which store is not known");
         assert!(saw(&memory, &store("one", 10, false)));
-        memory.told(25, "b");
-        memory.told(24, "a");
-        memory.told(24, "");
+        memory.told(25, "b").unwrap();
+        memory.told(24, "a").unwrap();
+        memory.told(24, "").unwrap();
         drop(memory);
         let memory = StoreMemory::open(dir.path()).unwrap();
         let known = memory.known().unwrap();
         assert_eq!((known.revision, known.mark.as_str()), (25, "b"), "over a restart right after it");
         assert!(!saw(&memory, &store("one", 24, false)), "set back to before it");
-        memory.told(90, "c");
+        memory.told(90, "c").unwrap();
         assert_eq!(memory.known().unwrap().revision, 25, "nobody knows whose revision that is");
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = StoreMemory::open(dir.path()).unwrap();
+        assert!(saw(&memory, &store("one", 10, false)));
+        let full = dir.path().join(FILE).with_extension("new");
+        // What is written first is no file: as on a full disk, nothing can be.
+        std::fs::create_dir(&full).unwrap();
+        assert!(memory.told(20, "").is_err() && memory.told(20, "").is_err());
+        assert!(!saw(&memory, &store("two", 5, true)), "which store it is could be forgotten");
+        assert_eq!(memory.known().unwrap().revision, 10);
+        std::fs::remove_dir(&full).unwrap();
+        assert!(memory.told(20, "").is_ok());
+        assert_eq!(StoreMemory::open(dir.path()).unwrap().known().unwrap().revision, 20);
+
+        std::fs::write(dir.path().join(FILE), "{").unwrap();
+        let damaged = StoreMemory::open(dir.path()).unwrap_err().to_string();
+        assert!(damaged.contains("kilonova store show"), "{damaged}");
     }
 
     #[test]

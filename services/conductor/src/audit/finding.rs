@@ -72,6 +72,12 @@ pub enum Heal {
     VolumeLost(VolumeId, Entry<VolumeRecord>),
     /// A snapshot is lost.
     SnapshotLost(SnapshotId, Entry<SnapshotRecord>),
+    /// An instance that was lost is there.
+    InstanceFound(InstanceId, Entry<InstanceRecord>),
+    /// A volume that was lost is there.
+    VolumeFound(VolumeId, Entry<VolumeRecord>),
+    /// A snapshot that was lost is there.
+    SnapshotFound(SnapshotId, Entry<SnapshotRecord>),
     /// A volume's record gets the size the volume has.
     Grow(VolumeId, Entry<VolumeRecord>, u32),
     /// A backend exports a volume to a host no longer.
@@ -187,6 +193,9 @@ impl Heal {
             }
             Self::InstanceLost(..) | Self::VolumeLost(..) | Self::SnapshotLost(..) => {
                 "set it to ERROR, BUILD_LOST".to_owned()
+            }
+            Self::InstanceFound(..) | Self::VolumeFound(..) | Self::SnapshotFound(..) => {
+                "set it back to what it was".to_owned()
             }
             Self::Grow(_, _, size) => format!("set its record to {size} GiB and count them"),
             Self::Disconnect(_, _, host) => format!("end its export to {host}"),

@@ -6,6 +6,7 @@
 //! | none, gone, or elsewhere  | room held, no guest  | `CLAIM_ORPHAN`  |
 //! | ERROR, there              | room held, no guest  | `CLAIM_ORPHAN`  |
 //! | there                     | no guest             | `GUEST_MISSING` |
+//! | ERROR, was lost there     | its guest            | `LOST_FOUND`    |
 //! | ACTIVE, or STOPPED        | shut down, or runs   | `POWER_DRIFT`   |
 //! | something under way       | anything             | passed over     |
 //! | any                       | work that goes on    | passed over     |
@@ -19,7 +20,7 @@ use kilonova_runtime::agent::ledger::Stamp;
 
 use super::World;
 use super::finding::{At, Finding, Heal};
-use super::world::{Guests, Standing, is_settled, standing};
+use super::world::{Guests, Standing, is_settled, standing, was_lost};
 use crate::cache::Entry;
 use crate::placed::{Phase, Placed, Wanted};
 
@@ -61,6 +62,18 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
         Standing::Unwanted(why) if guest.claimed => {
             let cause = format!("{}, and {why}", room());
             Some(finding(Kind::ClaimOrphan, cause).healed_by(Heal::Terminate(id, at.clone())))
+        }
+        Standing::Belongs(entry)
+            if guest.present
+                && was_lost(entry.record.as_ref(), entry.record.resource().fault.as_ref(), guest.attempt)
+                && entry.record.resource().host == host =>
+        {
+            let cause = format!(
+                "its record says that it was lost, and the host has its guest ({})",
+                power(guest.power_state())
+            );
+            let finding = finding(Kind::LostFound, cause).resting_on([entry.revision.0]);
+            Some(finding.healed_by(Heal::InstanceFound(id, entry.clone())))
         }
         Standing::Belongs(entry) if guest.present => {
             let cause = wrong_power(&entry.record, host, guest.power_state())?;
@@ -125,6 +138,7 @@ fn missing(world: &World, id: InstanceId, entry: &Entry<InstanceRecord>) -> Opti
 #[cfg(test)]
 mod tests {
     use kilonova_proto::conductor::v1::Operation;
+    use kilonova_proto::types::v1 as pb;
     use kilonova_proto::types::v1::instance::Desired;
 
     use super::super::fixtures::{HOST, entry, guest, instance, kinds, receipt, world};
@@ -209,6 +223,19 @@ mod tests {
         let being_made = with(|guest| (guest.present, guest.busy) = (false, true));
         assert_eq!(found(record(State::Active, HOST), being_made), []);
         assert_eq!(found(record(State::Building, HOST), None), []);
+    }
+
+    #[test]
+    fn a_lost_instance_whose_guest_is_there_is_found() {
+        let mut lost = record(State::Error, HOST).unwrap();
+        let fault = pb::Fault { reason: "BUILD_LOST".into(), ..Default::default() };
+        lost.instance.as_mut().unwrap().fault = Some(fault);
+        assert_eq!(found(Some(lost.clone()), running()), [(Kind::LostFound, true)]);
+        assert_eq!(found(Some(lost.clone()), None), []);
+        assert_eq!(found(Some(lost.clone()), with(|guest| guest.attempt = 2)), [], "not what was lost");
+        lost.set_found(std::time::SystemTime::UNIX_EPOCH);
+        assert_eq!((lost.resource().state(), &lost.resource().fault), (State::Active, &None));
+        assert_eq!(lost.receipts.len(), 1);
     }
 
     #[test]

@@ -100,6 +100,9 @@ impl Auditor {
             Heal::InstanceLost(id, entry) => lost(&self.callers.instances, *id, entry).await,
             Heal::VolumeLost(id, entry) => lost(&self.callers.volumes, *id, entry).await,
             Heal::SnapshotLost(id, entry) => lost(&self.callers.snapshots, *id, entry).await,
+            Heal::InstanceFound(id, entry) => found(&self.callers.instances, *id, entry).await,
+            Heal::VolumeFound(id, entry) => found(&self.callers.volumes, *id, entry).await,
+            Heal::SnapshotFound(id, entry) => found(&self.callers.snapshots, *id, entry).await,
             Heal::Grow(id, entry, size) => self.grow(*id, entry, *size).await,
             Heal::Disconnect(id, entry, host) => self.disconnect(*id, entry, Some(host)).await,
             Heal::Settle(settle) => self.settle(settle).await,
@@ -239,6 +242,13 @@ async fn lost<P: Placed>(records: &Records<P>, id: P::Id, entry: &Entry<P>) -> H
         operation: None,
     };
     let record = reports::lost(entry.record.as_ref(), &report, SystemTime::now()).ok_or(CHANGED)?;
+    written(records.write(id, entry, record, None, Txn::new()).await)
+}
+
+/// What was lost is there again.
+async fn found<P: Placed>(records: &Records<P>, id: P::Id, entry: &Entry<P>) -> Healed {
+    let mut record = P::clone(&entry.record);
+    record.set_found(SystemTime::now());
     written(records.write(id, entry, record, None, Txn::new()).await)
 }
 

@@ -6,6 +6,7 @@
 //! | none, gone, or elsewhere  | room held for a volume  | `CLAIM_ORPHAN`                     |
 //! | there                     | not it                  | `VOLUME_MISSING`, `SNAPSHOT_MISSING` |
 //! | there                     | it, of another size     | `VOLUME_SIZE_DRIFT`                |
+//! | ERROR, was lost there     | it                      | `LOST_FOUND`                       |
 //! | something under way       | anything                | passed over                        |
 //! | any                       | work that goes on       | passed over                        |
 
@@ -17,7 +18,7 @@ use kilonova_runtime::agent::ledger::Stamp;
 
 use super::World;
 use super::finding::{At, Finding, Heal};
-use super::world::{Standing, Stored, is_settled, standing};
+use super::world::{Standing, Stored, is_settled, standing, was_lost};
 use crate::cache::Entry;
 use crate::placed::{Phase, Placed};
 
@@ -67,6 +68,18 @@ fn of_volume(
             let cause = format!("the backend holds room for it and does not have it, and {why}");
             Some(finding(Kind::ClaimOrphan, cause).healed_by(Heal::DeleteVolume(id, at.clone())))
         }
+        Standing::Belongs(entry)
+            if volume.present
+                && was_lost(
+                    entry.record.as_ref(),
+                    entry.record.resource().fault.as_ref(),
+                    volume.attempt,
+                ) =>
+        {
+            let cause = "its record says that it was lost, and the backend has it".to_owned();
+            let finding = finding(Kind::LostFound, cause).resting_on([entry.revision.0]);
+            Some(finding.healed_by(Heal::VolumeFound(id, entry.clone())))
+        }
         Standing::Belongs(entry) if volume.present => {
             let wanted = entry.record.resource().spec.as_ref().map_or(0, |spec| spec.size_gib);
             let differs = entry.record.status().phase == Phase::Ready && volume.size_gib != wanted;
@@ -92,8 +105,19 @@ fn of_snapshot(
     snapshot: &StoredSnapshot,
 ) -> Option<Finding> {
     let entry = world.snapshots.get(&id);
-    let Standing::Unwanted(why) = standing(entry, host) else { return None };
     let at = at(host, there, snapshot.generation, snapshot.attempt);
+    let why = match standing(entry, host) {
+        Standing::Unwanted(why) => why,
+        Standing::Belongs(entry)
+            if was_lost(entry.record.as_ref(), entry.record.resource().fault.as_ref(), snapshot.attempt) =>
+        {
+            let cause = "its record says that it was lost, and the backend has it".to_owned();
+            let finding = Finding::new(Kind::LostFound, id, cause).of(entry.record.project_id()).on(host);
+            let finding = finding.resting_on(at.seen()).resting_on([entry.revision.0]);
+            return Some(finding.healed_by(Heal::SnapshotFound(id, entry.clone())));
+        }
+        _ => return None,
+    };
     let cause = format!("the backend has it (of volume {}), and {why}", snapshot.volume_id);
     let finding = Finding::new(Kind::SnapshotOrphan, id, cause)
         .of(entry.map_or("", |entry| entry.record.project_id()))

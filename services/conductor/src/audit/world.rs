@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kilonova_model::{
-    Epoch, HostName, InstanceId, Revision, ServerGroupId, ServiceKind, SnapshotId, VolumeId,
+    Epoch, HostName, InstanceId, Reason, Revision, ServerGroupId, ServiceKind, SnapshotId, VolumeId,
 };
 use kilonova_proto::compute::v1::Guest;
 use kilonova_proto::conductor::v1::{InstanceRecord, ServerGroupRecord, SnapshotRecord, VolumeRecord};
-use kilonova_proto::types::v1::QuotaUsage;
+use kilonova_proto::types::v1::{Fault, QuotaUsage};
 use kilonova_proto::volume::v1::{StoredSnapshot, StoredVolume};
 
 use crate::cache::Entry;
@@ -113,6 +113,13 @@ pub fn under_way<P: Placed>(record: &P) -> bool {
     let status = record.status();
     let leaves = status.wanted == Wanted::Absent && status.phase != Phase::Gone;
     leaves || record.is_placing() || record.operation().is_some()
+}
+
+/// Whether it was given up as lost, and the attempt that was lost is what a host has.
+pub fn was_lost<P: Placed>(record: &P, fault: Option<&Fault>, attempt: u32) -> bool {
+    let status = record.status();
+    let is_lost = fault.is_some_and(|fault| fault.reason == Reason::BuildLost.as_str());
+    status.phase == Phase::Failed && is_lost && status.attempt == attempt && !under_way(record)
 }
 
 /// Whether it is to be there, with nothing under way.

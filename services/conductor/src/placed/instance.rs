@@ -214,6 +214,14 @@ impl Own for InstanceRecord {
         instance.fault = Some(fault);
         instance.update_time = Some(timestamp(now));
     }
+    fn come_back(&mut self, now: SystemTime) {
+        let resized = self.resized_from.is_some();
+        let instance = self.instance.get_or_insert_default();
+        let state = moves::wanted_state(instance.desired());
+        instance.set_state(if resized { pb::instance::State::Resized } else { state });
+        instance.fault = None;
+        instance.update_time = Some(timestamp(now));
+    }
     fn unwant(&mut self, now: SystemTime) {
         self.operations.clear();
         (self.evacuated_from, self.resized_from) = (None, None);

@@ -239,6 +239,8 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn conclude(&mut self, now: SystemTime);
     /// It failed for good.
     fn set_failed(&mut self, fault: pb::Fault, now: SystemTime);
+    /// What was given up as lost is there.
+    fn set_found(&mut self, now: SystemTime);
     /// The user wants it gone.
     fn set_absent(&mut self, deadline: SystemTime, now: SystemTime);
     /// It is gone.
@@ -316,6 +318,14 @@ macro_rules! shared {
             self.cut_off(&fault, now);
             self.give_up(fault, now);
         }
+        fn set_found(&mut self, now: SystemTime) {
+            let Status { host, attempt, .. } = self.status();
+            if !self.receipts.iter().any(|receipt| receipt.host == host && receipt.attempt == attempt) {
+                let create_time = Some(timestamp(now));
+                self.receipts.push(Receipt { host, attempt, create_time, ..Default::default() });
+            }
+            self.come_back(now);
+        }
         fn set_absent(&mut self, deadline: SystemTime, now: SystemTime) {
             self.deadline_time = Some(timestamp(deadline));
             self.alternates.clear();
@@ -356,6 +366,8 @@ trait Own {
     fn leave(&mut self, fault: pb::Fault, now: SystemTime);
     fn arrive(&mut self, until: SystemTime, now: SystemTime);
     fn give_up(&mut self, fault: pb::Fault, now: SystemTime);
+    /// It is as it was before it was given up as lost.
+    fn come_back(&mut self, now: SystemTime);
     fn unwant(&mut self, now: SystemTime);
     fn bury(&mut self, now: SystemTime);
 }

@@ -101,6 +101,12 @@ impl Own for SnapshotRecord {
         snapshot.fault.get_or_insert(fault);
         snapshot.update_time = Some(timestamp(now));
     }
+    fn come_back(&mut self, now: SystemTime) {
+        let snapshot = self.snapshot.get_or_insert_default();
+        snapshot.set_state(State::Available);
+        snapshot.fault = None;
+        snapshot.update_time = Some(timestamp(now));
+    }
     fn unwant(&mut self, now: SystemTime) {
         let snapshot = self.snapshot.get_or_insert_default();
         snapshot.set_state(State::Deleting);

@@ -134,6 +134,13 @@ impl Own for VolumeRecord {
         volume.fault = Some(fault);
         volume.update_time = Some(timestamp(now));
     }
+    fn come_back(&mut self, now: SystemTime) {
+        let volume = self.volume.get_or_insert_default();
+        let used = !volume.attachments.is_empty();
+        volume.set_state(if used { pb::volume::State::InUse } else { pb::volume::State::Available });
+        volume.fault = None;
+        volume.update_time = Some(timestamp(now));
+    }
     fn unwant(&mut self, now: SystemTime) {
         let volume = self.volume.get_or_insert_default();
         volume.set_desired(pb::volume::Desired::Absent);

@@ -89,7 +89,8 @@ impl Conductor {
         };
         let timeout = self.config.operation_timeout.get();
         let acceptance = self.acceptance(request.request_id, arrived);
-        let asked = attach::Asked { kind, volume, volumes: &self.volumes, timeout, acceptance };
+        let asked =
+            attach::Asked { kind, volume, volumes: &self.volumes, reach: &self.reach, timeout, acceptance };
         self.change_instance(method, request, &message, &asked).await
     }
 

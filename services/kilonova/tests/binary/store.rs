@@ -58,14 +58,12 @@ fn a_backup_is_put_back_only_when_that_is_said() {
     assert!(listed.contains("early") && !listed.contains("late"), "{listed}");
     let healed = run(kilonova(&["audit", "--heal"]).env("KILONOVA_ENDPOINT", &address));
     assert!(healed.stderr.contains("store accept"), "{}", healed.stderr);
-    let waiting = ["instance", "create", "waiting", "--flavor", "m1.tiny", "--image", "cirros"];
-    let created = run(kilonova(&waiting).env("KILONOVA_ENDPOINT", &address));
-    assert_eq!(created.code, Some(0), "{}", created.stderr);
+    let waiting = ["instance", "create", "waiting", "--flavor", "m1.tiny", "--image", "cirros", "--wait"];
+    let mut waiting = Running::start(kilonova(&waiting).env("KILONOVA_ENDPOINT", &address));
+    waiting.read_stderr_until("SCHEDULING");
     operate(&address, "store accept");
-    while !operate(&address, "instance show waiting").contains("ACTIVE") {
-        // Each look is a line in a log that is read at the end only.
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    let (created, log) = waiting.wait(STOP);
+    assert!(created.success(), "{log}");
     create(&address, "new");
     cloud.signal("TERM");
     assert!(cloud.wait(STOP).0.success());
