@@ -381,6 +381,20 @@ MUTANTS = (
         CONDUCTOR_UNITS,
     ),
     Mutant(
+        "a host is told to remove what it was found to have",
+        f"{CONDUCTOR}/placed/mod.rs",
+        "        let left = there().filter(|receipt| !self.is_to_stay(receipt));\n",
+        "        let left = there();\n",
+        ("-p", "kilonova-tests", "--test", "dead_hosts", "has_what_no_receipt_tells_of"),
+    ),
+    Mutant(
+        "a record does not get to know that a host has it",
+        f"{CONDUCTOR}/server/reports.rs",
+        "record.note_found(host.as_str(), SystemTime::now()).then_some(record)",
+        "{ let _ = (host, SystemTime::now()); record.note_told(\"\").then_some(record) }",
+        ("-p", "kilonova-tests", "--test", "dead_hosts", "has_what_no_receipt_tells_of"),
+    ),
+    Mutant(
         "a host that registers stays fenced",
         "common/rpc/src/registry/claim.rs",
         ".put_leased(key, value, lease).delete(fence)",
@@ -482,7 +496,7 @@ MUTANTS = (
     Mutant(
         "an audit takes a guest for an orphan that a conductor is still to remove",
         f"{CONDUCTOR}/audit/world.rs",
-        "    if record.receipts().iter().any(|receipt| receipt.host == host) {\n",
+        "    if record.receipts().iter().any(|receipt| receipt.host == host && !record.is_to_stay(receipt)) {\n",
         "    if record.receipts().iter().any(|receipt| receipt.host == host && false) {\n",
         CONDUCTOR_UNITS,
     ),

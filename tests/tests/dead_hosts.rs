@@ -23,6 +23,7 @@ over_both_stores!(
     a_revert_waits_for_the_host_it_goes_back_to_and_a_confirm_for_the_one_it_stays_on,
     a_host_that_is_back_without_its_disk_costs_no_copy,
     a_destination_that_died_for_good_is_fenced_and_the_source_runs_its_copy_again,
+    a_host_that_has_what_no_receipt_tells_of_is_in_the_way_of_an_evacuation,
     a_host_that_was_back_while_no_conductor_ran_is_not_fenced_any_more,
     what_waits_at_a_host_that_is_gone_is_overtaken_and_moves_from_it_are_refused,
     an_evacuation_is_refused_while_another_host_may_run_the_guest,
@@ -175,6 +176,54 @@ async fn a_destination_that_died_for_good_is_fenced_and_the_source_runs_its_copy
     cluster.ready().await;
     assert_eq!(deeds(&cluster, &moved.id, &moved.host).last().unwrap(), "destroy", "before it is ready");
     assert!(!is_fenced(&api, &moved.host).await, "void, since it registered again");
+    cluster.shutdown().await;
+}
+
+async fn a_host_that_has_what_no_receipt_tells_of_is_in_the_way_of_an_evacuation(backing: Backing) {
+    let mut plan = plan(backing);
+    plan.compute.reconcile_interval = Period::from_millis(300);
+    let Some((mut cluster, api)) = started(plan).await else { return };
+    let running = api.active("vm").await;
+    // As after a store was put back to before a move: another host has it, and the record does not say so.
+    let other = api.active("other").await;
+    assert_ne!(other.host, running.host);
+    cluster.stop(ServiceKind::Compute, &other.host).await;
+    let journal = |host: &str| cluster.data_dir(host).join("journal.jsonl");
+    let mut there = std::fs::read_to_string(journal(&other.host)).unwrap();
+    for line in std::fs::read_to_string(journal(&running.host)).unwrap().lines() {
+        if line.contains(&running.id) {
+            there.extend([&line.replace(&running.host, &other.host), "\n"]);
+        }
+    }
+    std::fs::write(journal(&other.host), there).unwrap();
+    cluster.launch(ServiceKind::Compute, &other.host).await;
+    cluster.ready().await;
+    lose(&mut cluster, &api, &running.host).await;
+    let refusal = until("the evacuation is refused", || async {
+        let refusal = evacuate(&api, &running.id, &[]).await.expect_err("another host has it");
+        (refusal.metadata.get("host") == Some(&other.host)).then_some(refusal)
+    })
+    .await;
+    assert_eq!(refusal.reason, Reason::InvalidState, "{refusal}");
+
+    // That host registers anew, and still keeps it: it may be the last copy.
+    cluster.stop(ServiceKind::Compute, &other.host).await;
+    cluster.launch(ServiceKind::Compute, &other.host).await;
+    until("the host is ready", || async {
+        cluster.is_ready(ServiceKind::Compute, &other.host).then_some(())
+    })
+    .await;
+    assert_eq!(deeds(&cluster, &running.id, &other.host), ["spawn"]);
+    evacuate(&api, &running.id, &[&other.host]).await.unwrap();
+    let rescued = api.until(&running.id, State::Active).await;
+    assert_ne!(rescued.host, other.host);
+    assert_eq!(deeds(&cluster, &running.id, &other.host), ["spawn"]);
+    // With the instance it goes, too.
+    api.delete(&running.id).await.unwrap();
+    until("it is removed there", || async {
+        (deeds(&cluster, &running.id, &other.host) == ["spawn", "destroy"]).then_some(())
+    })
+    .await;
     cluster.shutdown().await;
 }
 

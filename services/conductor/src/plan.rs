@@ -206,9 +206,10 @@ pub fn plan(view: &View<'_>) -> Decision {
 
 /// The next place, once the hosts that were left have said that nothing is left there, as far as they can be asked.
 fn place(view: &View<'_>) -> Decision {
-    // A copy that is there may be the good one, and may run.
-    let found =
-        view.status.phase == Phase::Building && view.receipts.iter().any(|receipt| view.is_to_stay(receipt));
+    // A copy that is there may be the good one, and may run, unless an operator said that it does not.
+    let may_run =
+        |receipt: &&Receipt| view.is_to_stay(receipt) && !receipt.vouched && !(view.is_fenced)(&receipt.host);
+    let found = view.status.phase == Phase::Building && view.receipts.iter().any(|receipt| may_run(&receipt));
     if found || view.is_tried_enough() {
         return Decision::GiveUp;
     }
@@ -375,7 +376,7 @@ impl View<'_> {
         there && !host.is_empty() && (self.epoch_of)(host).is_none()
     }
 
-    /// Whether a host has something that no attempt put there, and that nobody asked to remove.
+    /// As [`Placed::is_to_stay`](crate::placed::Placed::is_to_stay).
     fn is_to_stay(&self, receipt: &Receipt) -> bool {
         receipt.found && self.status.wanted == Wanted::Present && !self.clears.contains(&receipt.host)
     }

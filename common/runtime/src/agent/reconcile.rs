@@ -106,6 +106,8 @@ impl<W: Work> Executor<W> {
                 verdict => verdicts.push(verdict),
             }
         }
+        // What was removed since it was looked for is not asked about.
+        unlisted.retain(|id, _| self.read(|book| book.ledger.is_there(*id)));
         let strays = if unlisted.is_empty() {
             BTreeMap::new()
         } else {

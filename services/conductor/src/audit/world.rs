@@ -100,7 +100,7 @@ pub fn standing<'a, P: Placed>(entry: Option<&'a Entry<P>>, host: &str) -> Stand
     if keeps.iter().any(|kept| kept == host) {
         return Standing::Belongs(entry);
     }
-    if record.receipts().iter().any(|receipt| receipt.host == host) {
+    if record.receipts().iter().any(|receipt| receipt.host == host && !record.is_to_stay(receipt)) {
         return Standing::UnderWay;
     }
     let elsewhere =

@@ -90,6 +90,12 @@ pub fn begin(
         );
         return Err(Error::new(Reason::InvalidState, message).with("host", other));
     }
+    let vouched = |host: &String| asked.vouched_hosts.contains(host);
+    record
+        .receipts
+        .iter_mut()
+        .filter(|receipt| vouched(&receipt.host))
+        .for_each(|receipt| receipt.vouched = true);
     record.evacuated_from = Some(place_of(record));
     record.resized_from = None;
     record.tried_hosts.clear();

@@ -250,6 +250,8 @@ impl Own for InstanceRecord {
 
 #[cfg(test)]
 mod tests {
+    use kilonova_proto::types::v1::instance::Desired;
+
     use super::*;
 
     #[test]
@@ -269,5 +271,27 @@ mod tests {
         record.drop_refused("h2", 2, true);
         let found: Vec<bool> = record.receipts.iter().map(|receipt| receipt.found).collect();
         assert_eq!(found, [false, true], "it is the only one at h2, where something was found");
+    }
+
+    #[test]
+    fn what_was_found_is_not_to_be_removed_while_the_instance_is_wanted() {
+        let mut instance = pb::Instance { host: "h1".into(), attempt: 1, ..Default::default() };
+        instance.set_state(pb::instance::State::Active);
+        let receipts = vec![Receipt { host: "h1".into(), attempt: 1, ..Default::default() }];
+        let mut record = InstanceRecord { instance: Some(instance), receipts, ..Default::default() };
+        let now = SystemTime::UNIX_EPOCH;
+        assert!(!record.note_found("h1", now), "it belongs there");
+        assert!(record.note_found("h2", now) && !record.note_found("h2", now), "once");
+        assert_eq!(moves::may_run_at(&record), ["h2"]);
+        let desired = |record: &InstanceRecord, host: &str| {
+            record.seen_by(host, String::new()).map(|instance| instance.desired())
+        };
+        let (wanted, absent) = (Desired::Unspecified, Desired::Absent);
+        assert_eq!([desired(&record, "h1"), desired(&record, "h2")], [Some(wanted), None]);
+        record.receipts[1].found = false;
+        assert_eq!(desired(&record, "h2"), Some(absent), "left over of an attempt");
+        record.receipts[1].found = true;
+        record.set_absent(now, now);
+        assert_eq!(desired(&record, "h2"), Some(absent), "with the instance it goes");
     }
 }

@@ -177,11 +177,19 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     }
     /// The record as a host sees it that is to remove what it may have of it.
     fn left_at(&self, receipt: &Receipt, etag: String) -> Self::Resource;
-    /// The record as a host has to see it that compares it with what it has; none if nothing of it can be there.
+    /// The record as a host has to see it that compares it with what it has; none if nothing of it can be there, or what is there is to
+    /// stay.
     fn seen_by(&self, host: &str, etag: String) -> Option<Self::Resource> {
-        let there = self.receipts().iter().filter(|receipt| receipt.host == host);
-        let receipt = there.max_by_key(|receipt| receipt.attempt)?;
-        Some(if self.belongs_on(host) { self.seen_at(host, etag) } else { self.left_at(receipt, etag) })
+        let there = || self.receipts().iter().filter(|receipt| receipt.host == host);
+        if self.belongs_on(host) {
+            return there().next().map(|_| self.seen_at(host, etag));
+        }
+        let left = there().filter(|receipt| !self.is_to_stay(receipt));
+        left.max_by_key(|receipt| receipt.attempt).map(|receipt| self.left_at(receipt, etag))
+    }
+    /// Whether a host has something that no attempt put there, and that nobody asked to remove.
+    fn is_to_stay(&self, receipt: &Receipt) -> bool {
+        receipt.found && self.status().wanted == Wanted::Present && !self.clears().contains(&receipt.host)
     }
     /// The server group it is a member of.
     fn group(&self) -> Option<ServerGroupId> {
@@ -247,6 +255,8 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn set_gone(&mut self, expiry: SystemTime, now: SystemTime);
     /// The host holds nothing of it any more, up to that attempt.
     fn drop_receipt(&mut self, host: &str, attempt: u32);
+    /// A host has it that it is not known to be on, as after a store that was put back; says whether that is new.
+    fn note_found(&mut self, host: &str, now: SystemTime) -> bool;
     /// The host did nothing for that attempt, because of what it has of earlier ones: their receipts stay. Without any, this one
     /// does, for it is then the only one that says that something is there; what is there was `found`, unless it is being removed.
     fn drop_refused(&mut self, host: &str, attempt: u32, found: bool);
@@ -299,7 +309,7 @@ macro_rules! shared {
                 attempt,
                 create_time: Some(timestamp(now)),
                 prepared,
-                found: false,
+                ..Default::default()
             });
             self.deadline_time = Some(timestamp(deadline));
         }
@@ -338,6 +348,16 @@ macro_rules! shared {
         }
         fn drop_receipt(&mut self, host: &str, attempt: u32) {
             self.receipts.retain(|receipt| receipt.host != host || receipt.attempt > attempt);
+        }
+        fn note_found(&mut self, host: &str, now: SystemTime) -> bool {
+            let status = self.status();
+            let is_known = self.receipts.iter().any(|receipt| receipt.host == host) || status.host == host;
+            if is_known || status.wanted != Wanted::Present || status.phase == Phase::Gone {
+                return false;
+            }
+            let (host, create_time) = (host.to_owned(), Some(timestamp(now)));
+            self.receipts.push(Receipt { host, create_time, found: true, ..Default::default() });
+            true
         }
         fn drop_refused(&mut self, host: &str, attempt: u32, found: bool) {
             let refused = |receipt: &Receipt| receipt.host == host && receipt.attempt == attempt;

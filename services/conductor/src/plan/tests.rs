@@ -277,6 +277,18 @@ fn a_fenced_host_counts_as_cleared_and_as_one_that_let_go() {
 }
 
 #[test]
+fn what_was_found_elsewhere_ends_a_placement_unless_an_operator_says_that_it_does_not_run() {
+    let mut w = world(Wanted::Present, Phase::Building, "", 1).receipt("h9", 0);
+    w.receipts[0].found = true;
+    assert_eq!(w.plan(), Decision::GiveUp);
+    w.fenced = vec!["h9"];
+    assert_eq!(w.plan(), Decision::Select);
+    w.fenced.clear();
+    w.receipts[0].vouched = true;
+    assert_eq!(w.plan(), Decision::Select);
+}
+
+#[test]
 fn a_move_does_not_wait_until_its_deadline_for_a_host_that_is_gone() {
     let mut w = world(Wanted::Present, Phase::Ready, "h9", 1).receipt("h9", 1);
     w.moves = true;

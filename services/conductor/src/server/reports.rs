@@ -1,5 +1,7 @@
 //! `ReportService`: what agents say of themselves and of what they hold.
 
+use std::time::SystemTime;
+
 use kilonova_model::page::page_size;
 use kilonova_model::{Epoch, Error, HostName, Reason, Revision, ServiceKind};
 use kilonova_proto::conductor::v1 as proto;
@@ -56,9 +58,10 @@ impl Conductor {
     }
 }
 
-/// Those of `ids` that a record wants, wherever they belong.
+/// Those of `ids`, which `host` has, that a record wants, wherever they belong. The record gets to know that the host has it.
 async fn wanted<P: Placed>(
     records: &Records<P>,
+    host: &HostName,
     field: &str,
     ids: &[String],
 ) -> Result<Vec<proto::WantedRecord>, Status> {
@@ -68,9 +71,12 @@ async fn wanted<P: Placed>(
     }
     let mut wanted = Vec::new();
     for text in ids {
-        let Some(entry) = records.get(read_id(field, text).map_err(failed)?).await.map_err(failed)? else {
-            continue;
-        };
+        let id = read_id(field, text).map_err(failed)?;
+        let noted = records.modify(id, |entry| {
+            let mut record = P::clone(&entry.record);
+            Ok(record.note_found(host.as_str(), SystemTime::now()).then_some(record))
+        });
+        let Some(entry) = noted.await.map_err(failed)? else { continue };
         let status = entry.record.status();
         if status.wanted == Wanted::Present && status.phase != Phase::Gone {
             wanted.push(proto::WantedRecord { id: text.clone(), host: status.host });
@@ -284,11 +290,11 @@ impl ReportService for Conductor {
         check.ensure(of_one_agent, "instance_ids", "not beside those of a backend");
         check.finish().map_err(|error| to_status(&error))?;
         let service = if instances.is_empty() { ServiceKind::Volume } else { ServiceKind::Compute };
-        self.own_host(&request, service, &message.host, message.epoch)?;
+        let host = self.own_host(&request, service, &message.host, message.epoch)?;
         let wanted = [
-            wanted(&self.instances, "instance_ids", instances).await?,
-            wanted(&self.volumes, "volume_ids", volumes).await?,
-            wanted(&self.snapshots, "snapshot_ids", snapshots).await?,
+            wanted(&self.instances, &host, "instance_ids", instances).await?,
+            wanted(&self.volumes, &host, "volume_ids", volumes).await?,
+            wanted(&self.snapshots, &host, "snapshot_ids", snapshots).await?,
         ]
         .concat();
         Ok(Response::new(proto::FindRecordsResponse { wanted, store: Some(self.store().await?) }))
