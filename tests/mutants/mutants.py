@@ -369,8 +369,8 @@ MUTANTS = (
     Mutant(
         "a store that lacks a mark is taken for what it was",
         f"{CONDUCTOR}/identity.rs",
-        "        Ok(found.is_some())\n",
-        "        Ok(found.is_some() || true)\n",
+        "                Ok(found.is_some_and(|found| found.value == mark))\n",
+        "                Ok(found.is_some_and(|found| found.value == mark) || true)\n",
         CONDUCTOR_UNITS,
     ),
     Mutant(

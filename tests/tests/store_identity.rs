@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use kilonova_model::{ServiceKind, StoreId};
+use kilonova_model::ServiceKind;
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::conductor::v1::StoreRecord;
 use kilonova_proto::types::v1 as pb;
@@ -92,7 +92,7 @@ async fn a_store_that_has_outgrown_what_an_agent_was_told_is_known_by_the_mark_t
     backing: Backing,
 ) {
     let lost = |store: &pb::Store| {
-        let mark = StoreId::generate();
+        let mark = "000000000001-0123456789abcdef";
         format!(r#"{{"id":"{}","revision":1,"mark":"{mark}"}}"#, store.id)
     };
     Box::pin(all_of_them_wait(backing, lost)).await;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -37,13 +36,6 @@ macro_rules! uuid_id {
             #[must_use]
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
-            }
-
-            /// The time it was made at, to the millisecond; none if it is no UUIDv7.
-            #[must_use]
-            pub fn time(&self) -> Option<SystemTime> {
-                let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
-                Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
             }
 
             /// Reads the canonical text form.

@@ -10,12 +10,12 @@
 //!                    quotas/<project> usage/<project>
 //!                    requests/<project>/<request-id> idempotency
 //!                    store                           which store this is
-//!                    marks/<uuid>                    by what an earlier copy of the store is known
+//!                    marks/<n>                       by what an earlier copy of the store is known
 //! ```
 
 use kilonova_model::{
     AggregateId, CellName, FlavorId, HostName, ImageId, InstanceId, ProjectId, RequestId, ServerGroupId,
-    ServiceKind, SnapshotId, StoreId, VolumeId,
+    ServiceKind, SnapshotId, VolumeId,
 };
 
 /// What a key stands for.
@@ -47,8 +47,8 @@ pub enum Key {
     Fence(ServiceKind, HostName),
     /// Which store this is.
     Store,
-    /// A mark of the store.
-    Mark(StoreId),
+    /// A mark of the store, by its number.
+    Mark(u64),
     /// The limits of a project.
     Quota(ProjectId),
     /// What a project uses.
@@ -198,10 +198,10 @@ impl Keys {
         format!("{}store", self.root)
     }
 
-    /// The key of a mark of the store.
+    /// The key of a mark of the store, by its number.
     #[must_use]
-    pub fn mark(&self, mark: StoreId) -> String {
-        format!("{}marks/{mark}", self.root)
+    pub fn mark(&self, number: u64) -> String {
+        format!("{}marks/{number:012}", self.root)
     }
 
     /// The prefix of every mark of the store, oldest first.
@@ -233,7 +233,7 @@ impl Keys {
             ("fences", service) => Key::Fence(service.parse().ok()?, parts.next()?.parse().ok()?),
             ("quotas", project) => Key::Quota(project.parse().ok()?),
             ("usage", project) => Key::Usage(project.parse().ok()?),
-            ("marks", mark) => Key::Mark(mark.parse().ok()?),
+            ("marks", number) if number.len() == 12 => Key::Mark(number.parse().ok()?),
             ("requests", project) => Key::Request(project.parse().ok()?, parts.next()?.parse().ok()?),
             _ => return None,
         };
@@ -252,14 +252,14 @@ mod tests {
         let (project, request) = (ProjectId::parse("p").unwrap(), RequestId::parse("r-1").unwrap());
         let (flavor, image) = (FlavorId::parse("m1.small").unwrap(), ImageId::parse("cirros").unwrap());
         let (instance, volume) = (InstanceId::generate(), VolumeId::generate());
-        let (aggregate, mark) = (AggregateId::parse("ssd").unwrap(), StoreId::generate());
+        let aggregate = AggregateId::parse("ssd").unwrap();
         let (snapshot, group) = (SnapshotId::generate(), ServerGroupId::generate());
         let compute = ServiceKind::Compute;
         let cases = [
             (keys.endpoint(compute, &host), keys.endpoints(compute), Key::Endpoint(compute, host.clone())),
             (keys.shard(7), keys.shards(), Key::Shard(7)),
             (keys.store_identity(), keys.store_identity(), Key::Store),
-            (keys.mark(mark), keys.marks(), Key::Mark(mark)),
+            (keys.mark(17), keys.marks(), Key::Mark(17)),
             (keys.owner(&host), keys.owners(), Key::Owner(host.clone())),
             (keys.aggregate(&aggregate), keys.aggregates(), Key::Aggregate(aggregate)),
             (keys.flavor(&flavor), keys.flavors(), Key::Flavor(flavor)),

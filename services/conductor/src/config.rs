@@ -141,6 +141,8 @@ impl Config {
             ("operation_timeout", self.operation_timeout),
             ("resend_interval", self.resend_interval),
             ("scan_interval", self.scan_interval),
+            ("delete_timeout", self.delete_timeout),
+            ("request_retention", self.request_retention),
         ];
         for (field, period) in periods {
             check.ensure(!period.get().is_zero(), field, "more than nothing");

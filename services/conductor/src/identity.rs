@@ -10,7 +10,7 @@
 //!
 //! What agents are told is a revision and a mark. An earlier copy has a smaller revision, until it has grown past that; by then it still
 //! lacks every mark that was made after it was taken. Conductors make one at their start and every few seconds, and send the newest with
-//! each command. A mark is kept for a day: of a host that was away for longer only the revision is compared.
+//! each command. A mark is kept for a day (`identity/mark.rs`): of a host that was away for longer only the revision is compared.
 //!
 //! While a store that was set back is not accepted, conductors own no shards, so that nothing is driven, moved, purged or forgotten by what it says.
 //! What is asked of them meanwhile is accepted, and waits.
@@ -18,9 +18,10 @@
 //! Every change compares the record that was read, so that conductors that notice the same at once make one new id.
 
 mod follow;
+mod mark;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, Reason, Revision, StoreId};
@@ -30,13 +31,11 @@ use kilonova_store::{Compare, Txn, TxnOutcome};
 use prost::Message;
 use tokio::sync::watch;
 
+use self::mark::Mark;
 use crate::db::{Db, conflict, decode, store_error};
 
 /// How often a change is tried again when somebody else was faster.
 const TRIES: usize = 16;
-
-/// The age up to which a mark is looked for.
-const MARK_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// The identity of the cell's store. Clones share it.
 #[derive(Clone)]
@@ -112,10 +111,10 @@ impl StoreIdentity {
                 return Ok(seen.store);
             }
             let store = match seen.store.id.as_str() {
-                "" => made(""),
+                "" => made(&pb::Store::default()),
                 // Of an earlier version, which did not write it down.
                 _ if seen.lineage == 0 => seen.store.clone(),
-                id => made(id),
+                _ => made(&seen.store),
             };
             if let Some(store) = self.write(Txn::new(), &Seen { lineage, ..seen.clone() }, store).await? {
                 match seen.store.id.as_str() {
@@ -148,13 +147,17 @@ impl StoreIdentity {
 
     /// Whether the store has a mark, as far as that can be said.
     async fn has(&self, store: &pb::Store, mark: &str) -> Result<bool, Error> {
-        let Ok(id) = StoreId::parse(mark) else { return Ok(true) };
-        let age = id.time().and_then(|made| SystemTime::now().duration_since(made).ok());
-        if mark == store.mark || age.is_some_and(|age| age > MARK_KEPT) {
-            return Ok(true);
+        let Ok(known) = mark.parse::<Mark>() else { return Ok(true) };
+        match known.is_kept(store.mark.parse().ok()) {
+            _ if mark == store.mark => Ok(true),
+            None => Ok(false),
+            Some(false) => Ok(true),
+            Some(true) => {
+                let (found, _) =
+                    self.db.store.get(&self.db.keys.mark(known.number)).await.map_err(store_error)?;
+                Ok(found.is_some_and(|found| found.value == mark))
+            }
         }
-        let (found, _) = self.db.store.get(&self.db.keys.mark(id)).await.map_err(store_error)?;
-        Ok(found.is_some())
     }
 
     /// Gives the store another id if it has this one still: it is not what it was. Agents wait for an administrator then.
@@ -165,7 +168,7 @@ impl StoreIdentity {
                 return self.current().await;
             }
             let seen = Seen { lineage: self.lineage().await?, ..seen };
-            if let Some(store) = self.write(Txn::new(), &seen, made(id)).await? {
+            if let Some(store) = self.write(Txn::new(), &seen, made(&seen.store)).await? {
                 tracing::error!(id = store.id, previous = id, "the store has a new identity");
                 return Ok(store);
             }
@@ -245,11 +248,13 @@ fn waits(store: &pb::Store) -> bool {
     !store.previous_id.is_empty() && !store.accepted
 }
 
-fn made(previous_id: &str) -> pb::Store {
+/// A new identity in the place of another. Its marks go on from those of the other.
+fn made(previous: &pb::Store) -> pb::Store {
     pb::Store {
         id: StoreId::generate().to_string(),
         create_time: Some(timestamp(SystemTime::now())),
-        previous_id: previous_id.to_owned(),
+        previous_id: previous.id.clone(),
+        mark: previous.mark.clone(),
         ..pb::Store::default()
     }
 }

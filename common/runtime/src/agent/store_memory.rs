@@ -165,7 +165,7 @@ impl StoreMemory {
     }
 }
 
-/// The newer of two marks, which sort by the time they were made at.
+/// The newer of two marks, whose texts sort by their numbers.
 fn newest<'a>(known: &'a str, told: &'a str) -> &'a str {
     known.max(told)
 }

@@ -1,27 +1,20 @@
 //! What a conductor does about the store's identity all the time: it follows it, marks the store, and gives it another id when it went
 //! back.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::StreamExt;
-use kilonova_model::{Error, StoreId};
+use kilonova_model::Error;
 use kilonova_proto::types::v1 as pb;
 use kilonova_runtime::readiness::{Readiness, STORE};
-use kilonova_store::keys::Key;
 use kilonova_store::{Txn, WatchFrom};
 use tokio::time::{Instant, sleep_until};
 
-use super::{MARK_KEPT, StoreIdentity, waits};
-use crate::db::store_error;
+use super::mark::{KEPT, Mark};
+use super::{StoreIdentity, waits};
 
 /// The time without a new mark after which a conductor makes one.
-const MARK_EVERY: Duration = Duration::from_secs(5);
-
-/// The time for which a mark is kept after it is looked for no more: clocks differ.
-const MARK_SPARE: Duration = Duration::from_secs(3600);
-
-/// Most old marks that are deleted with each that is made.
-const OLD_MARKS: usize = 4;
+pub(super) const MARK_EVERY: Duration = Duration::from_secs(5);
 
 /// The pause before a failed change is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -114,20 +107,14 @@ impl StoreIdentity {
         if !is_first_look && store.mark != stale { Ok(store) } else { self.make_mark().await }
     }
 
-    /// Makes a mark, and deletes some that are old, unless the identity is just being changed.
+    /// Makes a mark, and deletes the one that is no longer kept, unless the identity is just being changed.
     async fn make_mark(&self) -> Result<pb::Store, Error> {
-        let (seen, mark) = (self.read().await?, StoreId::generate());
-        let old = self.db.store.list(&self.db.keys.marks(), None, OLD_MARKS).await.map_err(store_error)?;
-        let mut txn = Txn::new().put(self.db.keys.mark(mark), Vec::new());
-        for item in old.items {
-            let made = match self.db.keys.parse(&item.key) {
-                Some(Key::Mark(id)) => id.time(),
-                _ => None,
-            };
-            let age = made.and_then(|made| SystemTime::now().duration_since(made).ok());
-            if age.is_some_and(|age| age > MARK_KEPT + MARK_SPARE) {
-                txn = txn.delete(item.key);
-            }
+        let seen = self.read().await?;
+        let mark = Mark::after(seen.store.mark.parse().ok());
+        let keys = &self.db.keys;
+        let mut txn = Txn::new().put(keys.mark(mark.number), mark.to_string());
+        if let Some(old) = mark.number.checked_sub(KEPT) {
+            txn = txn.delete(keys.mark(old));
         }
         let store = pb::Store { mark: mark.to_string(), ..seen.store.clone() };
         match self.write(txn, &seen, store).await? {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::mark::KEPT;
 use super::*;
 use kilonova_model::CellName;
 use kilonova_store::embedded::{EmbeddedOptions, EmbeddedStore};
@@ -27,23 +28,30 @@ async fn a_store_without_a_mark_that_was_made_was_set_back_however_far_it_has_co
     for known in ["", &first.mark, &second.mark] {
         assert_eq!(one.compared(told(&first.id, 1, known)).await.unwrap().id, first.id, "{known}");
     }
-    let old = "01890a5d-ac96-774b-bcce-b302099a8057";
-    assert_eq!(one.compared(told(&first.id, 1, old)).await.unwrap().id, first.id, "too old to tell");
-
-    let lost = StoreId::generate().to_string();
-    let renewed = one.compared(told(&first.id, 1, &lost)).await.unwrap();
-    assert_eq!(renewed.previous_id, first.id);
+    // The same number, of what was lost; and one that the copy has not come to yet.
+    for number in [2, 9] {
+        let id = one.current().await.unwrap().id;
+        let lost = Mark { number, drawn: 7 }.to_string();
+        let renewed = one.compared(told(&id, 1, &lost)).await.unwrap();
+        assert_eq!(renewed.previous_id, id, "{lost}");
+    }
+    assert!(one.marked("").await.unwrap().mark > second.mark, "they go on");
 }
 
 #[tokio::test]
-async fn old_marks_are_deleted() {
+async fn a_mark_is_deleted_after_a_day_of_newer_ones_and_not_looked_for_then() {
     let one = identity();
-    let old = StoreId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap();
-    one.db.commit(Txn::new().put(one.db.keys.mark(old), "")).await.unwrap();
-    let new = one.marked("").await.unwrap().mark;
+    let first = one.marked("").await.unwrap();
+    let seen = one.read().await.unwrap();
+    let mark = Mark { number: KEPT, drawn: 7 }.to_string();
+    let a_day_later = pb::Store { mark, ..seen.store.clone() };
+    one.write(Txn::new(), &seen, a_day_later).await.unwrap().unwrap();
+    one.marked("").await.unwrap();
     let marks = one.db.store.list(&one.db.keys.marks(), None, 10).await.unwrap().items;
     let marks: Vec<_> = marks.into_iter().map(|item| item.key).collect();
-    assert_eq!(marks, [one.db.keys.mark(StoreId::parse(&new).unwrap())]);
+    assert_eq!(marks, [one.db.keys.mark(KEPT + 1)]);
+    let told = told(&first.id, 1, &first.mark);
+    assert_eq!(one.compared(told).await.unwrap().id, first.id, "too old to tell");
 }
 
 #[tokio::test]
