@@ -58,6 +58,7 @@ impl StoreIdentity {
         let mut changes = self.db.store.watch(&self.db.keys.store_identity(), WatchFrom::Snapshot);
         let mut known = Known::default();
         let mut due = Instant::now();
+        let mut failing = false;
         loop {
             let is_due = Instant::now() >= due;
             let looked = if is_due { self.marked(&known.store.mark).await } else { self.current().await };
@@ -68,9 +69,12 @@ impl StoreIdentity {
                     }
                     show(&store, &readiness);
                     known.take(store, Instant::now());
+                    failing = false;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot read or mark the store's identity: tried again");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "cannot read or mark the store's identity; trying until that succeeds");
+                    }
                     due = Instant::now() + RETRY;
                 }
             }
