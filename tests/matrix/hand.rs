@@ -1,6 +1,8 @@
 //! What a row does to its cell, besides asking something of it: hosts die and come back, or under another name; the store goes back,
 //! or is another one. The run, which has the cell, does it.
 
+use std::time::Duration;
+
 use kilonova_model::{HostName, ServiceKind};
 use kilonova_proto::conductor::v1::GetInstanceRequest;
 use kilonova_proto::conductor::v1::record_service_client::RecordServiceClient;
@@ -13,9 +15,13 @@ use kilonova_tests::stores::{Copied, Kept};
 use kilonova_tests::user::User;
 use kilonova_tests::waiting::until;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::outages::Outages;
+
+/// How long an agent gets to start, or to be refused.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Something that is to be done to the cell, and where it is said that it is done.
 pub enum Deed {
@@ -156,8 +162,9 @@ pub async fn act(
             let _ = done.send(Seen { store: cluster.shared_store(), key, conductors });
         }
         Deed::StartAs { agent: (kind, name), data_of, done } => {
-            let started = cluster.launch_over(kind, &name, &data_of).await;
-            let _ = done.send(started.map_err(|error| error.to_string()));
+            let started = timeout(PATIENCE, cluster.launch_over(kind, &name, &data_of)).await;
+            // One that has begun and waits for something was not refused.
+            let _ = done.send(started.map_or(Ok(()), |started| started.map_err(|error| error.to_string())));
         }
         Deed::Copy(done) => {
             let own = own.as_mut().expect("the row has a store of its own");
