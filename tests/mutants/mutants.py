@@ -391,7 +391,7 @@ MUTANTS = (
         "a record does not get to know that a host has it",
         f"{CONDUCTOR}/server/reports.rs",
         "record.note_found(host.as_str(), SystemTime::now()).then_some(record)",
-        "{ let _ = (host, SystemTime::now()); record.note_told(\"\").then_some(record) }",
+        '{ let _ = (host, SystemTime::now()); record.note_told("").then_some(record) }',
         ("-p", "kilonova-tests", "--test", "dead_hosts", "has_what_no_receipt_tells_of"),
     ),
     Mutant(
