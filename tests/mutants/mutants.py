@@ -622,9 +622,9 @@ MUTANTS = (
     ),
     Mutant(
         "what was found on a host is removed",
-        f"{CONDUCTOR}/plan.rs",
-        "        receipt.found && self.status.wanted == Wanted::Present",
-        "        receipt.found && false && self.status.wanted == Wanted::Present",
+        f"{CONDUCTOR}/placed/mod.rs",
+        "    receipt.found && wanted == Wanted::Present",
+        "    receipt.found && false && wanted == Wanted::Present",
         DRIVING,
     ),
     Mutant(
@@ -679,8 +679,8 @@ MUTANTS = (
     Mutant(
         "a command is taken without remembering how far its store had come",
         "services/compute/src/server.rs",
-        "        let told = self.memory.told(command.store_revision, &command.store_mark);\n",
-        "        let told = Ok::<(), std::fmt::Error>(());\n",
+        "told_to_make(&command.target_host, command.store_revision, &command.store_mark)",
+        'told_to_make(&command.target_host, 0, "")',
         COMPUTE,
     ),
     Mutant(

@@ -54,7 +54,7 @@ impl Conditions {
         self.iter().filter_map(|(name, reason)| Some((name, reason?)))
     }
 
-    /// Why the store is not the one that is known, if that is so.
+    /// The reason that the store is not the one that is known; none if it is.
     pub fn foreign_store(&self) -> Option<&str> {
         self.missing().find(|(name, _)| *name == STORE).map(|(_, reason)| reason)
     }

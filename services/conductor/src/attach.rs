@@ -37,7 +37,7 @@ pub struct Asked<'a> {
     pub volume: VolumeId,
     /// Where it is.
     pub volumes: &'a Records<VolumeRecord>,
-    /// Who is fenced.
+    /// The hosts' standing.
     pub reach: &'a Reach,
     /// How long the host may take.
     pub timeout: Duration,
@@ -71,7 +71,7 @@ pub(crate) struct What {
     pub kind: Kind,
     pub volume: VolumeId,
     pub timeout: Duration,
-    /// How the instance's host stands.
+    /// The standing of the instance's host.
     pub standing: Standing,
 }
 

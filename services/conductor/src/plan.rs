@@ -29,7 +29,7 @@ use kilonova_model::Epoch;
 use kilonova_proto::conductor::v1::{Operation, Receipt};
 use tokio::time::Instant;
 
-use crate::placed::{Phase, Site, Status, Wanted};
+use crate::placed::{Phase, Site, Status, Wanted, stays};
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -378,7 +378,7 @@ impl View<'_> {
 
     /// As [`Placed::is_to_stay`](crate::placed::Placed::is_to_stay).
     fn is_to_stay(&self, receipt: &Receipt) -> bool {
-        receipt.found && self.status.wanted == Wanted::Present && !self.clears.contains(&receipt.host)
+        stays(receipt, self.status.wanted, self.clears)
     }
 
     /// Whether nothing that has to be cleared was ever to run.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kilonova_model::check::Checker;
-use kilonova_model::{Attempt, Error, Generation, ProjectId, Reason, SnapshotId, VolumeId};
+use kilonova_model::{Attempt, Error, Generation, ProjectId, SnapshotId, VolumeId};
 use kilonova_proto::volume::v1::volume_service_server::VolumeService;
 use kilonova_proto::volume::v1::{
     CreateSnapshotRequest, CreateSnapshotResponse, CreateVolumeRequest, CreateVolumeResponse,
@@ -67,18 +67,13 @@ impl VolumeServer {
     /// Takes a command that is for this agent, once how far its store has come is written down.
     fn admit_command(&self, command: &VolumeCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
-        let told = self.memory.told(command.store_revision, &command.store_mark);
-        told.map_err(|error| {
-            Error::new(Reason::NotReady, error.to_string()).with("host", &command.target_host)
-        })
+        self.memory.told_to_make(&command.target_host, command.store_revision, &command.store_mark)
     }
 
-    /// Takes a command for this agent to remove something, which may be what makes room on a full disk.
+    /// Takes a command for this agent to remove something.
     fn admit_removal(&self, command: &VolumeCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
-        if let Err(error) = self.memory.told(command.store_revision, &command.store_mark) {
-            tracing::error!(%error, "cannot write down how far the store has come");
-        }
+        self.memory.told_to_remove(command.store_revision, &command.store_mark);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Whose data a directory holds.
 const IDENTITY: &str = "identity.json";
 
-/// What to do about one that cannot be read.
+/// The advice about a file that cannot be read.
 const ADVICE: &str =
     "restore it from a copy, or remove it if you know that the data beside it are this agent's";
 
@@ -35,7 +35,7 @@ pub enum DataDirError {
         path: PathBuf,
         /// What is wrong with it.
         problem: serde_json::Error,
-        /// What to do.
+        /// The advice about it.
         advice: &'static str,
     },
     /// The data are another agent's.
@@ -83,7 +83,7 @@ pub fn claim(dir: &Path, service: ServiceKind, host: &HostName, cell: &CellName)
     }
 }
 
-/// What a file says; none if there is no such file. `advice` says what to do about one that is damaged.
+/// Reads a file; none if there is no such file. `advice` is that about a damaged one.
 pub(super) fn read<T: DeserializeOwned>(
     path: &Path,
     advice: &'static str,

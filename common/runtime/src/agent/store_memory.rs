@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kilonova_model::{Error, Reason};
 use kilonova_proto::types::v1::Store;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ use super::data_dir::{self, DataDirError};
 
 /// The file in the data directory.
 const FILE: &str = "store.json";
-/// What to do about one that cannot be read.
+/// The advice about a file that cannot be read.
 const ADVICE: &str = "restore it from a copy; without it the agent goes by whatever store it finds, so remove it only if `kilonova store show` \
                       names the store that the agent's records are in";
 /// The interval at which the store's revision is written to outlive the machine.
@@ -71,7 +72,7 @@ pub enum NotTaken {
     /// It is of another store.
     #[error(transparent)]
     Foreign(#[from] Foreign),
-    /// What it says of its store cannot be remembered.
+    /// Its store cannot be written down.
     #[error(transparent)]
     Forgotten(#[from] DataDirError),
 }
@@ -143,7 +144,7 @@ impl StoreMemory {
     /// Takes the revision of the record that a command was made of, and the newest mark, before the command is done: the store has come that
     /// far. Written down at once, so that it outlives the process, and within seconds so that it outlives the machine. Where that cannot be
     /// written nothing may be made for the command.
-    pub fn told(&self, revision: u64, mark: &str) -> Result<(), DataDirError> {
+    fn told(&self, revision: u64, mark: &str) -> Result<(), DataDirError> {
         let mut memory = self.shared.memory.lock();
         if self.shared.foreign.borrow().is_some() {
             return Ok(());
@@ -157,6 +158,19 @@ impl StoreMemory {
         data_dir::note(&self.shared.path, &told)?;
         memory.known = Some(told);
         Ok(())
+    }
+
+    /// The same, before `host` makes something for a command. NOT_READY where that cannot be written down.
+    pub fn told_to_make(&self, host: &str, revision: u64, mark: &str) -> Result<(), Error> {
+        let told = self.told(revision, mark);
+        told.map_err(|error| Error::new(Reason::NotReady, error.to_string()).with("host", host))
+    }
+
+    /// The same, before something is removed for a command, which may be what makes room on a full disk: it is removed all the same.
+    pub fn told_to_remove(&self, revision: u64, mark: &str) {
+        if let Err(error) = self.told(revision, mark) {
+            tracing::error!(%error, "cannot write down how far the store has come");
+        }
     }
 
     /// Whether another store is seen; tells when that begins and ends, and when it is yet another.

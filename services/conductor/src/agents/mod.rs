@@ -61,12 +61,12 @@ impl GroupWish {
     }
 }
 
-/// How far the store has come, as agents are told with each command.
+/// The state of the store, as agents are told with each command.
 #[derive(Default)]
 pub(crate) struct Told {
     /// The revision of the record that the command is made of.
     revision: u64,
-    /// The newest mark.
+    /// The newest mark of the store; empty if none is known.
     mark: String,
 }
 
@@ -163,7 +163,7 @@ fn places(best: Option<scheduler::SelectedHost>, rest: Vec<scheduler::SelectedHo
 }
 
 impl Callers {
-    /// What an agent is told of the store with a command made of the record at that revision.
+    /// The state of the store for a command made of the record at that revision.
     pub(crate) fn told(&self, made_of: Revision) -> Told {
         Told { revision: made_of.0, mark: self.identity.mark() }
     }

@@ -65,7 +65,7 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
         }
         Standing::Belongs(entry)
             if guest.present
-                && was_lost(entry.record.as_ref(), entry.record.resource().fault.as_ref(), guest.attempt)
+                && was_lost(entry.record.as_ref(), guest.attempt)
                 && entry.record.resource().host == host =>
         {
             let cause = format!(

@@ -245,7 +245,7 @@ async fn lost<P: Placed>(records: &Records<P>, id: P::Id, entry: &Entry<P>) -> H
     written(records.write(id, entry, record, None, Txn::new()).await)
 }
 
-/// What was lost is there again.
+/// Sets a record back that was lost and is there again.
 async fn found<P: Placed>(records: &Records<P>, id: P::Id, entry: &Entry<P>) -> Healed {
     let mut record = P::clone(&entry.record);
     record.set_found(SystemTime::now());

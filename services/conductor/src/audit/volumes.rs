@@ -68,14 +68,7 @@ fn of_volume(
             let cause = format!("the backend holds room for it and does not have it, and {why}");
             Some(finding(Kind::ClaimOrphan, cause).healed_by(Heal::DeleteVolume(id, at.clone())))
         }
-        Standing::Belongs(entry)
-            if volume.present
-                && was_lost(
-                    entry.record.as_ref(),
-                    entry.record.resource().fault.as_ref(),
-                    volume.attempt,
-                ) =>
-        {
+        Standing::Belongs(entry) if volume.present && was_lost(entry.record.as_ref(), volume.attempt) => {
             let cause = "its record says that it was lost, and the backend has it".to_owned();
             let finding = finding(Kind::LostFound, cause).resting_on([entry.revision.0]);
             Some(finding.healed_by(Heal::VolumeFound(id, entry.clone())))
@@ -108,9 +101,7 @@ fn of_snapshot(
     let at = at(host, there, snapshot.generation, snapshot.attempt);
     let why = match standing(entry, host) {
         Standing::Unwanted(why) => why,
-        Standing::Belongs(entry)
-            if was_lost(entry.record.as_ref(), entry.record.resource().fault.as_ref(), snapshot.attempt) =>
-        {
+        Standing::Belongs(entry) if was_lost(entry.record.as_ref(), snapshot.attempt) => {
             let cause = "its record says that it was lost, and the backend has it".to_owned();
             let finding = Finding::new(Kind::LostFound, id, cause).of(entry.record.project_id()).on(host);
             let finding = finding.resting_on(at.seen()).resting_on([entry.revision.0]);

@@ -7,7 +7,7 @@ use kilonova_model::{
 };
 use kilonova_proto::compute::v1::Guest;
 use kilonova_proto::conductor::v1::{InstanceRecord, ServerGroupRecord, SnapshotRecord, VolumeRecord};
-use kilonova_proto::types::v1::{Fault, QuotaUsage};
+use kilonova_proto::types::v1::QuotaUsage;
 use kilonova_proto::volume::v1::{StoredSnapshot, StoredVolume};
 
 use crate::cache::Entry;
@@ -115,10 +115,10 @@ pub fn under_way<P: Placed>(record: &P) -> bool {
     leaves || record.is_placing() || record.operation().is_some()
 }
 
-/// Whether it was given up as lost, and the attempt that was lost is what a host has.
-pub fn was_lost<P: Placed>(record: &P, fault: Option<&Fault>, attempt: u32) -> bool {
+/// True if it was given up as lost, and this is the attempt that was lost.
+pub fn was_lost<P: Placed>(record: &P, attempt: u32) -> bool {
     let status = record.status();
-    let is_lost = fault.is_some_and(|fault| fault.reason == Reason::BuildLost.as_str());
+    let is_lost = record.fault().is_some_and(|fault| fault.reason == Reason::BuildLost.as_str());
     status.phase == Phase::Failed && is_lost && status.attempt == attempt && !under_way(record)
 }
 

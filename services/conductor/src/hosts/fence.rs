@@ -29,7 +29,7 @@ pub struct Fences {
 }
 
 impl Fences {
-    /// Follows the store.
+    /// Follows the fences of all hosts in a task of `tasks`.
     #[must_use]
     pub fn follow(db: &Db, identity: StoreIdentity, tasks: &Tasks) -> Self {
         let id_of = |key| if let Key::Fence(service, host) = key { Some((service, host)) } else { None };
@@ -42,7 +42,7 @@ impl Fences {
         self.cache.filled().await;
     }
 
-    /// Whether an operator said that it is off, and it has not registered since.
+    /// True if an operator said that it is off, and it has not registered since.
     #[must_use]
     pub fn holds(&self, host: &HostId) -> bool {
         self.cache.get(host).is_some_and(|entry| self.is_of_this_store(&entry.record))

@@ -189,8 +189,10 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     }
     /// Whether a host has something that no attempt put there, and that nobody asked to remove.
     fn is_to_stay(&self, receipt: &Receipt) -> bool {
-        receipt.found && self.status().wanted == Wanted::Present && !self.clears().contains(&receipt.host)
+        stays(receipt, self.status().wanted, &self.clears())
     }
+    /// The cause of its failure, if it failed.
+    fn fault(&self) -> Option<&pb::Fault>;
     /// The server group it is a member of.
     fn group(&self) -> Option<ServerGroupId> {
         None
@@ -372,6 +374,9 @@ macro_rules! shared {
         fn project_id(&self) -> &str {
             &self.resource().project_id
         }
+        fn fault(&self) -> Option<&pb::Fault> {
+            self.resource().fault.as_ref()
+        }
     };
 }
 
@@ -390,6 +395,12 @@ trait Own {
     fn come_back(&mut self, now: SystemTime);
     fn unwant(&mut self, now: SystemTime);
     fn bury(&mut self, now: SystemTime);
+}
+
+/// True if a host has something that no attempt put there, of a resource that is wanted, and is not to clear it.
+#[must_use]
+pub fn stays(receipt: &Receipt, wanted: Wanted, clears: &[String]) -> bool {
+    receipt.found && wanted == Wanted::Present && !clears.contains(&receipt.host)
 }
 
 /// How long until `at`; nothing when it is past.
