@@ -67,7 +67,9 @@ requests! {
     DeleteInstanceRequest => DeleteInstanceRequest { request_id, project_id, instance_id, etag, allow_missing }
     StartInstanceRequest => StartInstanceRequest { request_id, project_id, instance_id, etag }
     StopInstanceRequest => StopInstanceRequest { request_id, project_id, instance_id, etag }
-    RebootInstanceRequest => RebootInstanceRequest { request_id, project_id, instance_id, etag, hard }
+    RebootInstanceRequest => RebootInstanceRequest {
+        request_id, project_id, instance_id, etag, hard, vouched_hosts,
+    }
     RebuildInstanceRequest => RebuildInstanceRequest { request_id, project_id, instance_id, etag, image_id }
     ResizeInstanceRequest => ResizeInstanceRequest { request_id, project_id, instance_id, etag, flavor_id }
     MigrateInstanceRequest => MigrateInstanceRequest {

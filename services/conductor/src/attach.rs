@@ -20,7 +20,7 @@ use prost::Message;
 use crate::cache::Entry;
 use crate::history;
 use crate::once::Change;
-use crate::placed::Placed;
+use crate::placed::{Placed, generation};
 use crate::reach::{Reach, Standing, not_off};
 use crate::records::Records;
 use crate::requests::Acceptance;
@@ -93,8 +93,8 @@ pub(crate) fn begin(
         Kind::AttachVolume => reserve(guest, disk, asked.volume, now)?,
         _ => begin_detaching(guest, disk, asked.volume)?,
     }
-    guest.generation += 1;
-    disk.generation += 1;
+    generation::grow(&mut guest.generation);
+    generation::grow(&mut disk.generation);
     guest.update_time = Some(timestamp(now));
     disk.update_time = Some(timestamp(now));
     let patience = asked.timeout.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(1));
@@ -161,8 +161,10 @@ fn begin_detaching(guest: &mut Instance, disk: &mut Volume, volume: VolumeId) ->
         let message = format!("the instance does not have volume {volume}");
         return Err(Error::new(Reason::InvalidState, message).with("volume_id", volume));
     };
-    if attachment.state() != AttachmentState::Attached || disk.state() != VolumeState::InUse {
-        return Err(not_in_state(disk, "IN_USE"));
+    // One that was lost can be taken from the guest all the same.
+    let is_there = matches!(disk.state(), VolumeState::InUse | VolumeState::Error);
+    if attachment.state() != AttachmentState::Attached || !is_there {
+        return Err(not_in_state(disk, "IN_USE or ERROR"));
     }
     attachment.set_state(AttachmentState::Detaching);
     disk.set_state(VolumeState::Detaching);
@@ -194,20 +196,20 @@ fn free_device(attachments: &[Attachment]) -> String {
     names.find(free).unwrap_or_default()
 }
 
-/// A volume as it is once it is with the instance.
+/// A volume as it is once it is with the instance; one that was lost stays so.
 pub fn complete(record: &mut VolumeRecord, now: SystemTime) {
     let disk = record.volume.get_or_insert_default();
-    disk.set_state(VolumeState::InUse);
+    disk.set_state(if disk.fault.is_none() { VolumeState::InUse } else { VolumeState::Error });
     disk.attachments.iter_mut().for_each(|one| one.set_state(AttachmentState::Attached));
     disk.update_time = Some(timestamp(now));
 }
 
-/// A volume as it is once no instance has it.
+/// A volume as it is once no instance has it; one that was lost stays so.
 pub fn release(record: &mut VolumeRecord, now: SystemTime) {
     let disk = record.volume.get_or_insert_default();
-    disk.set_state(VolumeState::Available);
+    disk.set_state(if disk.fault.is_none() { VolumeState::Available } else { VolumeState::Error });
     disk.attachments.clear();
-    disk.generation += 1;
+    generation::grow(&mut disk.generation);
     disk.update_time = Some(timestamp(now));
 }
 
@@ -256,7 +258,10 @@ mod tests {
         let instance = guest.instance.as_ref().unwrap();
         let devices: Vec<&str> = instance.attachments.iter().map(|one| one.device.as_str()).collect();
         assert_eq!(devices, ["/dev/vdb", "/dev/vdc"]);
-        assert_eq!(guest.operations.iter().map(|one| one.generation).collect::<Vec<_>>(), [2, 3]);
+        assert!(
+            guest.operations[0].generation > 1
+                && guest.operations[1].generation > guest.operations[0].generation
+        );
         let last = guest.operations[1].deadline_time.as_ref().unwrap().seconds;
         assert_eq!(last, 20, "the one before it has its time too");
         let outcomes: Vec<pb::Outcome> = guest.actions.iter().map(pb::Action::outcome).collect();

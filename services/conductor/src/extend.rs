@@ -19,7 +19,7 @@ use crate::accept::{Acceptor, project};
 use crate::cache::Entry;
 use crate::history;
 use crate::once::{Change, count};
-use crate::placed::Placed;
+use crate::placed::{Placed, generation};
 use crate::requests::Acceptance;
 
 /// An extend, as it is asked for.
@@ -65,7 +65,7 @@ fn begin(
         return Err(Error::new(Reason::InvalidState, message).with("state", state.as_str_name()));
     }
     volume.set_state(State::Extending);
-    volume.generation += 1;
+    generation::grow(&mut volume.generation);
     volume.update_time = Some(timestamp(now));
     let (generation, attempt, host) = (volume.generation, volume.attempt, volume.host.clone());
     record.operations.push(Operation {

@@ -5,8 +5,13 @@
 //!   no record ──► made, not accepted          agents that remember none adopt it; others wait
 //!   an agent was told of what is not there ──► another id, not accepted: all agents wait
 //!   the data have another lineage ──► another id, not accepted: all agents wait
-//!   `kilonova store accept` ──► accepted: all agents adopt it
+//!   an agent remembers one of the same origin that is not known ──► another id, not accepted: all agents wait
+//!   an agent remembers one of another origin ──► that agent waits
+//!   `kilonova store accept` ──► accepted: agents that remember what it is in the place of adopt it
 //! ```
+//!
+//! An acceptance is in the data, and so in every copy of them. So it holds for certain ids only: those the store had before, and
+//! those that agents remembered by then. Of a copy of an accepted store, agents remember what came after, which is not among them.
 //!
 //! What agents are told is a revision and a mark. An earlier copy has a smaller revision, until it has grown past that; by then it still
 //! lacks every mark that was made after it was taken. Conductors make one at their start and every few seconds, and send the newest with
@@ -45,11 +50,18 @@ pub struct StoreIdentity {
     known: Arc<watch::Sender<pb::Store>>,
 }
 
+/// The largest number of ids that a store is known to be in the place of; agents that remember an older one wait.
+const REPLACED: usize = 64;
+/// The largest number of ids of which agents wait at once.
+const WAITING: usize = 16;
+
 /// What an agent remembers of the store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Remembered<'a> {
     /// The id.
     pub id: &'a str,
+    /// The id of the first store in whose place it came; empty if it knows none.
+    pub origin: &'a str,
     /// How far it had come.
     pub revision: Revision,
     /// The newest mark; empty if it knows none.
@@ -134,8 +146,15 @@ impl StoreIdentity {
     /// Which store it is, once that is compared with what an agent remembers: one that is not as far as it was gets another id.
     pub async fn compared(&self, remembered: Remembered<'_>) -> Result<pb::Store, Error> {
         let store = self.current().await?;
+        let id = remembered.id;
+        if id.is_empty() || store.replaced_ids.iter().any(|replaced| replaced == id) {
+            return Ok(store);
+        }
+        if id != store.id {
+            return self.awaited(store, remembered).await;
+        }
         let is_as_far = remembered.revision <= Revision(store.revision);
-        if store.id != remembered.id || is_as_far && self.has(&store, remembered.mark).await? {
+        if is_as_far && self.has(&store, remembered.mark).await? {
             return Ok(store);
         }
         tracing::error!(
@@ -143,6 +162,39 @@ impl StoreIdentity {
             "the store was set back: agents remove nothing until `kilonova store accept`"
         );
         self.renew_identity(remembered.id).await
+    }
+
+    /// The store, once it is written down that an agent remembers another one, and waits. If that one came after this, this was set back.
+    async fn awaited(&self, store: pb::Store, remembered: Remembered<'_>) -> Result<pb::Store, Error> {
+        let id = remembered.id.to_owned();
+        if store.origin_id == remembered.origin {
+            tracing::error!(
+                id = store.id,
+                remembered = id,
+                "the store was set back to before it had the id that an agent remembers: agents remove nothing until `kilonova store accept`"
+            );
+            return self.renew(&store.id, Some(&id)).await;
+        }
+        if store.waiting_ids.contains(&id) || store.waiting_ids.len() >= WAITING {
+            return Ok(store);
+        }
+        tracing::error!(
+            id = store.id,
+            remembered = id,
+            "an agent remembers another store: it removes nothing until it finds that one, or until `kilonova store accept`"
+        );
+        for _ in 0..TRIES {
+            let seen = self.read().await?;
+            if seen.store.id != store.id || seen.store.waiting_ids.contains(&id) {
+                return self.current().await;
+            }
+            let mut noted = seen.store.clone();
+            remember(&mut noted.waiting_ids, &id, WAITING);
+            if let Some(store) = self.write(Txn::new(), &seen, noted).await? {
+                return Ok(store);
+            }
+        }
+        Err(conflict("the store's identity"))
     }
 
     /// Whether the store has a mark, as far as that can be said.
@@ -162,13 +214,22 @@ impl StoreIdentity {
 
     /// Gives the store another id if it has this one still: it is not what it was. Agents wait for an administrator then.
     pub async fn renew_identity(&self, id: &str) -> Result<pb::Store, Error> {
+        self.renew(id, None).await
+    }
+
+    /// The same, in the place also of the store that an agent remembers.
+    async fn renew(&self, id: &str, remembered: Option<&str>) -> Result<pb::Store, Error> {
         for _ in 0..TRIES {
             let seen = self.read().await?;
             if seen.store.id != id {
                 return self.current().await;
             }
             let seen = Seen { lineage: self.lineage().await?, ..seen };
-            if let Some(store) = self.write(Txn::new(), &seen, made(&seen.store)).await? {
+            let mut renewed = made(&seen.store);
+            if let Some(id) = remembered {
+                remember(&mut renewed.replaced_ids, id, REPLACED);
+            }
+            if let Some(store) = self.write(Txn::new(), &seen, renewed).await? {
                 tracing::error!(id = store.id, previous = id, "the store has a new identity");
                 return Ok(store);
             }
@@ -184,16 +245,19 @@ impl StoreIdentity {
                 let message = format!("the store is {}, not {id}", store.id);
                 return Err(Error::new(Reason::InvalidState, message).with("id", store.id));
             }
-            if store.accepted {
+            if store.accepted && store.waiting_ids.is_empty() {
                 return Ok(store);
             }
             let seen = self.read().await?;
-            let accepted = pb::Store {
+            let mut accepted = pb::Store {
                 accepted: true,
                 accept_time: Some(timestamp(SystemTime::now())),
                 accepted_by: who.to_owned(),
                 ..seen.store.clone()
             };
+            for waiting in std::mem::take(&mut accepted.waiting_ids) {
+                remember(&mut accepted.replaced_ids, &waiting, REPLACED);
+            }
             if seen.store.id == id
                 && let Some(store) = self.write(Txn::new(), &seen, accepted).await?
             {
@@ -222,7 +286,12 @@ impl StoreIdentity {
         let key = self.db.keys.store_identity();
         let (found, now) = self.db.store.get(&key).await.map_err(store_error)?;
         let read = found.map(|item| decode::<StoreRecord>(&item)).transpose()?.unwrap_or_default();
-        let store = pb::Store { revision: now.0, ..read.record.store.unwrap_or_default() };
+        let mut store = pb::Store { revision: now.0, ..read.record.store.unwrap_or_default() };
+        if store.origin_id.is_empty() {
+            // Of an earlier version, which did not write it down.
+            store.origin_id.clone_from(&store.id);
+            store.replaced_ids.extend((!store.previous_id.is_empty()).then(|| store.previous_id.clone()));
+        }
         self.know(&store);
         Ok(Seen { store, lineage: read.record.lineage, revision: read.revision })
     }
@@ -250,12 +319,27 @@ fn waits(store: &pb::Store) -> bool {
 
 /// A new identity in the place of another. Its marks go on from those of the other.
 fn made(previous: &pb::Store) -> pb::Store {
-    pb::Store {
-        id: StoreId::generate().to_string(),
+    let id = StoreId::generate().to_string();
+    let mut made = pb::Store {
         create_time: Some(timestamp(SystemTime::now())),
         previous_id: previous.id.clone(),
         mark: previous.mark.clone(),
+        origin_id: previous.origin_id.clone(),
+        replaced_ids: previous.replaced_ids.clone(),
         ..pb::Store::default()
+    };
+    match previous.id.as_str() {
+        "" => made.origin_id.clone_from(&id),
+        previous => remember(&mut made.replaced_ids, previous, REPLACED),
+    }
+    pb::Store { id, ..made }
+}
+
+/// Adds an id, in the place of the oldest where there are too many.
+fn remember(ids: &mut Vec<String>, id: &str, most: usize) {
+    if !ids.iter().any(|known| known == id) {
+        ids.push(id.to_owned());
+        ids.drain(..ids.len().saturating_sub(most));
     }
 }
 

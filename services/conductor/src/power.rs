@@ -15,9 +15,9 @@ use kilonova_store::Txn;
 
 use crate::cache::Entry;
 use crate::history;
-use crate::moves::may_run_at;
+use crate::moves::{found, may_run_at};
 use crate::once::Change;
-use crate::placed::{Placed, Status};
+use crate::placed::{Placed, Status, generation};
 use crate::reach::{Reach, Standing, not_off, other_is_gone};
 use crate::requests::Acceptance;
 
@@ -25,6 +25,8 @@ use crate::requests::Acceptance;
 pub struct Power<'a> {
     /// Which.
     pub operation: Operation,
+    /// Hosts of which the operator says that they do not run the guest.
+    pub vouched_hosts: &'a [String],
     /// Who is registered, and who is fenced.
     pub reach: &'a Reach,
     /// How long the host may take.
@@ -40,7 +42,8 @@ impl Change<InstanceRecord> for Power<'_> {
         let mut record = InstanceRecord::clone(&entry.record);
         let kind = self.operation.kind();
         let standing = |host: &str| self.reach.standing(host);
-        begin(&mut record, self.operation.clone(), &standing, now + self.timeout, now)?;
+        let asked = (self.operation.clone(), self.vouched_hosts);
+        begin(&mut record, asked, &standing, now + self.timeout, now)?;
         self.acceptance.note(&mut record.actions, kind);
         let Status { host, attempt, .. } = record.status();
         let (name, actor) = (history::step_name(kind), self.acceptance.actor());
@@ -54,7 +57,7 @@ impl Change<InstanceRecord> for Power<'_> {
 /// Enters an operation in a record that is in a state for it.
 pub(crate) fn begin(
     record: &mut InstanceRecord,
-    mut operation: Operation,
+    (mut operation, vouched_hosts): (Operation, &[String]),
     standing: &dyn Fn(&str) -> Standing,
     deadline: SystemTime,
     now: SystemTime,
@@ -106,6 +109,12 @@ pub(crate) fn begin(
             .with("state", state.as_str_name())
             .with("task", busy.as_str_name()));
     }
+    let has_vouched = found::vouch(record, vouched_hosts);
+    if operation.kind() != Kind::Stop {
+        found::runs_nowhere_else(record, standing)?;
+    }
+    let instance = record.instance.get_or_insert_default();
+    operation.clears_others = has_vouched;
     if state == State::Error {
         if let Some(host) = others.iter().find(|host| standing(host) == Standing::Gone) {
             return Err(other_is_gone(host, "it may run the instance too"));
@@ -118,7 +127,7 @@ pub(crate) fn begin(
     }
     instance.set_desired(desired);
     instance.set_task(task);
-    instance.generation += 1;
+    generation::grow(&mut instance.generation);
     instance.update_time = Some(timestamp(now));
     let (generation, deadline_time) = (instance.generation, Some(timestamp(deadline)));
     record.operations.push(Operation { generation, deadline_time, ..operation });
@@ -152,7 +161,9 @@ mod tests {
         let mut record = instance(state, task);
         let operation = Operation { kind: kind.into(), hard, ..Default::default() };
         let standing = |_: &str| Standing::Registered;
-        begin(&mut record, operation, &standing, NOW, NOW).map(|()| record).map_err(|error| error.reason)
+        begin(&mut record, (operation, &[]), &standing, NOW, NOW)
+            .map(|()| record)
+            .map_err(|error| error.reason)
     }
 
     #[test]
@@ -192,7 +203,9 @@ mod tests {
                 "fenced" => Standing::Fenced,
                 _ => Standing::Registered,
             };
-            begin(&mut record, operation, &standing, NOW, NOW).map(|()| record).map_err(|error| error.reason)
+            begin(&mut record, (operation, &[]), &standing, NOW, NOW)
+                .map(|()| record)
+                .map_err(|error| error.reason)
         };
         assert_eq!(ask(&[]), Err(Reason::InvalidState), "nothing is there");
         assert_eq!(ask(&["h1", "gone"]), Err(Reason::InvalidState), "it may run it");
@@ -208,12 +221,45 @@ mod tests {
     }
 
     #[test]
+    fn while_a_copy_that_was_found_may_run_no_other_is_made_to_before_an_operator_vouches_for_its_host() {
+        let receipt = |host: &str, found| Receipt { host: host.into(), found, ..Default::default() };
+        let ask = |kind: Kind, state: State, host: &str, vouched: &[String]| {
+            let mut record = instance(state, Task::Unspecified);
+            record.instance.as_mut().unwrap().host = "h1".into();
+            record.receipts = vec![receipt("h1", false), receipt(host, true)];
+            let operation = Operation { kind: kind.into(), hard: kind == Kind::Reboot, ..Default::default() };
+            let standing = |host: &str| if host == "off" { Standing::Fenced } else { Standing::Registered };
+            begin(&mut record, (operation, vouched), &standing, NOW, NOW).map(|()| record)
+        };
+        let vouched = ["h2".to_owned()];
+        for (kind, state) in [
+            (Kind::Reboot, State::Active),
+            (Kind::Reboot, State::Stopped),
+            (Kind::Reboot, State::Error),
+            (Kind::Start, State::Stopped),
+        ] {
+            let refused = ask(kind, state, "h2", &[]).unwrap_err();
+            assert!(refused.metadata["host"] == "h2" && refused.message.contains("--vouch h2"), "{refused}");
+            assert!(ask(kind, state, "off", &[]).is_ok() && ask(kind, state, "h1", &[]).is_ok(), "{kind:?}");
+        }
+        for state in [State::Active, State::Stopped, State::Error] {
+            assert_eq!(
+                ask(Kind::Reboot, state, "h2", &vouched).unwrap().clears(),
+                ["h2"],
+                "and removed there"
+            );
+        }
+        assert!(ask(Kind::Stop, State::Active, "h2", &[]).is_ok(), "makes nothing run");
+    }
+
+    #[test]
     fn an_operation_has_a_generation_of_its_own() {
         let record = begun(State::Active, Task::Unspecified, Kind::Stop, false).unwrap();
         let instance = record.instance.unwrap();
-        assert_eq!((instance.generation, instance.task()), (2, Task::Stopping));
+        assert!(instance.generation > 1);
+        assert_eq!(instance.task(), Task::Stopping);
         assert_eq!(instance.desired(), Desired::Stopped);
         let [operation] = record.operations.as_slice() else { panic!("one operation") };
-        assert!(operation.generation == 2 && operation.deadline_time.is_some());
+        assert!(operation.generation == instance.generation && operation.deadline_time.is_some());
     }
 }

@@ -52,6 +52,8 @@ enum Command {
     Stop,
     Start,
     Reboot,
+    /// An operator vouches for every other host that may run it.
+    RebootVouching,
     Attach,
     Detach,
     Migrate,
@@ -72,6 +74,8 @@ enum Event {
     Leaves(usize),
     Returns(usize),
     GuestLost,
+    /// A host has a copy that no attempt put there.
+    Found(usize),
 }
 
 const COMMANDS_OF_USERS: [Command; 11] = [
@@ -97,6 +101,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..3_usize).prop_map(Event::Leaves),
         1 => (0..3_usize).prop_map(Event::Returns),
         1 => Just(Event::GuestLost),
+        1 => (0..3_usize).prop_map(Event::Found),
     ]
 }
 
@@ -152,22 +157,25 @@ impl World {
         let home = record.resource().host.clone();
         let back = record.resized_from.as_ref().map(|place| place.host.clone()).unwrap_or_default();
         let standing = |host: &str| self.standing(host);
+        let others = moves::may_run_at(&record);
+        let vouching = matches!(command, Command::RebootVouching | Command::EvacuateVouching);
+        let vouched_hosts: &[String] = if vouching { &others } else { &[] };
         let power = |record: &mut InstanceRecord, kind: Kind| {
             let operation = Operation { kind: kind.into(), hard: kind == Kind::Reboot, ..Default::default() };
-            let asked = power::begin(record, operation, &standing, NOW, NOW);
+            let asked = power::begin(record, (operation, vouched_hosts), &standing, NOW, NOW);
             if asked.is_ok() {
                 history::begin(&mut record.actions, kind, "", NOW);
             }
             asked.is_ok()
         };
         let ask = |record: &mut InstanceRecord, asked: Asked, there: bool| {
-            there && ask::begin(record, &asked, NOW, NOW, acceptance).is_ok()
+            there && ask::begin(record, &asked, &standing, NOW, NOW, acceptance).is_ok()
         };
         let migrate = |live| Asked::Migrate { live, target_host: String::new() };
         let taken = match command {
             Command::Stop => power(&mut record, Kind::Stop),
             Command::Start => power(&mut record, Kind::Start),
-            Command::Reboot => power(&mut record, Kind::Reboot),
+            Command::Reboot | Command::RebootVouching => power(&mut record, Kind::Reboot),
             Command::Migrate => ask(&mut record, migrate(false), there(&home)),
             Command::LiveMigrate => ask(&mut record, migrate(true), there(&home)),
             Command::Rebuild => ask(&mut record, Asked::Rebuild(pb::Image::default()), there(&home)),
@@ -176,8 +184,6 @@ impl World {
                 ask(&mut record, Asked::Revert, there(&back) && self.standing(&home) != Standing::Gone)
             }
             Command::Evacuate | Command::EvacuateVouching => {
-                let others = moves::may_run_at(&record);
-                let vouched_hosts: &[String] = if command == Command::Evacuate { &[] } else { &others };
                 let asked = evacuate::Asked { target_host: "", vouched_hosts };
                 evacuate::begin(&mut record, asked, &standing, NOW, acceptance).is_ok()
             }
@@ -359,6 +365,13 @@ impl World {
         }
     }
 
+    /// A host that is there has a copy that the record does not know of.
+    fn find(&mut self, host: &'static str) {
+        if self.registered.contains(host) && self.record.note_found(host, NOW) {
+            self.copies.insert(host.to_owned());
+        }
+    }
+
     /// The guest is no longer where its record has it.
     fn lose_guest(&mut self) {
         let status = self.record.status();
@@ -375,6 +388,7 @@ impl World {
             Event::Leaves(host) => _ = self.registered.remove(HOSTS[host]),
             Event::Returns(host) => self.returns(HOSTS[host]),
             Event::GuestLost => self.lose_guest(),
+            Event::Found(host) => self.find(HOSTS[host]),
         }
     }
 
@@ -416,7 +430,7 @@ impl World {
         }
         let fences = (0..3).filter(|host| others_or_home(self).contains(HOSTS[*host])).map(Command::Fence);
         let commands = [Command::Reboot, Command::Revert, Command::Confirm, Command::Evacuate].into_iter();
-        for command in commands.chain(fences).chain([Command::EvacuateVouching]) {
+        for command in commands.chain(fences).chain([Command::RebootVouching, Command::EvacuateVouching]) {
             let mut then = self.clone();
             if !then.ask(command) {
                 continue;

@@ -99,11 +99,16 @@ impl Conductor {
         about: RegisterHostRequest,
     ) -> Result<AdminState, Status> {
         let known = self.memory.known();
-        let Remembered { id: store_id, revision: store_revision, mark: store_mark } =
-            known.clone().unwrap_or_default();
-        let host = self.host.to_string();
-        let request =
-            RegisterHostRequest { host, epoch: epoch.0, store_id, store_revision, store_mark, ..about };
+        let remembered = known.clone().unwrap_or_default();
+        let request = RegisterHostRequest {
+            host: self.host.to_string(),
+            epoch: epoch.0,
+            store_id: remembered.id,
+            store_revision: remembered.revision,
+            store_mark: remembered.mark,
+            store_origin_id: remembered.origin,
+            ..about
+        };
         let answer = self.client().await?.register_host(within(request)).await?.into_inner();
         self.saw(known.as_ref(), answer.store.as_ref())?;
         Ok(AdminState {

@@ -415,11 +415,11 @@ async fn every_end_is_handed_over_before_the_book_can_change_again() {
     assert_eq!(bench.told().await, (7, at(1, 2), "ready"));
     assert!(bench.executor.conclude(7, |book| book.ledger.adopt(7, at(1, 3))));
     assert_eq!(bench.told().await, (7, at(1, 3), "ready"));
-    bench.executor.unmake(7, at(2, 1)).unwrap();
+    bench.executor.unmake(7, at(2, 3)).unwrap();
     bench.asked_to_unmake().await.1.send(Ok(())).unwrap();
-    assert_eq!(bench.told().await, (7, at(2, 1), "gone"));
-    bench.executor.unmake(7, at(2, 2)).unwrap();
-    assert_eq!(bench.told().await, (7, at(2, 2), "gone"));
+    assert_eq!(bench.told().await, (7, at(2, 3), "gone"));
+    bench.executor.unmake(7, at(2, 4)).unwrap();
+    assert_eq!(bench.told().await, (7, at(2, 4), "gone"));
     assert_eq!(*bench.witness.locked.lock(), [true; 5]);
 }
 

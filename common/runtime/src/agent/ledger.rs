@@ -18,6 +18,8 @@
 //! - The same command again changes nothing: it is under way, or its outcome is told again.
 //! - An older one is refused with STALE_GENERATION. At one stamp, unmake is newer than make: a make that arrives
 //!   after the unmake that was to undo it must not leave anything behind.
+//! - An unmake of an earlier attempt than that of what is there, or being made, is refused in the same way, whatever its generation:
+//!   its sender does not know of what is there, as after its store was put back.
 //! - A make that was refused stays refused: its sender went elsewhere on the strength of that answer.
 //! - A make that was repeated as a newer attempt, at the same generation, adopts what is there or being made; there is never a
 //!   second one.
@@ -37,6 +39,8 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::{Fault, Step};
 use tokio_util::sync::CancellationToken;
 
+/// The attempt of an unmake of whatever is there.
+const ANY: Attempt = Attempt(0);
 /// How many resources that ended are remembered, so that late commands for them are recognised.
 pub const REMEMBERED: usize = 10_000;
 
@@ -172,6 +176,17 @@ struct Entry<M> {
 }
 
 impl<M> Entry<M> {
+    /// Whether the resource is there, whatever is done with it.
+    fn is_there(&self) -> bool {
+        matches!(self.phase, Phase::Acting(..) | Phase::Settled(Outcome::Ready(_), _))
+    }
+
+    /// Whether what is there, or being made, is of a later attempt than the one to unmake.
+    fn is_later_than(&self, attempt: Attempt) -> bool {
+        let is_any = self.is_there() || matches!(self.phase, Phase::Making(_));
+        is_any && attempt != ANY && attempt < self.stamp.attempt
+    }
+
     /// Whether what is there, or being made, is what a make at `stamp` asks for: it was made at that generation, and nothing was
     /// done with it at that generation since, unless it is the same command again.
     fn is_what_was_asked_at(&self, stamp: Stamp) -> bool {
@@ -274,7 +289,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
             self.set(id, stamp, Verb::Unmake, Phase::Unmaking);
             return Ok(Unmake::Start);
         };
-        if stamp < entry.stamp {
+        if stamp < entry.stamp || entry.is_later_than(stamp.attempt) {
             return Err(stale(id, stamp, entry.stamp));
         }
         (entry.stamp, entry.verb) = (stamp, Verb::Unmake);
@@ -426,10 +441,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
 
     /// Whether a resource is there, whatever is done with it.
     pub fn is_there(&self, id: K) -> bool {
-        let there = |entry: &Entry<M>| {
-            matches!(entry.phase, Phase::Acting(..) | Phase::Settled(Outcome::Ready(_), _))
-        };
-        self.entries.get(&id).is_some_and(there)
+        self.entries.get(&id).is_some_and(Entry::is_there)
     }
 
     /// What is known of a resource.

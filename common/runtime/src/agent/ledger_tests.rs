@@ -82,6 +82,18 @@ fn an_older_command_is_refused() {
 }
 
 #[test]
+fn an_unmake_of_an_earlier_attempt_leaves_what_is_there_whatever_its_generation() {
+    let mut book = ready(at(2, 3));
+    let error = book.unmake(ID, at(9, 1)).unwrap_err();
+    assert_eq!((error.reason, error.metadata["attempt"].as_str()), (Reason::StaleGeneration, "3"));
+    assert_eq!(book.view(ID).unwrap().outcome, Some(&Outcome::Ready("guest")));
+    assert_eq!(ready(at(2, 3)).unmake(ID, at(9, 0)), Ok(Unmake::Start), "of whatever there is");
+    assert_eq!(book.unmake(ID, at(9, 3)), Ok(Unmake::Start));
+    book.unmade(ID, None, Vec::new());
+    assert!(matches!(book.unmake(ID, at(10, 1)), Ok(Unmake::Report(_))), "nothing is there");
+}
+
+#[test]
 fn a_make_that_arrives_after_its_unmake_is_refused() {
     for before in [None, Some(at(1, 1))] {
         let mut book = Book::default();

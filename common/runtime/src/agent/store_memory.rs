@@ -9,8 +9,11 @@
 //! | nothing   | any                           | remembers it                  |
 //! | it        | it, as far as it was          | goes on                       |
 //! | it        | it, not as far as it was      | waits: it was set back        |
-//! | it        | another, accepted             | remembers that one            |
+//! | it        | another, accepted in its place | remembers that one           |
 //! | it        | another                       | waits                         |
+//!
+//! An administrator's word holds for the stores that the accepted one is in the place of, and for no other: it is in the data, and so in each
+//! copy of them.
 //!
 //! The id is written down at once, and so is how far the store had come when the record of a command was written, with the newest mark that the
 //! conductor knew: what is made for the command is then known to be newer than any copy of the store that does not have its record. Every
@@ -47,6 +50,9 @@ pub struct Remembered {
     /// The newest mark of it that was told.
     #[serde(default)]
     pub mark: String,
+    /// The id of the first store in whose place it came.
+    #[serde(default)]
+    pub origin: String,
 }
 
 /// Another store than the one that is remembered.
@@ -128,7 +134,8 @@ impl StoreMemory {
             Some(now) if !new => (now.revision.max(store.revision), newest(&now.mark, &store.mark)),
             _ => (store.revision, store.mark.as_str()),
         };
-        let seen = Remembered { id: store.id.clone(), revision, mark: mark.to_owned() };
+        let (id, origin) = (store.id.clone(), store.origin_id.clone());
+        let seen = Remembered { id, revision, mark: mark.to_owned(), origin };
         if new || memory.written.is_none_or(|written| written.elapsed() >= WRITE_EVERY) {
             data_dir::write(&self.shared.path, &seen)?;
             memory.written = Some(Instant::now());
@@ -151,7 +158,7 @@ impl StoreMemory {
         }
         let Some(known) = &memory.known else { return Ok(()) };
         let mark = newest(&known.mark, mark).to_owned();
-        let told = Remembered { id: known.id.clone(), revision: known.revision.max(revision), mark };
+        let told = Remembered { revision: known.revision.max(revision), mark, ..known.clone() };
         if told == *known {
             return Ok(());
         }
@@ -187,7 +194,8 @@ fn newest<'a>(known: &'a str, told: &'a str) -> &'a str {
 /// Why `seen` is not to be gone by, if it is not: `now` is what is remembered, `asked` what was when it was asked for.
 fn judge(now: Option<&Remembered>, asked: Option<&Remembered>, seen: &Store) -> Option<Foreign> {
     let remembered = now?;
-    let another = seen.id != remembered.id && !seen.accepted;
+    let is_in_its_place = seen.accepted && seen.replaced_ids.contains(&remembered.id);
+    let another = seen.id != remembered.id && !is_in_its_place;
     let set_back = asked.is_some_and(|asked| seen.id == asked.id && seen.revision < asked.revision);
     (another || set_back).then(|| Foreign {
         remembered: remembered.clone(),
@@ -201,7 +209,8 @@ mod tests {
     use super::*;
 
     fn store(id: &str, revision: u64, accepted: bool) -> Store {
-        Store { id: id.into(), revision, accepted, ..Store::default() }
+        let replaced_ids = vec!["one".to_owned()];
+        Store { id: id.into(), revision, accepted, replaced_ids, ..Store::default() }
     }
 
     fn saw(memory: &StoreMemory, store: &Store) -> bool {
@@ -231,8 +240,10 @@ mod tests {
         let text = memory.foreign().borrow().as_ref().unwrap().to_string();
         assert!(text.contains("store two") && text.contains("store one") && text.contains("store accept"));
         assert!(saw(&memory, &store("two", 3, true)), "an administrator's word");
-        assert_eq!(memory.known(), Some(Remembered { id: "two".into(), revision: 3, mark: String::new() }));
+        let two = Remembered { id: "two".into(), revision: 3, ..Remembered::default() };
+        assert_eq!(memory.known(), Some(two));
         assert!(!saw(&memory, &store("one", 900, false)), "and not back again without one");
+        assert!(!saw(&memory, &store("three", 900, true)), "which was in the place of one, and not of two");
         assert_eq!(StoreMemory::open(dir.path()).unwrap().known().unwrap().id, "two");
     }
 

@@ -118,7 +118,6 @@ changes!(
     DeleteInstanceRequest {},
     StartInstanceRequest {},
     StopInstanceRequest {},
-    RebootInstanceRequest {},
     RebuildInstanceRequest { optional_id image_id ImageId },
     ResizeInstanceRequest { id flavor_id FlavorId },
     MigrateInstanceRequest { optional_id target_host HostName },
@@ -131,20 +130,34 @@ changes!(
 /// Most hosts that are vouched for.
 const MAX_VOUCHED: usize = 16;
 
+fn vouched(check: &mut Checker, hosts: &[String]) {
+    check.ensure(hosts.len() <= MAX_VOUCHED, "vouched_hosts", format!("at most {MAX_VOUCHED}"));
+    for (index, host) in hosts.iter().take(MAX_VOUCHED).enumerate() {
+        check.id::<HostName>(&format!("vouched_hosts[{index}]"), host);
+    }
+}
+
+impl Checked for RebootInstanceRequest {
+    fn check(&mut self) -> Result<(), Error> {
+        let mut check = Checker::new();
+        request(&mut check, &self.request_id, &self.project_id);
+        check.id::<InstanceId>("instance_id", &self.instance_id);
+        vouched(&mut check, &self.vouched_hosts);
+        let is_meant = self.hard || self.vouched_hosts.is_empty();
+        check.ensure(is_meant, "vouched_hosts", "must be empty unless hard is set".to_owned());
+        check.finish()?;
+        fill_request_id(&mut self.request_id);
+        Ok(())
+    }
+}
+
 impl Checked for EvacuateInstanceRequest {
     fn check(&mut self) -> Result<(), Error> {
         let mut check = Checker::new();
         request(&mut check, &self.request_id, &self.project_id);
         check.id::<InstanceId>("instance_id", &self.instance_id);
         check.optional_id::<HostName>("target_host", &self.target_host);
-        check.ensure(
-            self.vouched_hosts.len() <= MAX_VOUCHED,
-            "vouched_hosts",
-            format!("at most {MAX_VOUCHED}"),
-        );
-        for (index, host) in self.vouched_hosts.iter().take(MAX_VOUCHED).enumerate() {
-            check.id::<HostName>(&format!("vouched_hosts[{index}]"), host);
-        }
+        vouched(&mut check, &self.vouched_hosts);
         check.finish()?;
         fill_request_id(&mut self.request_id);
         Ok(())

@@ -12,7 +12,8 @@ fn often() -> Config {
 }
 
 fn store(id: &str, revision: u64, accepted: bool) -> Option<Store> {
-    Some(Store { id: id.into(), revision, accepted, ..Store::default() })
+    let replaced_ids = if accepted { vec!["one".to_owned()] } else { Vec::new() };
+    Some(Store { id: id.into(), revision, accepted, replaced_ids, ..Store::default() })
 }
 
 async fn built(cell: &mut Cell, name: &str) -> InstanceId {

@@ -22,7 +22,7 @@ use super::{COMMAND_DEADLINE, Callers, refused, within};
 use crate::attach::{complete, is_of, release};
 use crate::cache::Entry;
 use crate::engine::behind::Behind;
-use crate::placed::{Placed, Site};
+use crate::placed::{Placed, Site, generation};
 use crate::shards::Fence;
 
 /// A call that was not made to a host's volumes' backend is none that was not made to the host.
@@ -81,7 +81,7 @@ impl Callers {
         for attachment in &instance.attachments {
             let Some((id, entry)) = self.volume(&attachment.volume_id).await? else { continue };
             let mut record = VolumeRecord::clone(&entry.record);
-            record.volume.get_or_insert_default().generation += 1;
+            generation::grow(&mut record.volume.get_or_insert_default().generation);
             if settle && is_of(record.resource(), instance_id) {
                 complete(&mut record, SystemTime::now());
             }

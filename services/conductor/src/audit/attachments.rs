@@ -64,7 +64,10 @@ fn without(world: &World, id: InstanceId, entry: &Entry<InstanceRecord>) -> Vec<
         let volume = volume_id.parse().ok().and_then(|volume: VolumeId| world.volumes.get(&volume));
         let why = match volume.map(|volume| volume.record.resource()) {
             None => "there is no record of it".to_owned(),
-            Some(volume) if is_of(volume, id) && volume.state() == State::InUse => return None,
+            // One that was lost is told of by itself, and stays with the instance until it is found or detached.
+            Some(volume) if is_of(volume, id) && matches!(volume.state(), State::InUse | State::Error) => {
+                return None;
+            }
             Some(volume) if is_of(volume, id) => {
                 format!("its record says {}", volume.state().as_str_name().trim_start_matches("STATE_"))
             }

@@ -2,7 +2,8 @@
 //!
 //! | record                    | the host has         | then            |
 //! |---------------------------|----------------------|-----------------|
-//! | none, gone, or elsewhere  | a guest              | `GUEST_ORPHAN`  |
+//! | none, or gone             | a guest              | `GUEST_ORPHAN`  |
+//! | elsewhere                 | a guest              | `GUEST_ORPHAN`, kept: nothing says which copy is the newer |
 //! | none, gone, or elsewhere  | room held, no guest  | `CLAIM_ORPHAN`  |
 //! | ERROR, there              | room held, no guest  | `CLAIM_ORPHAN`  |
 //! | there                     | no guest             | `GUEST_MISSING` |
@@ -20,9 +21,9 @@ use kilonova_runtime::agent::ledger::Stamp;
 
 use super::World;
 use super::finding::{At, Finding, Heal};
-use super::world::{Guests, Standing, is_settled, standing, was_lost};
+use super::world::{Guests, Standing, is_settled, is_wanted, standing, was_lost};
 use crate::cache::Entry;
-use crate::placed::{Phase, Placed, Wanted};
+use crate::placed::{Phase, Placed};
 
 /// What does not agree of instances and guests.
 #[must_use]
@@ -52,9 +53,11 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
     match standing(entry, host) {
         Standing::Unwanted(why) if guest.present => {
             let cause = format!("the host has a guest ({}), and {why}", power(guest.power_state()));
-            if entry.is_some_and(|entry| !is_elsewhere(world, id, &entry.record)) {
-                let cause =
-                    format!("{cause}, which was not seen to have it: this may be the last copy, and is kept");
+            if entry.is_some_and(|entry| is_wanted(entry.record.as_ref())) {
+                let cause = format!(
+                    "{cause}: it may be the newer copy, and is kept; `kilonova instance reboot --hard --vouch {host}` goes on with the \
+                     other and removes this"
+                );
                 return Some(finding(Kind::GuestOrphan, cause));
             }
             Some(finding(Kind::GuestOrphan, cause).healed_by(Heal::Terminate(id, at.clone())))
@@ -85,16 +88,6 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
         }
         _ => None,
     }
-}
-
-/// True if nothing is to be there any more, or the host that the record names was seen to have it.
-fn is_elsewhere(world: &World, id: InstanceId, record: &InstanceRecord) -> bool {
-    let status = record.status();
-    if status.phase == Phase::Gone || status.wanted == Wanted::Absent {
-        return true;
-    }
-    let there = world.computes.get(&status.host);
-    there.is_some_and(|there| there.guests.get(&id).is_some_and(|guest| guest.present))
 }
 
 /// How a guest's power is not as its record says.

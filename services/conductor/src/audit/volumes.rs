@@ -2,7 +2,8 @@
 //!
 //! | record                    | the backend has         | then                               |
 //! |---------------------------|-------------------------|------------------------------------|
-//! | none, gone, or elsewhere  | it                      | `VOLUME_ORPHAN`, `SNAPSHOT_ORPHAN` |
+//! | none, or gone             | it                      | `VOLUME_ORPHAN`, `SNAPSHOT_ORPHAN` |
+//! | elsewhere                 | it                      | the same, kept: nothing says which copy is the newer |
 //! | none, gone, or elsewhere  | room held for a volume  | `CLAIM_ORPHAN`                     |
 //! | there                     | not it                  | `VOLUME_MISSING`, `SNAPSHOT_MISSING` |
 //! | there                     | it, of another size     | `VOLUME_SIZE_DRIFT`                |
@@ -18,9 +19,12 @@ use kilonova_runtime::agent::ledger::Stamp;
 
 use super::World;
 use super::finding::{At, Finding, Heal};
-use super::world::{Standing, Stored, is_settled, standing, was_lost};
+use super::world::{Standing, Stored, is_settled, is_wanted, standing, was_lost};
 use crate::cache::Entry;
 use crate::placed::{Phase, Placed};
+
+/// Why what a record wants elsewhere is not removed.
+const KEPT: &str = "it may be the newer copy, and is kept until it is deleted";
 
 /// What does not agree of volumes, snapshots and what backends have of them.
 #[must_use]
@@ -62,6 +66,9 @@ fn of_volume(
     match standing(entry, host) {
         Standing::Unwanted(why) if volume.present => {
             let cause = format!("the backend has it ({} GiB), and {why}", volume.size_gib);
+            if entry.is_some_and(|entry| is_wanted(entry.record.as_ref())) {
+                return Some(finding(Kind::VolumeOrphan, format!("{cause}: {KEPT}")));
+            }
             Some(finding(Kind::VolumeOrphan, cause).healed_by(Heal::DeleteVolume(id, at.clone())))
         }
         Standing::Unwanted(why) if volume.claimed => {
@@ -109,11 +116,16 @@ fn of_snapshot(
         }
         _ => return None,
     };
+    let is_kept = entry.is_some_and(|entry| is_wanted(entry.record.as_ref()));
     let cause = format!("the backend has it (of volume {}), and {why}", snapshot.volume_id);
+    let cause = if is_kept { format!("{cause}: {KEPT}") } else { cause };
     let finding = Finding::new(Kind::SnapshotOrphan, id, cause)
         .of(entry.map_or("", |entry| entry.record.project_id()))
         .on(host)
         .resting_on(at.seen());
+    if is_kept {
+        return Some(finding);
+    }
     Some(finding.healed_by(Heal::DeleteSnapshot(id, snapshot.volume_id.clone(), at)))
 }
 
@@ -182,7 +194,8 @@ mod tests {
         assert_eq!(found(record(State::Available, BACKEND), with(|_| {})), []);
         let orphan = [(Kind::VolumeOrphan, true)];
         assert_eq!(found(None, with(|_| {})), orphan);
-        assert_eq!(found(record(State::Available, "b2"), with(|_| {})), orphan);
+        let kept = [(Kind::VolumeOrphan, false)];
+        assert_eq!(found(record(State::Available, "b2"), with(|_| {})), kept, "it may be the newer one");
         assert_eq!(found(record(State::Deleted, ""), with(|_| {})), orphan);
         assert_eq!(found(None, with(|volume| volume.busy = true)), []);
         let lost = [(Kind::VolumeMissing, true)];

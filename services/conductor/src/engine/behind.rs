@@ -4,8 +4,11 @@
 //! if the store still has the record that the refused command was made of, the newer one was made of a record that the store
 //! no longer has, and no command of the present record would be taken before its generation has grown as far. The generations
 //! are continued after the agent's, in a transaction that compares that the record is unchanged and the shard this conductor's.
+//!
+//! A removal is not continued so: what is there is of a later attempt, which the store does not know, and may be the last good copy.
 
 use kilonova_model::{Error, Reason};
+use kilonova_proto::conductor::v1::Receipt;
 use kilonova_rpc::outcome::CallError;
 use kilonova_runtime::reconcile::Next;
 
@@ -22,6 +25,8 @@ pub struct Behind {
     pub id: String,
     /// The generation of the newest command that was taken.
     pub taken: u64,
+    /// Its attempt.
+    pub attempt: u32,
 }
 
 impl Behind {
@@ -30,11 +35,34 @@ impl Behind {
     pub fn of(error: &Error) -> Option<Self> {
         let said = |key: &str| error.metadata.get(key);
         let taken = said("generation")?.parse().ok()?;
-        (error.reason == Reason::StaleGeneration).then_some(Self { id: said("id")?.clone(), taken })
+        let attempt = said("attempt").and_then(|attempt| attempt.parse().ok()).unwrap_or_default();
+        (error.reason == Reason::StaleGeneration).then_some(Self { id: said("id")?.clone(), taken, attempt })
     }
 }
 
 impl<P: Placed, A: Agents<P>> Engine<P, A> {
+    /// Enters that a host has something of a later attempt than the one it was to remove; `None` if it was refused for something else. The
+    /// store does not know how that came to be: it stays, unless the resource is to go.
+    pub(super) async fn later_there(
+        &self,
+        id: P::Id,
+        entry: &Entry<P>,
+        fence: &Fence,
+        receipt: &Receipt,
+        error: &CallError,
+    ) -> Option<Stepped<P>> {
+        let CallError::Refused(_) = error else { return None };
+        let behind = Behind::of(&error.error()?)?;
+        if behind.id != id.to_string() || behind.attempt <= receipt.attempt {
+            return None;
+        }
+        let mut record = P::clone(&entry.record);
+        record.note_later(receipt, behind.attempt);
+        tracing::warn!(%id, host = receipt.host, removed = receipt.attempt, there = behind.attempt,
+            "what its host has is of a later attempt than the store knows of there");
+        Some(self.store(id, entry, record, fence).await)
+    }
+
     /// Continues the generations of what a command was refused for; `None` if it was refused for something else.
     pub(super) async fn continued(
         &self,

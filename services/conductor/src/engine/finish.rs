@@ -48,6 +48,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         }
         if let Err(error) = taken {
             tracing::info!(%id, host = receipt.host, %error, "cannot terminate yet");
+            if let Some(stepped) = self.later_there(id, entry, fence, &receipt, &error).await {
+                return stepped;
+            }
             if let Some(stepped) = self.continued(id, entry, fence, &error).await {
                 return stepped;
             }

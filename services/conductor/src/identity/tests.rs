@@ -14,7 +14,7 @@ fn identity() -> StoreIdentity {
 }
 
 fn told<'a>(id: &'a str, revision: u64, mark: &'a str) -> Remembered<'a> {
-    Remembered { id, revision: Revision(revision), mark }
+    Remembered { id, revision: Revision(revision), mark, ..Remembered::default() }
 }
 
 #[tokio::test]
@@ -89,6 +89,71 @@ async fn a_store_gets_one_identity_and_keeps_it() {
     assert_eq!(same.id, store.id, "it is as far as it was");
     let other = one.compared(told("another", u64::MAX, &store.id)).await.unwrap();
     assert_eq!(other.id, store.id, "what was told of another store says nothing of this one");
+}
+
+/// As an agent that has been told of a store once it was accepted.
+fn remembers(store: &pb::Store) -> Remembered<'_> {
+    Remembered { id: &store.id, origin: &store.origin_id, ..Remembered::default() }
+}
+
+#[tokio::test]
+async fn an_acceptance_holds_for_what_the_store_replaced_and_for_nothing_that_came_after_a_copy_of_it() {
+    let one = identity();
+    let first = one.current().await.unwrap();
+    assert_eq!((&first.origin_id, first.replaced_ids.len()), (&first.id, 0));
+    let second = one.renew_identity(&first.id).await.unwrap();
+    let accepted = one.accept(&second.id, "admin").await.unwrap();
+    assert_eq!(
+        (&accepted.origin_id, accepted.replaced_ids.as_slice()),
+        (&first.id, [first.id.clone()].as_slice())
+    );
+    assert_eq!(one.compared(remembers(&first)).await.unwrap().id, accepted.id, "adopted");
+
+    // What came after it was accepted in its place too; this is a copy from before that.
+    let lost = pb::Store { id: "lost".into(), ..accepted.clone() };
+    let (renewed, again) = tokio::join!(one.compared(remembers(&lost)), one.compared(remembers(&lost)));
+    let renewed = renewed.unwrap();
+    assert_eq!(again.unwrap().id, renewed.id, "once");
+    assert_eq!((renewed.accepted, &renewed.previous_id), (false, &accepted.id));
+    assert_eq!(renewed.replaced_ids, [first.id.clone(), accepted.id, "lost".into()]);
+    assert!(one.waits());
+    let accepted = one.accept(&renewed.id, "admin").await.unwrap();
+    assert_eq!(one.compared(remembers(&lost)).await.unwrap().id, accepted.id);
+
+    // An agent of another cell waits alone, until an administrator has looked at it.
+    let other = pb::Store { id: "other".into(), origin_id: "other".into(), ..pb::Store::default() };
+    for _ in 0..2 {
+        let store = one.compared(remembers(&other)).await.unwrap();
+        assert_eq!(
+            (&store.id, store.waiting_ids.as_slice()),
+            (&accepted.id, ["other".to_owned()].as_slice())
+        );
+        assert!(!one.waits() && !store.replaced_ids.contains(&other.id));
+    }
+    let adopted = one.accept(&accepted.id, "somebody").await.unwrap();
+    assert!(adopted.waiting_ids.is_empty() && adopted.replaced_ids.contains(&other.id));
+}
+
+#[tokio::test]
+async fn the_ids_that_are_kept_are_bounded_and_those_of_an_earlier_version_are_understood() {
+    let one = identity();
+    let mut store = one.current().await.unwrap();
+    for _ in 0..REPLACED + 2 {
+        store = one.renew_identity(&store.id).await.unwrap();
+    }
+    assert_eq!(store.replaced_ids.len(), REPLACED);
+    for number in 0..WAITING + 2 {
+        let id = format!("other-{number}");
+        one.compared(Remembered { id: &id, origin: &id, ..Remembered::default() }).await.unwrap();
+    }
+    assert_eq!(one.current().await.unwrap().waiting_ids.len(), WAITING);
+
+    let seen = one.read().await.unwrap();
+    let earlier =
+        pb::Store { id: "b".into(), previous_id: "a".into(), accepted: true, ..pb::Store::default() };
+    one.write(Txn::new(), &seen, earlier).await.unwrap().unwrap();
+    let store = one.current().await.unwrap();
+    assert_eq!((store.origin_id.as_str(), store.replaced_ids), ("b", vec!["a".to_owned()]));
 }
 
 #[tokio::test]

@@ -12,12 +12,12 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_store::Txn;
 
-use super::more_than;
+use super::{found, more_than};
 use crate::accept::{Acceptor, project};
 use crate::cache::Entry;
 use crate::history;
 use crate::once::{Change, count};
-use crate::placed::Placed;
+use crate::placed::{Placed, generation};
 use crate::quota;
 use crate::reach::{Reach, Standing, home_is_gone, other_is_gone};
 use crate::requests::Acceptance;
@@ -96,8 +96,10 @@ impl Change<InstanceRecord> for Ask<'_> {
     async fn begin(&self, entry: &Entry<InstanceRecord>) -> Result<(InstanceRecord, Txn), Error> {
         let now = SystemTime::now();
         let mut record = InstanceRecord::clone(&entry.record);
-        let more = begin(&mut record, &self.asked, now + self.timeout, now, self.acceptance)?;
+        let standing = |host: &str| self.reach.standing(host);
+        let more = begin(&mut record, &self.asked, &standing, now + self.timeout, now, self.acceptance)?;
         let with = count(self.acceptor, &project(record.project_id())?, &more).await?;
+        let with = with.and(self.reach.fenced(found::found_at(&entry.record)));
         Ok((record, with.and(self.hosts_there(&entry.record).await?)))
     }
 }
@@ -134,11 +136,16 @@ impl Ask<'_> {
 pub fn begin(
     record: &mut InstanceRecord,
     asked: &Asked,
+    standing: &dyn Fn(&str) -> Standing,
     until: SystemTime,
     now: SystemTime,
     acceptance: Acceptance<'_>,
 ) -> Result<pb::QuotaUsage, Error> {
     check_state(record, asked.states())?;
+    // A confirm makes nothing run.
+    if !matches!(asked, Asked::Confirm) {
+        found::runs_nowhere_else(record, standing)?;
+    }
     let mut operation =
         Operation { kind: asked.kind().into(), deadline_time: Some(timestamp(until)), ..Default::default() };
     let mut more = pb::QuotaUsage::default();
@@ -174,7 +181,7 @@ pub fn begin(
         instance.set_state(State::Resized);
     }
     instance.set_task(asked.task());
-    instance.generation += 1;
+    generation::grow(&mut instance.generation);
     instance.update_time = Some(timestamp(now));
     operation.generation = instance.generation;
     let (attempt, detail) = (instance.attempt, format!("on {}", instance.host));

@@ -20,11 +20,11 @@ use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_store::Txn;
 
 use super::ask::place_of;
-use super::{may_run_at, of};
+use super::{found, may_run_at, of};
 use crate::cache::Entry;
 use crate::history;
 use crate::once::Change;
-use crate::placed::{Placed, Wanted};
+use crate::placed::{Placed, Wanted, generation};
 use crate::reach::{Reach, Standing};
 use crate::requests::Acceptance;
 
@@ -90,12 +90,7 @@ pub fn begin(
         );
         return Err(Error::new(Reason::InvalidState, message).with("host", other));
     }
-    let vouched = |host: &String| asked.vouched_hosts.contains(host);
-    record
-        .receipts
-        .iter_mut()
-        .filter(|receipt| vouched(&receipt.host))
-        .for_each(|receipt| receipt.vouched = true);
+    found::vouch(record, asked.vouched_hosts);
     record.evacuated_from = Some(place_of(record));
     record.resized_from = None;
     record.tried_hosts.clear();
@@ -111,7 +106,7 @@ pub fn begin(
     instance.set_task(Task::Evacuating);
     instance.fault = None;
     instance.failed_attempts.clear();
-    instance.generation += 1;
+    generation::grow(&mut instance.generation);
     instance.update_time = Some(timestamp(now));
     // Nothing of it is the host's part: it ends once the instance is there, with what its old host can no longer need.
     record.operations.push(Operation {

@@ -42,6 +42,7 @@ pub mod ask;
 pub mod automatic;
 pub mod evacuate;
 mod exports;
+pub mod found;
 mod sites;
 
 use std::time::SystemTime;

@@ -30,7 +30,7 @@ fn there() -> InstanceRecord {
 
 fn asked(record: &mut InstanceRecord, asked: Asked) -> Result<u32, Reason> {
     let acceptance = Acceptance { conductor: "c1", arrived: NOW, request_id: "" };
-    let more = begin(record, &asked, LATER, NOW, acceptance);
+    let more = begin(record, &asked, &|_| Standing::Registered, LATER, NOW, acceptance);
     more.map(|more| more.cores).map_err(|error| error.reason)
 }
 

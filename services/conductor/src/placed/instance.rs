@@ -9,7 +9,7 @@ use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation, Receip
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
 
-use super::{Own, Phase, Placed, Site, Status, Wanted, shared};
+use super::{Own, Phase, Placed, Site, Status, Wanted, generation, shared};
 use crate::moves::{self, flavor_usage};
 use crate::{operations, quota};
 
@@ -232,7 +232,7 @@ impl Own for InstanceRecord {
         for attachment in &mut instance.attachments {
             attachment.set_state(pb::attachment::State::Detaching);
         }
-        instance.generation += 1;
+        generation::grow(&mut instance.generation);
         instance.update_time = Some(timestamp(now));
     }
     fn bury(&mut self, now: SystemTime) {
@@ -274,13 +274,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_of_a_later_attempt_than_its_receipt_stays() {
+        let receipt = |host: &str, attempt| Receipt { host: host.into(), attempt, ..Default::default() };
+        let mut instance = pb::Instance { host: "h2".into(), attempt: 2, ..Default::default() };
+        instance.set_state(pb::instance::State::Active);
+        let receipts = vec![receipt("h1", 1), receipt("h2", 2)];
+        let mut record = InstanceRecord { instance: Some(instance), receipts, ..Default::default() };
+        record.note_later(&receipt("h1", 1), 3);
+        let later = Receipt { found: true, ..receipt("h1", 3) };
+        assert_eq!(record.receipts, [later.clone(), receipt("h2", 2)]);
+        assert!(record.is_to_stay(&later));
+        record.receipts.push(receipt("h1", 1));
+        record.note_later(&receipt("h1", 1), 3);
+        assert_eq!(record.receipts, [later, receipt("h2", 2)], "that is known");
+    }
+
+    #[test]
     fn what_was_found_is_not_to_be_removed_while_the_instance_is_wanted() {
         let mut instance = pb::Instance { host: "h1".into(), attempt: 1, ..Default::default() };
         instance.set_state(pb::instance::State::Active);
         let receipts = vec![Receipt { host: "h1".into(), attempt: 1, ..Default::default() }];
         let mut record = InstanceRecord { instance: Some(instance), receipts, ..Default::default() };
         let now = SystemTime::UNIX_EPOCH;
-        assert!(!record.note_found("h1", now), "it belongs there");
+        assert!(!record.note_found("h1", now), "that is known");
         assert!(record.note_found("h2", now) && !record.note_found("h2", now), "once");
         assert_eq!(moves::may_run_at(&record), ["h2"]);
         let desired = |record: &InstanceRecord, host: &str| {

@@ -2,6 +2,7 @@
 //!
 //! [`Placed`] lets one plan and one engine drive both.
 
+pub mod generation;
 mod instance;
 mod snapshot;
 mod volume;
@@ -259,6 +260,8 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn drop_receipt(&mut self, host: &str, attempt: u32);
     /// A host has it that it is not known to be on, as after a store that was put back; says whether that is new.
     fn note_found(&mut self, host: &str, now: SystemTime) -> bool;
+    /// A host has something of a later attempt than that receipt's.
+    fn note_later(&mut self, receipt: &Receipt, attempt: u32);
     /// The host did nothing for that attempt, because of what it has of earlier ones: their receipts stay. Without any, this one
     /// does, for it is then the only one that says that something is there; what is there was `found`, unless it is being removed.
     fn drop_refused(&mut self, host: &str, attempt: u32, found: bool);
@@ -292,9 +295,9 @@ macro_rules! shared {
         }
         fn continue_after(&mut self, taken: u64) -> bool {
             let next = self.operations.first().map_or(self.resource().generation, |first| first.generation);
-            let Some(ahead) = taken.checked_sub(next).and_then(|ahead| ahead.checked_add(1)) else {
-                return false;
-            };
+            let mut later = taken;
+            $crate::placed::generation::grow(&mut later);
+            let Some(ahead) = later.checked_sub(next).filter(|_| taken >= next) else { return false };
             *self.generation_mut() += ahead;
             self.operations.iter_mut().for_each(|operation| operation.generation += ahead);
             true
@@ -332,6 +335,7 @@ macro_rules! shared {
         }
         fn set_found(&mut self, now: SystemTime) {
             let Status { host, attempt, .. } = self.status();
+            self.receipts.retain(|receipt| receipt.host != host || !receipt.found);
             if !self.receipts.iter().any(|receipt| receipt.host == host && receipt.attempt == attempt) {
                 let create_time = Some(timestamp(now));
                 self.receipts.push(Receipt { host, attempt, create_time, ..Default::default() });
@@ -351,9 +355,18 @@ macro_rules! shared {
         fn drop_receipt(&mut self, host: &str, attempt: u32) {
             self.receipts.retain(|receipt| receipt.host != host || receipt.attempt > attempt);
         }
+        fn note_later(&mut self, receipt: &Receipt, attempt: u32) {
+            let is_it = |one: &Receipt| one.host == receipt.host && one.attempt == receipt.attempt;
+            let is_known = |one: &Receipt| one.host == receipt.host && one.attempt >= attempt;
+            if self.receipts.iter().any(is_known) {
+                return self.receipts.retain(|one| !is_it(one));
+            }
+            let left = self.receipts.iter_mut().filter(|one| is_it(one));
+            left.for_each(|one| (one.attempt, one.found, one.prepared) = (attempt, true, false));
+        }
         fn note_found(&mut self, host: &str, now: SystemTime) -> bool {
             let status = self.status();
-            let is_known = self.receipts.iter().any(|receipt| receipt.host == host) || status.host == host;
+            let is_known = self.receipts.iter().any(|receipt| receipt.host == host);
             if is_known || status.wanted != Wanted::Present || status.phase == Phase::Gone {
                 return false;
             }

@@ -10,7 +10,7 @@ use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::snapshot::State;
 use kilonova_store::keys::{Key, Keys};
 
-use super::{Own, Phase, Placed, Status, Wanted, shared};
+use super::{Own, Phase, Placed, Status, Wanted, generation, shared};
 
 static EMPTY_SNAPSHOT: LazyLock<pb::Snapshot> = LazyLock::new(pb::Snapshot::default);
 
@@ -110,7 +110,7 @@ impl Own for SnapshotRecord {
     fn unwant(&mut self, now: SystemTime) {
         let snapshot = self.snapshot.get_or_insert_default();
         snapshot.set_state(State::Deleting);
-        snapshot.generation += 1;
+        generation::grow(&mut snapshot.generation);
         snapshot.update_time = Some(timestamp(now));
     }
     fn bury(&mut self, now: SystemTime) {

@@ -9,7 +9,7 @@ use kilonova_proto::conductor::v1::{Alternate, Operation, Receipt, VolumeRecord}
 use kilonova_proto::types::v1 as pb;
 use kilonova_store::keys::{Key, Keys};
 
-use super::{Own, Phase, Placed, Status, Wanted, shared};
+use super::{Own, Phase, Placed, Status, Wanted, generation, shared};
 use crate::{extend, history};
 
 static EMPTY_VOLUME: LazyLock<pb::Volume> = LazyLock::new(pb::Volume::default);
@@ -145,7 +145,7 @@ impl Own for VolumeRecord {
         let volume = self.volume.get_or_insert_default();
         volume.set_desired(pb::volume::Desired::Absent);
         volume.set_state(pb::volume::State::Deleting);
-        volume.generation += 1;
+        generation::grow(&mut volume.generation);
         volume.update_time = Some(timestamp(now));
     }
     fn bury(&mut self, now: SystemTime) {

@@ -60,13 +60,14 @@ impl Conductor {
         method: &'static str,
         request: Asked<'_>,
         operation: Operation,
+        vouched_hosts: &[String],
         message: &impl Message,
     ) -> Result<pb::Instance, Error> {
         let arrived = SystemTime::now();
         checked(request.request_id, request.project_id, |_| {})?;
         let timeout = self.config.operation_timeout.get();
         let acceptance = self.acceptance(request.request_id, arrived);
-        let power = Power { operation, reach: &self.reach, timeout, acceptance };
+        let power = Power { operation, vouched_hosts, reach: &self.reach, timeout, acceptance };
         self.change_instance(method, request, message, &power).await
     }
 

@@ -193,7 +193,8 @@ impl ReportService for Conductor {
         let name = self.own_host(&request, service, &host, epoch)?;
         let message = request.get_ref();
         let revision = Revision(message.store_revision);
-        let remembered = Remembered { id: &message.store_id, revision, mark: &message.store_mark };
+        let (id, origin) = (&message.store_id, &message.store_origin_id);
+        let remembered = Remembered { id, origin, revision, mark: &message.store_mark };
         let store = self.identity.compared(remembered).await.map_err(|error| to_status(&error))?;
         let (host, placement) =
             self.hosts.register(&(service, name), message).await.map_err(|error| to_status(&error))?;

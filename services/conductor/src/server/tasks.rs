@@ -51,7 +51,7 @@ impl TaskService for Conductor {
         request: Request<proto::StartInstanceRequest>,
     ) -> Answer<proto::StartInstanceResponse> {
         on_instance!(request, StartInstanceResponse, |asked, message| {
-            self.operate("StartInstance", asked, power(Kind::Start, false), &message)
+            self.operate("StartInstance", asked, power(Kind::Start, false), &[], &message)
         })
     }
 
@@ -60,7 +60,7 @@ impl TaskService for Conductor {
         request: Request<proto::StopInstanceRequest>,
     ) -> Answer<proto::StopInstanceResponse> {
         on_instance!(request, StopInstanceResponse, |asked, message| {
-            self.operate("StopInstance", asked, power(Kind::Stop, false), &message)
+            self.operate("StopInstance", asked, power(Kind::Stop, false), &[], &message)
         })
     }
 
@@ -69,7 +69,13 @@ impl TaskService for Conductor {
         request: Request<proto::RebootInstanceRequest>,
     ) -> Answer<proto::RebootInstanceResponse> {
         on_instance!(request, RebootInstanceResponse, |asked, message| {
-            self.operate("RebootInstance", asked, power(Kind::Reboot, message.hard), &message)
+            self.operate(
+                "RebootInstance",
+                asked,
+                power(Kind::Reboot, message.hard),
+                &message.vouched_hosts,
+                &message,
+            )
         })
     }
 

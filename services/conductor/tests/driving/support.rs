@@ -385,7 +385,7 @@ impl Conductor {
         let acceptance = Acceptance { conductor: self.name.as_str(), arrived: SystemTime::now(), request_id };
         let operation = Operation { kind: kind.into(), ..Default::default() };
         let timeout = self.config.operation_timeout.get();
-        let asked = Power { operation, reach: &self.reach, timeout, acceptance };
+        let asked = Power { operation, vouched_hosts: &[], reach: &self.reach, timeout, acceptance };
         let entry = change_once(&self.acceptor, &request, &self.records, named, &asked).await?;
         Ok(entry.record.resource().clone())
     }

@@ -52,6 +52,9 @@ pub enum InstanceCommand {
         /// Without asking the guest; one that is stopped is started.
         #[arg(long)]
         hard: bool,
+        /// With --hard: a host that was found to have a copy of them, which surely does not run there, and is removed; may be repeated.
+        #[arg(long, value_name = "HOST", requires = "hard")]
+        vouch: Vec<String>,
     },
     /// Make instances anew from an image, where they are.
     Rebuild {
@@ -125,8 +128,8 @@ pub(super) async fn run(command: InstanceCommand, options: &GlobalOptions) -> Re
         InstanceCommand::Explain { instance } => explain::run(&instance, options, output).await,
         InstanceCommand::Start(targets) => power::run(targets, Act::Start, options, output).await,
         InstanceCommand::Stop(targets) => power::run(targets, Act::Stop, options, output).await,
-        InstanceCommand::Reboot { targets, hard } => {
-            power::run(targets, Act::Reboot { hard }, options, output).await
+        InstanceCommand::Reboot { targets, hard, vouch } => {
+            power::run(targets, Act::Reboot { hard, vouch }, options, output).await
         }
         InstanceCommand::Rebuild { targets, image } => {
             power::run(targets, Act::Rebuild { image: image.unwrap_or_default() }, options, output).await

@@ -65,12 +65,17 @@ fn described(store: &Store, now: SystemTime) -> Vec<(&'static str, String)> {
     } else {
         "no: agents that remember another store wait for `kilonova store accept`".to_owned()
     };
+    let waiting = match store.waiting_ids.as_slice() {
+        [] => or_dash(""),
+        ids => format!("{}: they wait for `kilonova store accept`", ids.join(", ")),
+    };
     vec![
         ("id", store.id.clone()),
         ("created", moment(store.create_time.as_ref(), now)),
         ("revision", store.revision.to_string()),
         ("accepted", accepted),
         ("before it was set back", or_dash(&store.previous_id)),
+        ("agents remember", waiting),
     ]
 }
 
@@ -80,7 +85,10 @@ mod tests {
 
     #[test]
     fn what_waits_for_the_operator_is_said() {
-        let said = |store: &Store| described(store, SystemTime::now())[3].1.clone();
+        let row = |store: &Store, row: usize| described(store, SystemTime::now())[row].1.clone();
+        let said = |store: &Store| row(store, 3);
+        let waiting = Store { accepted: true, waiting_ids: vec!["one".into()], ..Store::default() };
+        assert!(row(&waiting, 5).contains("one: they wait for `kilonova store accept`"));
         assert!(said(&Store::default()).contains("kilonova store accept"));
         let accepted = Store { accepted: true, accepted_by: "ada".into(), ..Store::default() };
         assert!(said(&accepted).ends_with("by ada"));

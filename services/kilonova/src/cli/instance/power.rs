@@ -38,6 +38,8 @@ pub enum Act {
     Reboot {
         /// Without asking the guest.
         hard: bool,
+        /// Hosts that surely do not run it, whose copies are removed.
+        vouch: Vec<String>,
     },
     /// Rebuild.
     Rebuild {
@@ -112,8 +114,9 @@ async fn ask(
             let call = async |request| client.instances().stop_instance(request).await;
             client.call(request, None, call).await?.instance
         }
-        Act::Reboot { hard } => {
-            let request = RebootInstanceRequest { request_id, project_id, instance_id, etag, hard };
+        Act::Reboot { hard, vouch: vouched_hosts } => {
+            let request =
+                RebootInstanceRequest { request_id, project_id, instance_id, etag, hard, vouched_hosts };
             let call = async |request| client.instances().reboot_instance(request).await;
             client.call(request, None, call).await?.instance
         }
