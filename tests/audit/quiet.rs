@@ -3,6 +3,7 @@
 use futures::future::join_all;
 use kilonova_model::Reason;
 use kilonova_proto::api::v1 as api;
+use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::instance::State;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::snapshot::State as SnapshotState;
@@ -47,7 +48,7 @@ async fn a_cell_that_is_right_has_no_drift(backing: Backing) {
 }
 
 /// One user's day: everything that moves guests, claims, exports and counts.
-async fn live(api: &Api, number: usize) -> (String, String, String) {
+async fn live(api: &Api, number: usize) -> (pb::Instance, String, String) {
     let spread = group(api, Policy::SoftAntiAffinity).await;
     let (gone, kept) = (in_group(api, &spread).await, in_group(api, &spread).await);
     let data = volume(api, &format!("data-{number}")).await;
@@ -60,12 +61,11 @@ async fn live(api: &Api, number: usize) -> (String, String, String) {
     let extra = volume(api, &format!("extra-{number}")).await;
     let request = api::ExtendVolumeRequest { volume_id: extra.id.clone(), size_gib: 3, ..Default::default() };
     api.volumes().extend_volume(request).await.unwrap();
-    api.until_volume(&extra.id, VolumeState::Available).await;
+    api.until_volume_after(&extra, VolumeState::Available).await;
     let copy = snapshot(api, &extra.id).await;
     api.delete(&gone.id).await.unwrap();
     api.until(&gone.id, State::Deleted).await;
-    stop(api, &kept.id).await;
-    (kept.id, data.id, copy.id)
+    (stop(api, &kept.id).await, data.id, copy.id)
 }
 
 async fn an_audit_that_heals_loses_nothing_of_what_goes_on(backing: Backing) {
@@ -90,8 +90,8 @@ async fn an_audit_that_heals_loses_nothing_of_what_goes_on(backing: Backing) {
     };
     let (kept, audits) = tokio::join!(living, auditing);
     assert!(audits > 3, "only {audits} audits");
-    for (instance, data, copy) in &kept {
-        let instance = api.settled(instance).await;
+    for (stopped, data, copy) in &kept {
+        let instance = api.settled(stopped).await;
         assert_eq!(instance.state(), State::Stopped);
         assert_eq!(instance.attachments.len(), 1);
         api.until_volume(data, VolumeState::InUse).await;

@@ -4,7 +4,7 @@ use kilonova_model::Reason;
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::drift::{Healing, Kind};
-use kilonova_proto::types::v1::instance::{State, Task};
+use kilonova_proto::types::v1::instance::State;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_proto::types::v1::snapshot::State as SnapshotState;
 use kilonova_proto::types::v1::volume::State as VolumeState;
@@ -100,26 +100,23 @@ pub async fn snapshot(api: &Api, volume: &str) -> pb::Snapshot {
 
 pub async fn migrate(api: &Api, id: &str, live: bool) {
     let request = api::MigrateInstanceRequest { instance_id: id.into(), live, ..Default::default() };
-    api.instances().migrate_instance(request).await.unwrap();
+    let asked = api.instances().migrate_instance(request).await.unwrap().into_inner().instance.unwrap();
     let state = if live { State::Active } else { State::Resized };
-    until(&format!("{id} has moved"), || async {
-        let instance = api.get(id).await.ok()?;
-        (instance.state() == state && instance.task() == Task::Unspecified).then_some(())
-    })
-    .await;
+    assert_eq!(api.settled(&asked).await.state(), state);
 }
 
 pub async fn confirm(api: &Api, id: &str) {
     let request = api::ConfirmResizeRequest { instance_id: id.into(), ..Default::default() };
-    api.instances().confirm_resize(request).await.unwrap();
-    api.until(id, State::Active).await;
-    api.settled(id).await;
+    let asked = api.instances().confirm_resize(request).await.unwrap().into_inner().instance.unwrap();
+    assert_eq!(api.settled(&asked).await.state(), State::Active);
 }
 
-pub async fn stop(api: &Api, id: &str) {
+pub async fn stop(api: &Api, id: &str) -> pb::Instance {
     let request = api::StopInstanceRequest { instance_id: id.into(), ..Default::default() };
-    api.instances().stop_instance(request).await.unwrap();
-    api.until(id, State::Stopped).await;
+    let asked = api.instances().stop_instance(request).await.unwrap().into_inner().instance.unwrap();
+    let stopped = api.settled(&asked).await;
+    assert_eq!(stopped.state(), State::Stopped);
+    stopped
 }
 
 pub async fn group(api: &Api, policy: Policy) -> String {

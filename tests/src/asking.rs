@@ -81,20 +81,49 @@ impl Api {
         self.until(&id, State::Active).await
     }
 
-    /// An instance once nothing is being done with it.
-    pub async fn settled(&self, id: &str) -> pb::Instance {
-        until(&format!("{id} is left alone"), || async {
-            self.get(id).await.ok().filter(|instance| instance.task() == Task::Unspecified)
+    /// Waits until an instance is as wanted. `asked` is the instance in the answer to the last request: a read may come
+    /// from a conductor that has not seen that request yet, and an older generation is passed over.
+    pub async fn until_after(
+        &self,
+        asked: &pb::Instance,
+        what: &str,
+        is_wanted: impl Fn(&pb::Instance) -> bool,
+    ) -> pb::Instance {
+        let is_newer = |instance: &pb::Instance| instance.generation >= asked.generation;
+        until(&format!("{} {what}", asked.id), || async {
+            self.get(&asked.id).await.ok().filter(|instance| is_newer(instance) && is_wanted(instance))
         })
         .await
+    }
+
+    /// An instance once nothing is being done with it; `asked` is the instance in the answer to the last request.
+    pub async fn settled(&self, asked: &pb::Instance) -> pb::Instance {
+        self.until_after(asked, "is left alone", |instance| instance.task() == Task::Unspecified).await
+    }
+
+    /// Reads one volume.
+    pub async fn get_volume(&self, id: &str) -> Result<pb::Volume, tonic::Status> {
+        let request = api::GetVolumeRequest { volume_id: id.into(), ..Default::default() };
+        let answer = self.volumes().get_volume(request).await?.into_inner();
+        Ok(answer.volume.expect("a volume"))
     }
 
     /// Waits until a volume is in a state.
     pub async fn until_volume(&self, id: &str, state: VolumeState) -> pb::Volume {
         until(&format!("volume {id} is {state:?}"), || async {
-            let request = api::GetVolumeRequest { volume_id: id.into(), ..Default::default() };
-            let volume = self.volumes().get_volume(request).await.ok()?.into_inner().volume?;
-            (volume.state() == state).then_some(volume)
+            self.get_volume(id).await.ok().filter(|volume| volume.state() == state)
+        })
+        .await
+    }
+
+    /// Waits until a volume is in a state with a newer generation than before the last request.
+    pub async fn until_volume_after(&self, before: &pb::Volume, state: VolumeState) -> pb::Volume {
+        let is_newer = |volume: &pb::Volume| volume.generation > before.generation;
+        until(&format!("volume {} is {state:?} anew", before.id), || async {
+            self.get_volume(&before.id)
+                .await
+                .ok()
+                .filter(|volume| is_newer(volume) && volume.state() == state)
         })
         .await
     }

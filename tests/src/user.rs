@@ -92,12 +92,25 @@ impl User {
         F: Fn(Api, String) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
+        self.ask_as(&self.request_id(), call).await
+    }
+
+    /// An id for a request, which no other has.
+    fn request_id(&self) -> String {
         let number = self.shared.requests.fetch_add(1, Ordering::Relaxed);
-        let request_id = format!("user-{number}-{:x}", rand::random::<u64>());
+        format!("user-{number}-{:x}", rand::random::<u64>())
+    }
+
+    /// Asks until there is an answer, with a given request id.
+    async fn ask_as<T, F, Fut>(&self, request_id: &str, call: F) -> Result<T, Denied>
+    where
+        F: Fn(Api, String) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
         let start = Instant::now();
         for n in 0.. {
             let api = self.apis[n % self.apis.len()].clone();
-            let failure = match timeout(at_this_pace(ANSWER), call(api, request_id.clone())).await {
+            let failure = match timeout(at_this_pace(ANSWER), call(api, request_id.to_owned())).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => match refusal(&status) {
                     Some(reason) => return Err(Denied::Refused(reason)),
@@ -235,12 +248,14 @@ impl User {
 
     /// Moves an instance while it runs.
     pub async fn live_migrate(&self, instance_id: &str) -> Result<(), Denied> {
-        self.migrate_to(instance_id, true, "").await
+        self.migrate_to(instance_id, true, "").await.map(drop)
     }
 
-    /// Moves an instance to a host, or to any if none is named. What is wanted of it is not changed.
-    pub async fn migrate_to(&self, instance_id: &str, live: bool, host: &str) -> Result<(), Denied> {
-        let asked = self.ask(|api, request_id| {
+    /// Moves an instance to a host, or to any if none is named, and gives the request's id. What is wanted of it is not
+    /// changed.
+    pub async fn migrate_to(&self, instance_id: &str, live: bool, host: &str) -> Result<String, Denied> {
+        let id = self.request_id();
+        let asked = self.ask_as(&id, |api, request_id| {
             let (instance_id, target_host) = (instance_id.to_owned(), host.to_owned());
             let request = api::MigrateInstanceRequest {
                 request_id,
@@ -251,17 +266,20 @@ impl User {
             };
             async move { api.instances().migrate_instance(request).await }
         });
-        asked.await.map(drop)
+        asked.await?;
+        Ok(id)
     }
 
-    /// Has an instance built elsewhere whose host is gone.
-    pub async fn evacuate(&self, instance_id: &str) -> Result<(), Denied> {
-        let asked = self.ask(|api, request_id| {
+    /// Has an instance built elsewhere whose host is gone, and gives the request's id.
+    pub async fn evacuate(&self, instance_id: &str) -> Result<String, Denied> {
+        let id = self.request_id();
+        let asked = self.ask_as(&id, |api, request_id| {
             let instance_id = instance_id.to_owned();
             let request = api::EvacuateInstanceRequest { request_id, instance_id, ..Default::default() };
             async move { api.instances().evacuate_instance(request).await }
         });
-        asked.await.map(drop)
+        asked.await?;
+        Ok(id)
     }
 
     /// The same, where an operator says of hosts that they do not run it.
@@ -389,9 +407,10 @@ impl User {
         Ok(())
     }
 
-    /// Detaches a volume.
-    pub async fn detach(&self, instance_id: &str, volume_id: &str) -> Result<(), Denied> {
-        let asked = self.ask(|api, request_id| {
+    /// Detaches a volume, and gives the request's id.
+    pub async fn detach(&self, instance_id: &str, volume_id: &str) -> Result<String, Denied> {
+        let id = self.request_id();
+        let asked = self.ask_as(&id, |api, request_id| {
             let (instance_id, volume_id) = (instance_id.to_owned(), volume_id.to_owned());
             let request =
                 api::DetachVolumeRequest { request_id, instance_id, volume_id, ..Default::default() };
@@ -399,7 +418,7 @@ impl User {
         });
         asked.await?;
         self.wants(volume_id, Want::State("AVAILABLE"));
-        Ok(())
+        Ok(id)
     }
 
     /// Creates a server group.
@@ -458,11 +477,12 @@ impl User {
         task.as_str_name().strip_prefix("TASK_").map(ToOwned::to_owned)
     }
 
-    /// How what was asked last of an instance ended, as `SUCCEEDED`.
-    pub async fn instance_outcome(&self, id: &str) -> Option<String> {
+    /// How what was asked of an instance with a request id ended, as `SUCCEEDED`.
+    pub async fn instance_outcome(&self, id: &str, request_id: &str) -> Option<String> {
         let request = api::ListInstanceActionsRequest { instance_id: id.to_owned(), ..Default::default() };
         let answer = self.apis[0].instances().list_instance_actions(request).await.ok()?;
-        let outcome = answer.into_inner().actions.last()?.outcome();
+        let actions = answer.into_inner().actions;
+        let outcome = actions.iter().find(|action| action.request_id == request_id)?.outcome();
         outcome.as_str_name().strip_prefix("OUTCOME_").map(ToOwned::to_owned)
     }
 

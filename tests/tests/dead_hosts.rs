@@ -48,14 +48,15 @@ fn taken<T>(answer: Result<T, tonic::Status>) -> Result<(), Reason> {
     answer.map(drop).map_err(|status| error(&status).reason)
 }
 
-async fn migrate(api: &Api, id: &str, live: bool, target: &str) -> Result<(), Reason> {
+async fn migrate(api: &Api, id: &str, live: bool, target: &str) -> Result<pb::Instance, Reason> {
     let request = api::MigrateInstanceRequest {
         instance_id: id.into(),
         live,
         target_host: target.into(),
         ..Default::default()
     };
-    taken(api.instances().migrate_instance(request).await)
+    let answer = api.instances().migrate_instance(request).await;
+    answer.map(|a| a.into_inner().instance.unwrap()).map_err(|status| error(&status).reason)
 }
 
 async fn confirm(api: &Api, id: &str) -> Result<(), Reason> {
@@ -68,11 +69,12 @@ async fn revert(api: &Api, id: &str) -> Result<(), Error> {
     api.instances().revert_resize(request).await.map(drop).map_err(|status| error(&status))
 }
 
-async fn evacuate(api: &Api, id: &str, vouched: &[&str]) -> Result<(), Error> {
+async fn evacuate(api: &Api, id: &str, vouched: &[&str]) -> Result<pb::Instance, Error> {
     let vouched_hosts = vouched.iter().map(ToString::to_string).collect();
     let request =
         api::EvacuateInstanceRequest { instance_id: id.into(), vouched_hosts, ..Default::default() };
-    api.instances().evacuate_instance(request).await.map(drop).map_err(|status| error(&status))
+    let answer = api.instances().evacuate_instance(request).await;
+    answer.map(|a| a.into_inner().instance.unwrap()).map_err(|status| error(&status))
 }
 
 async fn fence(api: &Api, host: &str) -> Result<(), Reason> {
@@ -214,8 +216,9 @@ async fn a_host_that_has_what_no_receipt_tells_of_is_in_the_way_of_an_evacuation
     })
     .await;
     assert_eq!(deeds(&cluster, &running.id, &other.host), ["spawn"]);
-    evacuate(&api, &running.id, &[&other.host]).await.unwrap();
-    let rescued = api.until(&running.id, State::Active).await;
+    let asked = evacuate(&api, &running.id, &[&other.host]).await.unwrap();
+    let rescued = api.settled(&asked).await;
+    assert_eq!(rescued.state(), State::Active);
     assert_ne!(rescued.host, other.host);
     assert_eq!(deeds(&cluster, &running.id, &other.host), ["spawn"]);
     // With the instance it goes, too.
@@ -282,9 +285,9 @@ async fn what_waits_at_a_host_that_is_gone_is_overtaken_and_moves_from_it_are_re
     assert_eq!(taken(api.instances().rebuild_instance(request).await), Err(Reason::InvalidState));
     let request = api::StopInstanceRequest { instance_id: before.id.clone(), ..Default::default() };
     api.instances().stop_instance(request).await.unwrap();
-    until("the host is seen to be gone", || async { evacuate(&api, &before.id, &[]).await.ok() }).await;
-    api.until(&before.id, State::Stopped).await;
-    let after = api.settled(&before.id).await;
+    let evacuated = || async { evacuate(&api, &before.id, &[]).await.ok() };
+    let after = api.settled(&until("the host is seen to be gone", evacuated).await).await;
+    assert_eq!(after.state(), State::Stopped);
     assert_ne!(after.host, before.host);
     let request = api::ListInstanceActionsRequest { instance_id: before.id.clone(), ..Default::default() };
     let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
@@ -308,8 +311,9 @@ async fn an_evacuation_is_refused_while_another_host_may_run_the_guest(backing: 
     })
     .await;
     assert_eq!(refusal.reason, Reason::InvalidState);
-    evacuate(&api, &before.id, &[&third]).await.unwrap();
-    assert_ne!(api.until(&before.id, State::Active).await.host, before.host);
+    let after = api.settled(&evacuate(&api, &before.id, &[&third]).await.unwrap()).await;
+    assert_eq!(after.state(), State::Active);
+    assert_ne!(after.host, before.host);
     cluster.shutdown().await;
 }
 
@@ -336,13 +340,15 @@ async fn wishes_of_the_create_do_not_bind_a_later_move(backing: Backing) {
     let kept_out =
         create(&api, pb::SchedulerHints { exclude_hosts: vec!["compute-3".into()], ..Default::default() })
             .await;
-    migrate(&api, &kept_out.id, true, "compute-3").await.unwrap();
-    assert_eq!(api.settled(&kept_out.id).await.host, "compute-3", "an explicit target is stronger");
+    let asked = migrate(&api, &kept_out.id, true, "compute-3").await.unwrap();
+    assert_eq!(api.settled(&asked).await.host, "compute-3", "an explicit target is stronger");
     let lost =
         create(&api, pb::SchedulerHints { force_host: "compute-2".into(), ..Default::default() }).await;
     lose(&mut cluster, &api, "compute-2").await;
-    until("it is evacuated", || async { evacuate(&api, &lost.id, &[]).await.ok() }).await;
-    assert_ne!(api.until(&lost.id, State::Active).await.host, "compute-2");
+    let asked = until("it is evacuated", || async { evacuate(&api, &lost.id, &[]).await.ok() }).await;
+    let after = api.settled(&asked).await;
+    assert_eq!(after.state(), State::Active);
+    assert_ne!(after.host, "compute-2");
     cluster.shutdown().await;
 }
 
@@ -356,13 +362,14 @@ async fn members_together_leave_a_host_that_is_gone(backing: Backing) {
     let (first, second) = (create(&api, hints.clone()).await, create(&api, hints).await);
     assert_eq!(first.host, second.host);
     lose(&mut cluster, &api, &first.host).await;
+    let mut hosts = Vec::new();
     for member in [&first, &second] {
-        until("it is evacuated", || async { evacuate(&api, &member.id, &[]).await.ok() }).await;
-        api.until(&member.id, State::Active).await;
+        let asked = until("it is evacuated", || async { evacuate(&api, &member.id, &[]).await.ok() }).await;
+        let after = api.settled(&asked).await;
+        assert_eq!(after.state(), State::Active);
+        hosts.push(after.host);
     }
-    let (first_now, second_now) =
-        (api.get(&first.id).await.unwrap().host, api.get(&second.id).await.unwrap().host);
-    assert_eq!(first_now, second_now);
-    assert_ne!(first_now, first.host);
+    assert_eq!(hosts[0], hosts[1]);
+    assert_ne!(hosts[0], first.host);
     cluster.shutdown().await;
 }

@@ -219,8 +219,8 @@ async fn devices_and_threads_move_with_the_guest_and_are_given_back(backing: Bac
     resize(&api, id, "more").await;
     until_given(&api, on(&second, (1, 2), (3, 4))).await;
     let request = api::RevertResizeRequest { instance_id: id.into(), ..Default::default() };
-    api.instances().revert_resize(request).await.unwrap();
-    api.settled(id).await;
+    let asked = api.instances().revert_resize(request).await.unwrap().into_inner().instance.unwrap();
+    api.settled(&asked).await;
     until_given(&api, on(&second, (1, 2), (0, 0))).await;
 
     let request = api::RebuildInstanceRequest {
@@ -228,13 +228,13 @@ async fn devices_and_threads_move_with_the_guest_and_are_given_back(backing: Bac
         image_id: "cirros".into(),
         ..Default::default()
     };
-    api.instances().rebuild_instance(request).await.unwrap();
-    api.settled(id).await;
+    let asked = api.instances().rebuild_instance(request).await.unwrap().into_inner().instance.unwrap();
+    api.settled(&asked).await;
     until_given(&api, on(&second, (1, 2), (0, 0))).await;
 
     let request = api::MigrateInstanceRequest { instance_id: id.into(), live: true, ..Default::default() };
-    api.instances().migrate_instance(request).await.unwrap();
-    assert_eq!(api.settled(id).await.host, first);
+    let asked = api.instances().migrate_instance(request).await.unwrap().into_inner().instance.unwrap();
+    assert_eq!(api.settled(&asked).await.host, first);
     until_given(&api, on(first, (1, 2), (0, 0))).await;
 
     // Agents that start again while both hosts hold a claim know both of them.
@@ -259,13 +259,12 @@ async fn devices_and_threads_move_with_the_guest_and_are_given_back(backing: Bac
 async fn resize(api: &Api, id: &str, flavor: &str) {
     let request =
         api::ResizeInstanceRequest { instance_id: id.into(), flavor_id: flavor.into(), ..Default::default() };
-    api.instances().resize_instance(request).await.unwrap();
-    api.until(id, State::Resized).await;
+    let asked = api.instances().resize_instance(request).await.unwrap().into_inner().instance.unwrap();
+    assert_eq!(api.settled(&asked).await.state(), State::Resized);
 }
 
 async fn confirm(api: &Api, id: &str) {
     let request = api::ConfirmResizeRequest { instance_id: id.into(), ..Default::default() };
-    api.instances().confirm_resize(request).await.unwrap();
-    let state = api.settled(id).await.state();
-    assert_eq!(state, State::Active);
+    let asked = api.instances().confirm_resize(request).await.unwrap().into_inner().instance.unwrap();
+    assert_eq!(api.settled(&asked).await.state(), State::Active);
 }

@@ -7,6 +7,7 @@ use kilonova_model::{Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::conductor::v1::InstanceRecord;
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
 use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_rpc::status::from_status;
@@ -47,26 +48,26 @@ async fn with_volume(api: &Api, instance: &str) -> String {
     id
 }
 
-async fn resize(api: &Api, id: &str, flavor: &str) -> Result<(), Reason> {
+async fn resize(api: &Api, id: &str, flavor: &str) -> Result<pb::Instance, Reason> {
     let request = api::ResizeInstanceRequest {
         instance_id: id.into(),
         flavor_id: flavor.into(),
         request_id: format!("{id}-{flavor}"),
         ..Default::default()
     };
-    let asked = api.instances().resize_instance(request).await;
-    asked.map(drop).map_err(|status| from_status(&status).unwrap().reason)
+    let answer = api.instances().resize_instance(request).await;
+    answer.map(|a| a.into_inner().instance.unwrap()).map_err(|status| from_status(&status).unwrap().reason)
 }
 
-async fn migrate(api: &Api, id: &str, live: bool) {
+async fn migrate(api: &Api, id: &str, live: bool) -> pb::Instance {
     let request = api::MigrateInstanceRequest { instance_id: id.into(), live, ..Default::default() };
-    api.instances().migrate_instance(request).await.unwrap();
+    api.instances().migrate_instance(request).await.unwrap().into_inner().instance.unwrap()
 }
 
-async fn evacuate(api: &Api, id: &str) -> Result<(), Reason> {
+async fn evacuate(api: &Api, id: &str) -> Result<pb::Instance, Reason> {
     let request = api::EvacuateInstanceRequest { instance_id: id.into(), ..Default::default() };
-    let asked = api.instances().evacuate_instance(request).await;
-    asked.map(drop).map_err(|status| from_status(&status).unwrap().reason)
+    let answer = api.instances().evacuate_instance(request).await;
+    answer.map(|a| a.into_inner().instance.unwrap()).map_err(|status| from_status(&status).unwrap().reason)
 }
 
 async fn flavor(api: &Api, id: &str, vcpus: u32, ram_mib: u32) {
@@ -81,10 +82,14 @@ async fn used(api: &Api) -> (u32, u32) {
     (usage.cores, usage.ram_mib)
 }
 
-async fn last_action(api: &Api, id: &str) -> pb::Action {
-    let request = api::ListInstanceActionsRequest { instance_id: id.into(), ..Default::default() };
-    let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
-    actions.into_iter().last().unwrap()
+/// The last action, once it is of this kind and has this outcome: the conductor that tells of it may be behind.
+async fn ended(api: &Api, id: &str, kind: Kind, outcome: pb::Outcome) -> pb::Action {
+    until(&format!("{kind:?} of {id} is {outcome:?}"), || async {
+        let request = api::ListInstanceActionsRequest { instance_id: id.into(), ..Default::default() };
+        let actions = api.instances().list_instance_actions(request).await.ok()?.into_inner().actions;
+        actions.into_iter().last().filter(|last| (last.kind(), last.outcome()) == (kind, outcome))
+    })
+    .await
 }
 
 /// What was done to one, in order, by the hosts' journals.
@@ -114,7 +119,7 @@ async fn an_instance_is_rebuilt_where_it_is(backing: Backing) {
         };
         let asked = api.instances().rebuild_instance(request).await.unwrap().into_inner().instance.unwrap();
         assert_eq!(asked.task(), Task::Rebuilding);
-        let after = api.settled(&before.id).await;
+        let after = api.settled(&asked).await;
         assert_eq!((after.state(), &after.host), (State::Active, &before.host));
         assert_eq!(after.spec.unwrap().image_id, expected);
     }
@@ -130,16 +135,16 @@ async fn a_resize_is_confirmed_or_reverted_and_counts_the_greater_until_then(bac
     let (kept, back) = (api.active("kept").await, api.active("back").await);
     assert_eq!(resize(&api, &kept.id, "small").await, Err(Reason::ValidationFailed));
     assert_eq!(resize(&api, &kept.id, "large").await, Err(Reason::QuotaExceeded));
-    assert_eq!(resize(&api, &kept.id, "medium").await, Ok(()));
-    assert_eq!(resize(&api, &kept.id, "medium").await, Ok(()), "the same request again");
+    resize(&api, &kept.id, "medium").await.unwrap();
+    resize(&api, &kept.id, "medium").await.expect("the same request again");
     assert_eq!(used(&api).await, (4, 1536));
     let there = api.until(&kept.id, State::Resized).await;
     assert_ne!(there.host, kept.host);
     assert_eq!((there.flavor.unwrap().vcpus, there.previous_host.as_str()), (3, kept.host.as_str()));
     assert_eq!(resize(&api, &kept.id, "large").await, Err(Reason::InvalidState));
     let request = api::ConfirmResizeRequest { instance_id: kept.id.clone(), ..Default::default() };
-    api.instances().confirm_resize(request).await.unwrap();
-    let confirmed = api.settled(&kept.id).await;
+    let asked = api.instances().confirm_resize(request).await.unwrap().into_inner().instance.unwrap();
+    let confirmed = api.settled(&asked).await;
     assert_eq!((confirmed.state(), confirmed.previous_host.as_str()), (State::Active, ""));
     let expected = [
         deed("spawn", &kept.host),
@@ -150,12 +155,12 @@ async fn a_resize_is_confirmed_or_reverted_and_counts_the_greater_until_then(bac
     ];
     assert_eq!(deeds(&cluster, &kept.id), expected);
 
-    assert_eq!(resize(&api, &back.id, "medium").await, Ok(()));
+    resize(&api, &back.id, "medium").await.unwrap();
     let there = api.until(&back.id, State::Resized).await;
     assert_eq!(used(&api).await, (6, 2048));
     let request = api::RevertResizeRequest { instance_id: back.id.clone(), ..Default::default() };
-    api.instances().revert_resize(request).await.unwrap();
-    let reverted = api.settled(&back.id).await;
+    let asked = api.instances().revert_resize(request).await.unwrap().into_inner().instance.unwrap();
+    let reverted = api.settled(&asked).await;
     assert_eq!((reverted.state(), &reverted.host), (State::Active, &back.host));
     assert_eq!(reverted.flavor.unwrap().id, "small");
     assert_eq!(used(&api).await, (4, 1536));
@@ -183,12 +188,11 @@ async fn a_resize_that_cannot_be_done_leaves_the_instance_as_it_was(backing: Bac
     for (name, last) in [("held", "hand_over"), ("refused", "take_over")] {
         let before = api.active(name).await;
         let disk = with_volume(&api, &before.id).await;
-        resize(&api, &before.id, "medium").await.unwrap();
-        let after = api.settled(&before.id).await;
+        let asked = resize(&api, &before.id, "medium").await.unwrap();
+        let after = api.settled(&asked).await;
         assert_eq!((after.state(), &after.host), (State::Active, &before.host), "{name}");
         assert_eq!(after.flavor.unwrap().id, "small");
-        let action = last_action(&api, &before.id).await;
-        assert_eq!(action.outcome(), pb::Outcome::Failed);
+        let action = ended(&api, &before.id, Kind::Resize, pb::Outcome::Failed).await;
         let failed = action.steps.iter().find(|step| step.name == last && step.fault.is_some());
         assert!(failed.is_some(), "{action:?}");
         let (op, host) = deeds(&cluster, &before.id).pop().unwrap();
@@ -197,12 +201,11 @@ async fn a_resize_that_cannot_be_done_leaves_the_instance_as_it_was(backing: Bac
         assert_eq!(exports, vec![before.host], "the destination no longer reaches its volume");
     }
     let before = api.active("huge").await;
-    assert_eq!(resize(&api, &before.id, "huge").await, Ok(()));
-    let after = api.settled(&before.id).await;
+    let asked = resize(&api, &before.id, "huge").await.unwrap();
+    let after = api.settled(&asked).await;
     assert_eq!((after.state(), after.host), (State::Active, before.host));
-    let action = last_action(&api, &before.id).await;
+    let action = ended(&api, &before.id, Kind::Resize, pb::Outcome::Failed).await;
     assert_eq!(action.steps.last().unwrap().fault.as_ref().map(|f| f.reason.as_str()), None);
-    assert_eq!(action.outcome(), pb::Outcome::Failed);
     let (cores, _) = used(&api).await;
     assert_eq!(cores, 3, "nothing is counted that is not there");
     cluster.shutdown().await;
@@ -226,8 +229,7 @@ async fn an_instance_moves_while_it_runs_and_its_volume_with_it(backing: Backing
     let Some((cluster, api)) = started(Plan::new(backing)).await else { return };
     let before = api.active("vm").await;
     let disk = with_volume(&api, &before.id).await;
-    migrate(&api, &before.id, true).await;
-    let after = api.settled(&before.id).await;
+    let after = api.settled(&migrate(&api, &before.id, true).await).await;
     assert_eq!(after.state(), State::Active);
     assert_ne!(after.host, before.host);
     until("the old host holds nothing", || async {
@@ -287,25 +289,17 @@ async fn a_move_back_is_refused_while_the_copy_there_is_still_being_removed_and_
     plan.compute.driver.verbs = [(Verb::Destroy, slow)].into();
     let Some((cluster, api)) = started(plan).await else { return };
     let before = api.active("vm").await;
-    migrate(&api, &before.id, true).await;
-    let there = until("it moved", || async {
-        let now = api.get(&before.id).await.ok()?;
-        (now.host != before.host && now.task() == Task::Unspecified).then_some(now)
-    })
-    .await;
+    let there = api.settled(&migrate(&api, &before.id, true).await).await;
+    assert_ne!(there.host, before.host);
     let request = api::MigrateInstanceRequest {
         instance_id: before.id.clone(),
         live: true,
         target_host: before.host.clone(),
         ..Default::default()
     };
-    api.instances().migrate_instance(request).await.unwrap();
-    until("it is refused", || async {
-        (last_action(&api, &before.id).await.outcome() == pb::Outcome::Failed).then_some(())
-    })
-    .await;
-    assert_eq!(api.settled(&before.id).await.host, there.host);
-    let steps = last_action(&api, &before.id).await.steps;
+    let asked = api.instances().migrate_instance(request).await.unwrap().into_inner().instance.unwrap();
+    assert_eq!(api.settled(&asked).await.host, there.host);
+    let steps = ended(&api, &before.id, Kind::LiveMigrate, pb::Outcome::Failed).await.steps;
     let refused = steps.iter().filter_map(|step| step.fault.as_ref()).find(|fault| fault.host == before.host);
     assert_eq!(refused.unwrap().reason, "STILL_REMOVING");
 
@@ -328,21 +322,21 @@ async fn an_instance_is_evacuated_and_its_old_host_destroys_its_copy(backing: Ba
     let disk = with_volume(&api, &before.id).await;
     assert_eq!(evacuate(&api, &before.id).await, Err(Reason::InvalidState), "its host is there");
     cluster.stop(ServiceKind::Compute, &before.host).await;
-    until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
-    let after = api.until(&before.id, State::Active).await;
+    let asked = until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
+    let after = api.settled(&asked).await;
+    assert_eq!(after.state(), State::Active);
     assert_ne!(after.host, before.host);
     until("only the new host reaches the volume", || async {
         (exports(&cluster, &disk) == vec![after.host.clone()]).then_some(())
     })
     .await;
-    assert_eq!(api.settled(&before.id).await.state(), State::Active);
-    assert_eq!(last_action(&api, &before.id).await.outcome(), pb::Outcome::Succeeded);
+    ended(&api, &before.id, Kind::Evacuate, pb::Outcome::Succeeded).await;
 
     cluster.launch(ServiceKind::Compute, &before.host).await;
     cluster.ready().await;
     let (op, host) = deeds(&cluster, &before.id).pop().unwrap();
     assert_eq!((op.as_str(), &host), ("destroy", &before.host), "before the host is ready");
-    assert_eq!(api.settled(&before.id).await.state(), State::Active);
+    assert_eq!(api.settled(&after).await.state(), State::Active);
     cluster.shutdown().await;
 }
 
@@ -353,14 +347,11 @@ async fn an_evacuation_waits_for_the_backend_of_its_volume(backing: Backing) {
     let backend = api.until_volume(&disk, VolumeState::InUse).await.host;
     cluster.stop(ServiceKind::Volume, &backend).await;
     cluster.stop(ServiceKind::Compute, &before.host).await;
-    until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
-    until("it is to be built elsewhere", || async {
-        let instance = api.get(&before.id).await.ok()?;
-        (!instance.host.is_empty()).then_some(())
-    })
-    .await;
+    let asked = until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
+    api.until_after(&asked, "is to be built elsewhere", |instance| !instance.host.is_empty()).await;
     cluster.launch(ServiceKind::Volume, &backend).await;
-    let after = api.until(&before.id, State::Active).await;
+    let after = api.settled(&asked).await;
+    assert_eq!(after.state(), State::Active);
     assert_eq!(after.failed_attempts, [], "no host is blamed for it");
     cluster.shutdown().await;
 }
@@ -371,10 +362,10 @@ async fn an_evacuation_without_a_place_leaves_the_instance_where_it_was(backing:
     let Some((mut cluster, api)) = started(plan).await else { return };
     let before = api.active("vm").await;
     cluster.stop(ServiceKind::Compute, &before.host).await;
-    until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
-    let after = api.settled(&before.id).await;
+    let asked = until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
+    let after = api.settled(&asked).await;
     assert_eq!((after.state(), &after.host), (State::Active, &before.host));
-    assert_eq!(last_action(&api, &before.id).await.outcome(), pb::Outcome::Failed);
+    ended(&api, &before.id, Kind::Evacuate, pb::Outcome::Failed).await;
     cluster.launch(ServiceKind::Compute, &before.host).await;
     cluster.ready().await;
     assert_eq!(deeds(&cluster, &before.id), [deed("spawn", &before.host)], "its guest was left alone");

@@ -52,21 +52,17 @@ async fn instances_are_stopped_started_and_rebooted(backing: Backing) {
         assert_eq!(instance.power_state(), pb::instance::PowerState::Shutdown);
     }
     let start = api::StartInstanceRequest { instance_id: ids[0].clone(), ..Default::default() };
-    api.instances().start_instance(start.clone()).await.unwrap();
-    api.until(&ids[0], State::Active).await;
+    let asked = api.instances().start_instance(start.clone()).await.unwrap().into_inner().instance.unwrap();
+    assert_eq!(api.settled(&asked).await.state(), State::Active);
     let refused = api.instances().start_instance(start).await.unwrap_err();
     assert_eq!(from_status(&refused).unwrap().reason, Reason::InvalidState);
     let reboot = api::RebootInstanceRequest { instance_id: ids[1].clone(), hard: true, ..Default::default() };
-    api.instances().reboot_instance(reboot).await.unwrap();
-    api.until(&ids[1], State::Active).await;
+    let asked = api.instances().reboot_instance(reboot).await.unwrap().into_inner().instance.unwrap();
+    assert_eq!(api.settled(&asked).await.state(), State::Active);
 
     let stuck = api.create("stuck", "small", 1).await.unwrap().remove(0);
     api.until(&stuck, State::Active).await;
-    stop(&stuck).await.unwrap();
-    let instance = until("the stop was given up", || async {
-        api.get(&stuck).await.ok().filter(|instance| instance.task() == pb::instance::Task::Unspecified)
-    })
-    .await;
+    let instance = api.settled(&stop(&stuck).await.unwrap()).await;
     assert_eq!((instance.state(), instance.desired()), (State::Active, pb::instance::Desired::Running));
     let request = api::ListInstanceActionsRequest { instance_id: stuck.clone(), ..Default::default() };
     let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
@@ -172,13 +168,15 @@ async fn a_volume_that_cannot_be_attached_is_available_again(backing: Backing) {
     api.seed().await;
     let picky = instance(&api, "picky").await;
     let (first, second) = (volume(&api, "first").await, volume(&api, "second").await);
+    let before = join_all([&first, &second].map(|id| api.until_volume(id, VolumeState::Available))).await;
     let spare = instance(&api, "spare").await;
     attach(&api, &picky, &first).await.unwrap();
-    attach(&api, &picky, &second).await.unwrap();
-    api.until_volume(&first, VolumeState::Available).await;
-    api.until_volume(&second, VolumeState::Available).await;
-    let now = api.get(&picky).await.unwrap();
-    assert!(now.attachments.is_empty() && now.state() == State::Active, "{now:?}");
+    let asked = attach(&api, &picky, &second).await.unwrap();
+    for volume in &before {
+        api.until_volume_after(volume, VolumeState::Available).await;
+    }
+    let now = api.until_after(&asked, "has no volume", |instance| instance.attachments.is_empty()).await;
+    assert_eq!(now.state(), State::Active);
     let request = api::ListInstanceActionsRequest { instance_id: picky, ..Default::default() };
     let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
     let failed = |action: &pb::Action| action.outcome() == pb::Outcome::Failed;
@@ -255,15 +253,16 @@ async fn a_volume_grows_and_counts_as_much_as_it_has(backing: Backing) {
         let quota = api.quotas().get_quota(api::GetQuotaRequest::default()).await.unwrap().into_inner();
         quota.quota.unwrap().usage.unwrap().gigabytes
     };
+    let before = join_all([&data, &stiff].map(|id| api.until_volume(id, VolumeState::Available))).await;
     let (one, two) = tokio::join!(extend(&data, 20), extend(&data, 20));
     assert_eq!((one, two), (Ok(()), Ok(())));
-    let grown = api.until_volume(&data, VolumeState::Available).await;
+    let grown = api.until_volume_after(&before[0], VolumeState::Available).await;
     assert_eq!(grown.spec.unwrap().size_gib, 20);
     assert_eq!(used().await, 21);
     assert_eq!(extend(&data, 30).await, Err(Reason::QuotaExceeded));
     assert_eq!(extend(&data, 20).await, Ok(()), "the same request again");
     assert_eq!(extend(&stiff, 5).await, Ok(()));
-    let same = api.until_volume(&stiff, VolumeState::Available).await;
+    let same = api.until_volume_after(&before[1], VolumeState::Available).await;
     assert_eq!(same.spec.unwrap().size_gib, 1);
     // Each is read from memory, which follows the store for itself.
     until("what it did not get is given back", || async { (used().await == 21).then_some(()) }).await;

@@ -92,18 +92,21 @@ async fn a_detach_that_fails_leaves_the_volume_in_use_and_can_be_asked_again(bac
         ..Default::default()
     };
     api.instances().attach_volume(request).await.unwrap();
-    api.until_volume(&disk, VolumeState::InUse).await;
-    api.instances().detach_volume(pair("first")).await.unwrap();
+    let attached = api.until_volume(&disk, VolumeState::InUse).await;
+    let answer = api.instances().detach_volume(pair("first")).await.unwrap().into_inner();
     let outcome = until("the detach has ended", || async {
         let request = api::ListInstanceActionsRequest { instance_id: vm.id.clone(), ..Default::default() };
         let actions = api.instances().list_instance_actions(request).await.ok()?.into_inner().actions;
-        actions.last().map(pb::Action::outcome).filter(|outcome| *outcome != pb::Outcome::InProgress)
+        let detach = actions.iter().find(|action| action.request_id == "first")?;
+        Some(detach.outcome()).filter(|outcome| *outcome != pb::Outcome::InProgress)
     })
     .await;
     assert_eq!(outcome, pb::Outcome::Failed);
-    let volume = api.until_volume(&disk, VolumeState::InUse).await;
-    assert_eq!(volume.attachments[0].state(), pb::attachment::State::Attached);
-    assert_eq!(api.get(&vm.id).await.unwrap().attachments[0].state(), pb::attachment::State::Attached);
+    let is_attached = |one: &pb::Attachment| one.state() == pb::attachment::State::Attached;
+    let volume = api.until_volume_after(&attached, VolumeState::InUse).await;
+    assert!(volume.attachments.iter().all(is_attached) && volume.attachments.len() == 1, "{volume:?}");
+    let has_it = |vm: &pb::Instance| vm.attachments.iter().all(is_attached) && vm.attachments.len() == 1;
+    api.until_after(&answer.instance.unwrap(), "has its volume", has_it).await;
     api.instances().detach_volume(pair("second")).await.unwrap();
     api.until_volume(&disk, VolumeState::Available).await;
     cluster.shutdown().await;
@@ -172,7 +175,8 @@ async fn a_rebuild_is_refused_where_the_image_does_not_fit(backing: Backing) {
             image_id: image.into(),
             ..Default::default()
         };
-        api.instances().rebuild_instance(request).await.map(drop).map_err(|status| error(&status))
+        let answer = api.instances().rebuild_instance(request).await;
+        answer.map(|answer| answer.into_inner().instance.unwrap()).map_err(|status| error(&status))
     };
     for image in ["arm", "vast"] {
         let refusal = rebuild(image).await.unwrap_err();
@@ -180,8 +184,8 @@ async fn a_rebuild_is_refused_where_the_image_does_not_fit(backing: Backing) {
         assert_eq!(refusal.metadata["host"], before.host);
     }
     assert_eq!(api.get(&id).await.unwrap().task(), Task::Unspecified);
-    rebuild("large").await.unwrap();
-    assert_eq!(api.settled(&id).await.spec.unwrap().image_id, "large");
+    let asked = rebuild("large").await.unwrap();
+    assert_eq!(api.settled(&asked).await.spec.unwrap().image_id, "large");
     let taken = until("its host counts what it takes", || async {
         let request =
             api::GetHostRequest { service: pb::ServiceKind::Compute.into(), host: before.host.clone() };

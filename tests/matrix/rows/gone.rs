@@ -389,6 +389,6 @@ async fn ends(user: &User, id: &str) -> (String, &'static str) {
 }
 
 /// What is not possible is said at once.
-fn refused(what: &str, asked: Result<(), Denied>) {
+fn refused<T: std::fmt::Debug>(what: &str, asked: Result<T, Denied>) {
     assert!(matches!(asked, Err(Denied::Refused(_))), "{what}: {asked:?}");
 }

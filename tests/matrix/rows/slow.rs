@@ -144,13 +144,13 @@ pub const ROWS: &[Row] = &[
         "an unexport is slow",
         |plan| plan.volume.driver.verbs = BTreeMap::from([(StorageVerb::Unexport, slow(500))]),
         |u| attached(&u).await,
-        |u, ids| u.detach(&ids[0], &ids[1]).await.unwrap()
+        |u, ids| _ = u.detach(&ids[0], &ids[1]).await.unwrap()
     ),
     row!(
         "an unexport fails once",
         |plan| plan.volume.driver.verbs = BTreeMap::from([(StorageVerb::Unexport, once())]),
         |u| attached(&u).await,
-        |u, ids| u.detach(&ids[0], &ids[1]).await.unwrap()
+        |u, ids| _ = u.detach(&ids[0], &ids[1]).await.unwrap()
     ),
     row!(
         "a take-over is done and said to have failed",

@@ -75,20 +75,23 @@ pub async fn until_volume(user: &User, id: &str, state: &str) {
 }
 
 /// Asks until it is accepted: what a host's end changes is seen a moment later.
-pub async fn until_accepted<F, Fut>(ask: F)
+pub async fn until_accepted<T, F, Fut>(ask: F) -> T
 where
     F: Fn() -> Fut,
-    Fut: Future<Output = Result<(), Denied>>,
+    Fut: Future<Output = Result<T, Denied>>,
 {
-    while ask().await.is_err() {
-        sleep(LOOK * 10).await;
+    loop {
+        match ask().await {
+            Ok(accepted) => return accepted,
+            Err(_) => sleep(LOOK * 10).await,
+        }
     }
 }
 
 /// Evacuates an instance, to the end.
 pub async fn evacuate(user: &User, id: &str) {
-    until_accepted(|| user.evacuate(id)).await;
-    until_ended(user, id).await;
+    let request_id = until_accepted(|| user.evacuate(id)).await;
+    until_ended(user, id, &request_id).await;
 }
 
 /// Evacuates an instance, again when it failed.
@@ -96,16 +99,16 @@ pub async fn evacuate_in_the_end(user: &User, id: &str) {
     in_the_end(user, id, || user.evacuate(id)).await;
 }
 
-/// Asks something of an instance until it is accepted, again when it failed.
+/// Asks something of an instance until it is accepted, again when it failed. Its answer is the request's id.
 pub async fn in_the_end<F, Fut>(user: &User, id: &str, ask: F)
 where
     F: Fn() -> Fut,
-    Fut: Future<Output = Result<(), Denied>>,
+    Fut: Future<Output = Result<String, Denied>>,
 {
     loop {
-        until_accepted(&ask).await;
+        let request_id = until_accepted(&ask).await;
         loop {
-            match user.instance_outcome(id).await.as_deref() {
+            match user.instance_outcome(id, &request_id).await.as_deref() {
                 Some("SUCCEEDED") => return,
                 Some("FAILED") => break,
                 _ => sleep(LOOK).await,
@@ -114,9 +117,9 @@ where
     }
 }
 
-/// Until what was asked last has succeeded.
-pub async fn until_ended(user: &User, id: &str) {
-    while user.instance_outcome(id).await.as_deref() != Some("SUCCEEDED") {
+/// Until what was asked with this request id has succeeded.
+pub async fn until_ended(user: &User, id: &str, request_id: &str) {
+    while user.instance_outcome(id, request_id).await.as_deref() != Some("SUCCEEDED") {
         sleep(LOOK).await;
     }
 }

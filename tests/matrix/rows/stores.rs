@@ -58,8 +58,8 @@ pub const ROWS: &[Row] = &[
         |u, hand| {
             let (moved, deleted) = (attached(&u).await, instance(&u).await);
             hand.copy_store().await;
-            u.migrate_to(&moved[0], true, "").await.unwrap();
-            until_ended(&u, &moved[0]).await;
+            let request_id = u.migrate_to(&moved[0], true, "").await.unwrap();
+            until_ended(&u, &moved[0], &request_id).await;
             u.delete(&deleted).await.unwrap();
             until_gone(&u, &deleted).await;
             u.forgets(&deleted);

@@ -14,7 +14,7 @@ pub const ROWS: &[Row] = &[
     row!("attach", |u| vec![instance(&u).await, volume(&u).await], |u, ids| {
         u.attach(&ids[0], &ids[1]).await.unwrap();
     }),
-    row!("detach", |u| attached(&u).await, |u, ids| u.detach(&ids[0], &ids[1]).await.unwrap()),
+    row!("detach", |u| attached(&u).await, |u, ids| _ = u.detach(&ids[0], &ids[1]).await.unwrap()),
     row!("delete with a volume", |u| attached(&u).await, |u, ids| {
         u.delete(&ids[0]).await.unwrap();
         u.wants(&ids[1], Want::State("AVAILABLE"));

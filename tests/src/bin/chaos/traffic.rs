@@ -139,7 +139,7 @@ impl Worker {
             // Refused when one of them is busy, which is as it should be.
             let _ = match attach {
                 true => self.user.attach(instance, volume).await,
-                false => self.user.detach(instance, volume).await,
+                false => self.user.detach(instance, volume).await.map(drop),
             };
         }
     }
