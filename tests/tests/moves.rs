@@ -345,8 +345,9 @@ async fn an_evacuation_waits_for_the_backend_of_its_volume(backing: Backing) {
     let before = api.active("vm").await;
     let disk = with_volume(&api, &before.id).await;
     let backend = api.until_volume(&disk, VolumeState::InUse).await.host;
-    cluster.stop(ServiceKind::Volume, &backend).await;
     cluster.stop(ServiceKind::Compute, &before.host).await;
+    // It stays registered for as long as its lease lives, and refuses connections.
+    cluster.kill(ServiceKind::Volume, &backend);
     let asked = until("the host has left", || async { evacuate(&api, &before.id).await.ok() }).await;
     api.until_after(&asked, "is to be built elsewhere", |instance| !instance.host.is_empty()).await;
     cluster.launch(ServiceKind::Volume, &backend).await;

@@ -51,6 +51,14 @@ async fn until_agents(cluster: &Cluster, ready: bool) {
 /// Accepts the store, after which all goes on as if nothing had been.
 async fn accepted(cluster: Cluster, api: &Api, instance: &pb::Instance) {
     let Store { id, previous_id, .. } = store(api).await;
+    if !previous_id.is_empty() {
+        let shards = Keys::new(cluster.cell()).shards();
+        until("nobody drives a store that was set back", || async {
+            let owned = cluster.shared_store().list(&shards, None, 10).await.ok()?;
+            owned.items.is_empty().then_some(())
+        })
+        .await;
+    }
     // What is asked of a store that was set back waits; it does not fail because agents wait too.
     let count = u32::from(!previous_id.is_empty());
     let waiting = if count == 0 { vec![] } else { api.create("waiting", "small", count).await.unwrap() };

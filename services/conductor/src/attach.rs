@@ -249,6 +249,26 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_volume_can_be_detached_and_stays_lost() {
+        let volume = VolumeId::generate();
+        let (guest, mut lost) =
+            ask(Kind::AttachVolume, volume, (&guest(instance::State::Active), &disk(VolumeState::Available)))
+                .unwrap();
+        complete(&mut lost, NOW);
+        let mut guest = InstanceRecord { operations: Vec::new(), ..guest };
+        crate::operations::settle(guest.instance.as_mut().unwrap(), &volume.to_string(), true);
+        let resource = lost.volume.as_mut().unwrap();
+        resource.set_state(VolumeState::Error);
+        resource.fault = Some(pb::Fault::default());
+        complete(&mut lost, NOW);
+        assert_eq!(lost.resource().state(), VolumeState::Error, "whatever becomes of its instance");
+        let (_, mut lost) = ask(Kind::DetachVolume, volume, (&guest, &lost)).unwrap();
+        assert_eq!(lost.resource().state(), VolumeState::Detaching);
+        release(&mut lost, NOW);
+        assert_eq!((lost.resource().state(), lost.resource().attachments.len()), (VolumeState::Error, 0));
+    }
+
+    #[test]
     fn volumes_are_promised_once_and_in_order() {
         let (one, two) = (VolumeId::generate(), VolumeId::generate());
         let guest = guest(instance::State::Active);

@@ -66,6 +66,13 @@ fn an_attachment_that_all_agree_on_is_not_found() {
 }
 
 #[test]
+fn a_lost_volume_stays_lost_with_its_instance() {
+    let mut case = Case::new();
+    case.volume(|volume| volume.set_state(State::Error));
+    assert_eq!(case.found(), []);
+}
+
+#[test]
 fn a_volume_of_nobody_is_free_again() {
     let mut case = Case::new();
     case.world.instances.clear();

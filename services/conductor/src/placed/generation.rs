@@ -1,11 +1,12 @@
 //! How generations grow.
 //!
 //! A generation orders the commands for one resource, and its agent does the command of one generation once. In a store that was
-//! put back to an earlier copy, a record's next change gets a generation that an agent may have seen already, for a change that
-//! the store has lost. The step is drawn, so that the two differ but for one case in [`STEPS`]: the later one of another number is
-//! either taken as newer, or refused as older, after which the generations go on (`engine/behind.rs`).
+//! put back to an earlier copy, the next change of a record would get a generation that an agent has seen already, for a change that the
+//! store has lost, and the agent would answer the one with the other's outcome. So the step is drawn: the two are equal in one case
+//! in four billion. A command of the other number is taken as newer, or refused as older, and then the generations go on after it
+//! (`engine/behind.rs`).
 
-/// How many steps there are. 2^31 changes of one resource are left room for.
+/// The number of steps to draw from. 2^64 has room for 2^33 changes of one resource on average.
 const STEPS: u64 = 1 << 32;
 
 /// Draws the next one.

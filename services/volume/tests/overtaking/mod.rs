@@ -65,6 +65,21 @@ async fn a_connect_that_is_overtaken_by_a_disconnect_leaves_nothing_exported() {
 }
 
 #[tokio::test]
+async fn a_connect_that_was_overtaken_while_it_waited_is_not_begun() {
+    let mut cell = Cell::start(slow(Verb::Export)).await;
+    let id = created(&mut cell, "data").await;
+    let first = connect(&cell, id, 2);
+    cell.until(|agent| agent["connecting"] == 1).await;
+    let second = connect(&cell, id, 3);
+    cell.until(|agent| agent["connecting"] == 2).await;
+    disconnect(&cell, id, 4).await.unwrap();
+    for connecting in [first, second] {
+        assert_eq!(reason(ended(connecting).await), Some(Reason::StaleGeneration));
+    }
+    assert_eq!(cell.done(), ["create data", "export data", "unexport data"]);
+}
+
+#[tokio::test]
 async fn a_connect_whose_caller_left_is_over_before_the_disconnect_begins() {
     let mut cell = Cell::start(slow(Verb::Export)).await;
     let id = created(&mut cell, "data").await;
