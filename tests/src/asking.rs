@@ -69,6 +69,17 @@ impl Api {
         .await
     }
 
+    /// The actions of an instance, once there are so many and all have ended.
+    pub async fn actions(&self, id: &str, count: usize) -> Vec<pb::Action> {
+        until(&format!("{count} actions of {id} have ended"), || async {
+            let request = api::ListInstanceActionsRequest { instance_id: id.into(), ..Default::default() };
+            let actions = self.instances().list_instance_actions(request).await.ok()?.into_inner().actions;
+            let have_ended = actions.iter().all(|action| action.outcome() != pb::Outcome::InProgress);
+            (actions.len() == count && have_ended).then_some(actions)
+        })
+        .await
+    }
+
     /// Asks for an instance's end.
     pub async fn delete(&self, id: &str) -> Result<(), tonic::Status> {
         let request = api::DeleteInstanceRequest { instance_id: id.into(), ..Default::default() };

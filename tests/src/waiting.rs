@@ -1,5 +1,6 @@
 //! Waiting on values, with a deadline; and how much slower than usual this machine is.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -31,6 +32,25 @@ where
             return value;
         }
         assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Looks until what is read is what it should be; panics with both when it is not in time. What another conductor than the one that was
+/// asked tells of may be behind.
+pub async fn comes_to<T, F, Fut>(wanted: T, mut read: F)
+where
+    T: PartialEq + Debug,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = T>,
+{
+    let start = Instant::now();
+    loop {
+        let now = read().await;
+        if now == wanted {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {wanted:?}, but {now:?}");
         tokio::time::sleep(LOOK).await;
     }
 }

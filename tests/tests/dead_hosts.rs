@@ -289,8 +289,7 @@ async fn what_waits_at_a_host_that_is_gone_is_overtaken_and_moves_from_it_are_re
     let after = api.settled(&until("the host is seen to be gone", evacuated).await).await;
     assert_eq!(after.state(), State::Stopped);
     assert_ne!(after.host, before.host);
-    let request = api::ListInstanceActionsRequest { instance_id: before.id.clone(), ..Default::default() };
-    let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
+    let actions = api.actions(&before.id, 3).await;
     let outcomes: Vec<_> = actions.iter().map(pb::Action::outcome).collect();
     assert_eq!(outcomes, [pb::Outcome::Succeeded, pb::Outcome::Superseded, pb::Outcome::Succeeded]);
     cluster.shutdown().await;

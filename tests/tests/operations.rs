@@ -11,7 +11,7 @@ use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_runtime::config::Period;
-use kilonova_tests::waiting::until;
+use kilonova_tests::waiting::comes_to;
 use kilonova_tests::{Api, Backing, Cluster, Plan, journal, over_both_stores};
 
 over_both_stores!(
@@ -64,8 +64,7 @@ async fn instances_are_stopped_started_and_rebooted(backing: Backing) {
     api.until(&stuck, State::Active).await;
     let instance = api.settled(&stop(&stuck).await.unwrap()).await;
     assert_eq!((instance.state(), instance.desired()), (State::Active, pb::instance::Desired::Running));
-    let request = api::ListInstanceActionsRequest { instance_id: stuck.clone(), ..Default::default() };
-    let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
+    let actions = api.actions(&stuck, 2).await;
     assert_eq!(actions[1].outcome(), pb::Outcome::Failed);
     let steps: Vec<&str> = actions[1].steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(steps, ["accept", "stop", "power_off"]);
@@ -133,7 +132,7 @@ async fn volumes_are_attached_in_turn_and_detached_with_or_without_the_instance(
     };
     let expected = ["/dev/vdb", "/dev/vdc", "/dev/vdd"]
         .map(|device| (device.to_owned(), pb::attachment::State::Attached));
-    assert_eq!(attached(&api.get(&web).await.unwrap()), expected);
+    comes_to(expected.to_vec(), async || attached(&api.get(&web).await.unwrap())).await;
     let busy = api::DeleteVolumeRequest { volume_id: volumes[0].clone(), ..Default::default() };
     let refused = api.volumes().delete_volume(busy).await.unwrap_err();
     assert_eq!(from_status(&refused).unwrap().reason, Reason::InvalidState);
@@ -141,10 +140,9 @@ async fn volumes_are_attached_in_turn_and_detached_with_or_without_the_instance(
     detach(&api, &web, &volumes[0]).await.unwrap();
     let free = api.until_volume(&volumes[0], VolumeState::Available).await;
     assert!(free.attachments.is_empty());
-    assert_eq!(attached(&api.get(&web).await.unwrap()), expected[1..]);
+    comes_to(expected[1..].to_vec(), async || attached(&api.get(&web).await.unwrap())).await;
     assert_eq!(detach(&api, &web, &volumes[0]).await, Err(Reason::InvalidState));
-    let request = api::ListInstanceActionsRequest { instance_id: web.clone(), ..Default::default() };
-    let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
+    let actions = api.actions(&web, 5).await;
     assert!(actions.iter().all(|action| action.outcome() == pb::Outcome::Succeeded), "{actions:?}");
     let steps: Vec<&str> = actions[1].steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(steps, ["accept", "attach", "attach_volume"]);
@@ -177,10 +175,9 @@ async fn a_volume_that_cannot_be_attached_is_available_again(backing: Backing) {
     }
     let now = api.until_after(&asked, "has no volume", |instance| instance.attachments.is_empty()).await;
     assert_eq!(now.state(), State::Active);
-    let request = api::ListInstanceActionsRequest { instance_id: picky, ..Default::default() };
-    let actions = api.instances().list_instance_actions(request).await.unwrap().into_inner().actions;
+    let actions = api.actions(&picky, 3).await;
     let failed = |action: &pb::Action| action.outcome() == pb::Outcome::Failed;
-    assert!(actions.len() == 3 && actions[1..].iter().all(failed), "{actions:?}");
+    assert!(actions[1..].iter().all(failed), "{actions:?}");
     let faults: Vec<&str> =
         actions[1].steps.iter().filter_map(|s| s.fault.as_ref()).map(|f| &*f.reason).collect();
     assert_eq!(faults, ["DRIVER_FAILED", "DRIVER_FAILED"]);
@@ -258,18 +255,18 @@ async fn a_volume_grows_and_counts_as_much_as_it_has(backing: Backing) {
     assert_eq!((one, two), (Ok(()), Ok(())));
     let grown = api.until_volume_after(&before[0], VolumeState::Available).await;
     assert_eq!(grown.spec.unwrap().size_gib, 20);
-    assert_eq!(used().await, 21);
+    comes_to(21, used).await;
     assert_eq!(extend(&data, 30).await, Err(Reason::QuotaExceeded));
     assert_eq!(extend(&data, 20).await, Ok(()), "the same request again");
     assert_eq!(extend(&stiff, 5).await, Ok(()));
     let same = api.until_volume_after(&before[1], VolumeState::Available).await;
     assert_eq!(same.spec.unwrap().size_gib, 1);
-    // Each is read from memory, which follows the store for itself.
-    until("what it did not get is given back", || async { (used().await == 21).then_some(()) }).await;
+    // What it did not get is given back.
+    comes_to(21, used).await;
     let request = api::DeleteVolumeRequest { volume_id: data.clone(), ..Default::default() };
     api.volumes().delete_volume(request).await.unwrap();
     api.until_volume(&data, VolumeState::Deleted).await;
-    assert_eq!(used().await, 1);
+    comes_to(1, used).await;
     cluster.shutdown().await;
 }
 

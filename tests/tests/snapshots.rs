@@ -11,7 +11,7 @@ use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_tests::asking::started;
-use kilonova_tests::waiting::until;
+use kilonova_tests::waiting::{comes_to, until};
 use kilonova_tests::{Api, Backing, Plan, journal, over_both_stores};
 
 over_both_stores!(
@@ -88,7 +88,7 @@ async fn a_snapshot_is_made_once_counts_and_keeps_its_volume(backing: Backing) {
         let there = snapshot_in(&api, State::Available, id).await;
         assert_eq!((there.host.as_str(), there.size_gib), (data.host.as_str(), 3));
     }
-    assert_eq!(used(&api).await, (1, 2, 9));
+    comes_to((1, 2, 9), || used(&api)).await;
     let request = api::ListSnapshotsRequest { volume_id: data.id.clone(), ..Default::default() };
     let listed = api.snapshots().list_snapshots(request).await.unwrap().into_inner().snapshots;
     assert_eq!(listed.len(), 2);
@@ -96,10 +96,10 @@ async fn a_snapshot_is_made_once_counts_and_keeps_its_volume(backing: Backing) {
     for id in [ids[0], ids[3]] {
         delete_snapshot(&api, id).await;
     }
-    assert_eq!(used(&api).await, (1, 0, 3));
+    comes_to((1, 0, 3), || used(&api)).await;
     delete_volume(&api, &data.id).await.unwrap();
     api.until_volume(&data.id, VolumeState::Deleted).await;
-    assert_eq!(used(&api).await, (0, 0, 0));
+    comes_to((0, 0, 0), || used(&api)).await;
     let lines = cluster.journals();
     let (made, gone) = (journal::count(&lines, "create_snapshot"), journal::count(&lines, "delete_snapshot"));
     assert!([ids[0], ids[3]].iter().all(|id| made[*id].len() == 1 && gone[*id].len() == 1));
@@ -132,7 +132,7 @@ async fn a_snapshot_that_fails_says_why_and_can_be_deleted(backing: Backing) {
     let fault = failed.fault.unwrap();
     assert_eq!((fault.reason.as_str(), fault.host.as_str()), ("DRIVER_FAILED", data.host.as_str()));
     delete_snapshot(&api, &bad.id).await;
-    assert_eq!(used(&api).await, (1, 0, 1));
+    comes_to((1, 0, 1), || used(&api)).await;
     delete_volume(&api, &data.id).await.unwrap();
     assert_eq!(snapshot(&api, &data.id, "late").await.unwrap_err(), Reason::InvalidState);
     cluster.shutdown().await;
