@@ -39,6 +39,8 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::{Fault, Step};
 use tokio_util::sync::CancellationToken;
 
+/// The key in a refused unmake's metadata that is `true` if what is there, or being made, is of a later attempt than the one to unmake.
+pub const LATER_THERE: &str = "later_there";
 /// The attempt of an unmake of whatever is there.
 const ANY: Attempt = Attempt(0);
 /// How many resources that ended are remembered, so that late commands for them are recognised.
@@ -289,8 +291,9 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
             self.set(id, stamp, Verb::Unmake, Phase::Unmaking);
             return Ok(Unmake::Start);
         };
-        if stamp < entry.stamp || entry.is_later_than(stamp.attempt) {
-            return Err(stale(id, stamp, entry.stamp));
+        let is_later = entry.is_later_than(stamp.attempt);
+        if stamp < entry.stamp || is_later {
+            return Err(stale(id, stamp, entry.stamp).with(LATER_THERE, is_later));
         }
         (entry.stamp, entry.verb) = (stamp, Verb::Unmake);
         match &entry.phase {

@@ -85,11 +85,17 @@ fn an_older_command_is_refused() {
 fn an_unmake_of_an_earlier_attempt_leaves_what_is_there_whatever_its_generation() {
     let mut book = ready(at(2, 3));
     let error = book.unmake(ID, at(9, 1)).unwrap_err();
-    assert_eq!((error.reason, error.metadata["attempt"].as_str()), (Reason::StaleGeneration, "3"));
+    let told = |key: &str| error.metadata[key].clone();
+    assert_eq!(
+        (error.reason, told("attempt"), told(LATER_THERE)),
+        (Reason::StaleGeneration, "3".into(), "true".into())
+    );
     assert_eq!(book.view(ID).unwrap().outcome, Some(&Outcome::Ready("guest")));
     assert_eq!(ready(at(2, 3)).unmake(ID, at(9, 0)), Ok(Unmake::Start), "of whatever there is");
     assert_eq!(book.unmake(ID, at(9, 3)), Ok(Unmake::Start));
     book.unmade(ID, None, Vec::new());
+    let error = book.unmake(ID, at(8, 1)).unwrap_err();
+    assert_eq!(error.metadata[LATER_THERE], "false", "nothing is there, and the generation is older");
     assert!(matches!(book.unmake(ID, at(10, 1)), Ok(Unmake::Report(_))), "nothing is there");
 }
 

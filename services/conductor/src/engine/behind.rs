@@ -5,11 +5,13 @@
 //! no longer has, and no command of the present record would be taken before its generation has grown as far. The generations
 //! are continued after the agent's, in a transaction that compares that the record is unchanged and the shard this conductor's.
 //!
-//! A removal is not continued so: what is there is of a later attempt, which the store does not know, and may be the last good copy.
+//! The removal of an attempt is not sent again while what is there is of a later one, which the store does not know, and which may be the
+//! last good copy.
 
 use kilonova_model::{Error, Reason};
 use kilonova_proto::conductor::v1::Receipt;
 use kilonova_rpc::outcome::CallError;
+use kilonova_runtime::agent::ledger::LATER_THERE;
 use kilonova_runtime::reconcile::Next;
 
 use super::Engine;
@@ -25,8 +27,8 @@ pub struct Behind {
     pub id: String,
     /// The generation of the newest command that was taken.
     pub taken: u64,
-    /// Its attempt.
-    pub attempt: u32,
+    /// Its attempt, if that of what is there is later than the one to remove; else 0.
+    pub later: u32,
 }
 
 impl Behind {
@@ -35,8 +37,10 @@ impl Behind {
     pub fn of(error: &Error) -> Option<Self> {
         let said = |key: &str| error.metadata.get(key);
         let taken = said("generation")?.parse().ok()?;
-        let attempt = said("attempt").and_then(|attempt| attempt.parse().ok()).unwrap_or_default();
-        (error.reason == Reason::StaleGeneration).then_some(Self { id: said("id")?.clone(), taken, attempt })
+        let is_later = said(LATER_THERE).is_some_and(|later| later == "true");
+        let later = said("attempt").filter(|_| is_later).and_then(|attempt| attempt.parse().ok());
+        let later = later.unwrap_or_default();
+        (error.reason == Reason::StaleGeneration).then_some(Self { id: said("id")?.clone(), taken, later })
     }
 }
 
@@ -53,12 +57,12 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     ) -> Option<Stepped<P>> {
         let CallError::Refused(_) = error else { return None };
         let behind = Behind::of(&error.error()?)?;
-        if behind.id != id.to_string() || behind.attempt <= receipt.attempt {
+        if behind.id != id.to_string() || behind.later <= receipt.attempt {
             return None;
         }
         let mut record = P::clone(&entry.record);
-        record.note_later(receipt, behind.attempt);
-        tracing::warn!(%id, host = receipt.host, removed = receipt.attempt, there = behind.attempt,
+        record.note_later(receipt, behind.later);
+        tracing::warn!(%id, host = receipt.host, removed = receipt.attempt, there = behind.later,
             "what its host has is of a later attempt than the store knows of there");
         Some(self.store(id, entry, record, fence).await)
     }
