@@ -107,7 +107,7 @@ pub async fn run(row: Row, point: Option<Point>, backing: Backing, ground: Site)
         let ids = prepared.expect("what is there before comes to be");
         armed.arm(point);
         let _ = begins.set(Instant::now());
-        let acted = timeout(SETTLE, (row.act)(user, ids, hand)).await;
+        let acted = timeout(at_this_pace(SETTLE), (row.act)(user, ids, hand)).await;
         acted.expect("what is asked comes to an end");
         judge.until_at_rest(store).await
     });
@@ -176,7 +176,7 @@ impl Judge {
             let world = match World::read(&store, self.cell.as_str(), lines).await {
                 Ok(world) => world,
                 Err(error) => {
-                    assert!(start.elapsed() < SETTLE, "the store cannot be read: {error}");
+                    assert!(start.elapsed() < at_this_pace(SETTLE), "the store cannot be read: {error}");
                     continue;
                 }
             };
@@ -193,7 +193,7 @@ impl Judge {
                 is_set_back: self.outages.is_set_back(),
             };
             let settles = !self.rests || checker::settling(&world, &expected).is_empty();
-            if (settles && !on_its_way) || start.elapsed() > SETTLE {
+            if (settles && !on_its_way) || start.elapsed() > at_this_pace(SETTLE) {
                 let violations = match self.rests {
                     true => checker::check(&world, &expected),
                     false => checker::lasting(&world, &expected),
