@@ -114,12 +114,12 @@ pub(crate) fn begin(
         found::runs_nowhere_else(record, standing)?;
     }
     let instance = record.instance.get_or_insert_default();
-    operation.clears_others = has_vouched;
+    operation.clears_others = has_vouched || state == State::Error && !others.is_empty();
+    let gone = others.iter().find(|host| standing(host) == Standing::Gone);
+    if let Some(host) = gone.filter(|_| operation.clears_others) {
+        return Err(other_is_gone(host, "it may run the instance too"));
+    }
     if state == State::Error {
-        if let Some(host) = others.iter().find(|host| standing(host) == Standing::Gone) {
-            return Err(other_is_gone(host, "it may run the instance too"));
-        }
-        operation.clears_others = !others.is_empty();
         record.resized_from = None;
         instance.previous_host.clear();
         // Its fault stays until that is done, and makes it an ERROR again if it is not.
@@ -228,7 +228,11 @@ mod tests {
             record.instance.as_mut().unwrap().host = "h1".into();
             record.receipts = vec![receipt("h1", false), receipt(host, true)];
             let operation = Operation { kind: kind.into(), hard: kind == Kind::Reboot, ..Default::default() };
-            let standing = |host: &str| if host == "off" { Standing::Fenced } else { Standing::Registered };
+            let standing = |host: &str| match host {
+                "off" => Standing::Fenced,
+                "gone" => Standing::Gone,
+                _ => Standing::Registered,
+            };
             begin(&mut record, (operation, vouched), &standing, NOW, NOW).map(|()| record)
         };
         let vouched = ["h2".to_owned()];
@@ -248,6 +252,8 @@ mod tests {
                 ["h2"],
                 "and removed there"
             );
+            let refused = ask(Kind::Reboot, state, "gone", &["gone".to_owned()]).unwrap_err();
+            assert!(refused.message.contains("fence gone"), "it cannot be removed there: {refused}");
         }
         assert!(ask(Kind::Stop, State::Active, "h2", &[]).is_ok(), "makes nothing run");
     }
