@@ -756,8 +756,8 @@ MUTANTS = (
     Mutant(
         "an audit removes a copy that a record wants elsewhere",
         f"{CONDUCTOR}/audit/guests.rs",
-        "            if entry.is_some_and(|entry| is_wanted(entry.record.as_ref())) {\n",
-        "            if entry.is_some_and(|entry| !is_wanted(entry.record.as_ref())) {\n",
+        "            if entry.is_some_and(|entry| entry.record.is_wanted()) {\n",
+        "            if entry.is_some_and(|entry| !entry.record.is_wanted()) {\n",
         CONDUCTOR_UNITS,
     ),
     Mutant(

@@ -114,7 +114,7 @@ async fn reboot(api: &Api, id: &str, vouched: &[&str]) -> Result<(), Reason> {
     asked.map(drop).map_err(|status| from_status(&status).unwrap().reason)
 }
 
-/// What an audit finds, but for the usage, which was not put back.
+/// The findings of an audit, but for the usage, which was not put back.
 async fn audit(api: &Api, heal: bool) -> Vec<pb::Drift> {
     let request = api::AuditRequest { heal, ..Default::default() };
     let mut found = api.audits().audit(request).await.unwrap().into_inner().audit.unwrap().drifts;
@@ -122,7 +122,7 @@ async fn audit(api: &Api, heal: bool) -> Vec<pb::Drift> {
     found
 }
 
-/// How often that was done.
+/// The number of times that hosts and backends did it.
 fn count(cluster: &Cluster, op: &str) -> usize {
     cluster.journals().iter().filter(|line| line.op == op).count()
 }

@@ -20,7 +20,7 @@ use prost::Message;
 use crate::cache::Entry;
 use crate::history;
 use crate::once::Change;
-use crate::placed::{Placed, generation};
+use crate::placed::{Placed, generation, rest};
 use crate::reach::{Reach, Standing, not_off};
 use crate::records::Records;
 use crate::requests::Acceptance;
@@ -37,7 +37,7 @@ pub struct Asked<'a> {
     pub volume: VolumeId,
     /// Where it is.
     pub volumes: &'a Records<VolumeRecord>,
-    /// The hosts' standing.
+    /// The registrations and fences of hosts.
     pub reach: &'a Reach,
     /// How long the host may take.
     pub timeout: Duration,
@@ -199,7 +199,7 @@ fn free_device(attachments: &[Attachment]) -> String {
 /// A volume as it is once it is with the instance; one that was lost stays so.
 pub fn complete(record: &mut VolumeRecord, now: SystemTime) {
     let disk = record.volume.get_or_insert_default();
-    disk.set_state(if disk.fault.is_none() { VolumeState::InUse } else { VolumeState::Error });
+    rest(disk);
     disk.attachments.iter_mut().for_each(|one| one.set_state(AttachmentState::Attached));
     disk.update_time = Some(timestamp(now));
 }
@@ -207,8 +207,8 @@ pub fn complete(record: &mut VolumeRecord, now: SystemTime) {
 /// A volume as it is once no instance has it; one that was lost stays so.
 pub fn release(record: &mut VolumeRecord, now: SystemTime) {
     let disk = record.volume.get_or_insert_default();
-    disk.set_state(if disk.fault.is_none() { VolumeState::Available } else { VolumeState::Error });
     disk.attachments.clear();
+    rest(disk);
     generation::grow(&mut disk.generation);
     disk.update_time = Some(timestamp(now));
 }

@@ -178,12 +178,12 @@ struct Entry<M> {
 }
 
 impl<M> Entry<M> {
-    /// Whether the resource is there, whatever is done with it.
+    /// True if the resource is there, whatever is done with it.
     fn is_there(&self) -> bool {
         matches!(self.phase, Phase::Acting(..) | Phase::Settled(Outcome::Ready(_), _))
     }
 
-    /// Whether what is there, or being made, is of a later attempt than the one to unmake.
+    /// True if what is there, or being made, is of a later attempt than the one to unmake.
     fn is_later_than(&self, attempt: Attempt) -> bool {
         let is_any = self.is_there() || matches!(self.phase, Phase::Making(_));
         is_any && attempt != ANY && attempt < self.stamp.attempt

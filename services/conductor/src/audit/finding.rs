@@ -20,7 +20,7 @@ pub struct Finding {
     pub project: String,
     /// On which host or backend; empty for none.
     pub host: String,
-    /// Which to ask again beside `host`.
+    /// The backend to ask again, where `host` is another.
     pub backend: String,
     /// With figures.
     pub cause: String,
@@ -153,12 +153,6 @@ impl Finding {
     #[must_use]
     pub fn on(self, host: &str) -> Self {
         Self { host: host.to_owned(), ..self }
-    }
-
-    /// What rests on another host, or backend, too.
-    #[must_use]
-    pub fn also_asking(self, host: &str) -> Self {
-        Self { backend: host.to_owned(), ..self }
     }
 
     /// What it rests on.

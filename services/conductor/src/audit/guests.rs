@@ -21,7 +21,7 @@ use kilonova_runtime::agent::ledger::Stamp;
 
 use super::World;
 use super::finding::{At, Finding, Heal};
-use super::world::{Guests, Standing, is_settled, is_wanted, standing, was_lost};
+use super::world::{Guests, Standing, is_settled, standing, was_lost};
 use crate::cache::Entry;
 use crate::placed::{Phase, Placed};
 
@@ -53,7 +53,7 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
     match standing(entry, host) {
         Standing::Unwanted(why) if guest.present => {
             let cause = format!("the host has a guest ({}), and {why}", power(guest.power_state()));
-            if entry.is_some_and(|entry| is_wanted(entry.record.as_ref())) {
+            if entry.is_some_and(|entry| entry.record.is_wanted()) {
                 let cause = format!(
                     "{cause}: it may be the newer copy, and is kept; `kilonova instance reboot --hard --vouch {host}` goes on with the \
                      other and removes this"

@@ -19,11 +19,11 @@ use kilonova_runtime::agent::ledger::Stamp;
 
 use super::World;
 use super::finding::{At, Finding, Heal};
-use super::world::{Standing, Stored, is_settled, is_wanted, standing, was_lost};
+use super::world::{Standing, Stored, is_settled, standing, was_lost};
 use crate::cache::Entry;
 use crate::placed::{Phase, Placed};
 
-/// Why what a record wants elsewhere is not removed.
+/// The reason for which what a record wants elsewhere is not removed.
 const KEPT: &str = "it may be the newer copy, and is kept until it is deleted";
 
 /// What does not agree of volumes, snapshots and what backends have of them.
@@ -66,7 +66,7 @@ fn of_volume(
     match standing(entry, host) {
         Standing::Unwanted(why) if volume.present => {
             let cause = format!("the backend has it ({} GiB), and {why}", volume.size_gib);
-            if entry.is_some_and(|entry| is_wanted(entry.record.as_ref())) {
+            if entry.is_some_and(|entry| entry.record.is_wanted()) {
                 return Some(finding(Kind::VolumeOrphan, format!("{cause}: {KEPT}")));
             }
             Some(finding(Kind::VolumeOrphan, cause).healed_by(Heal::DeleteVolume(id, at.clone())))
@@ -116,7 +116,7 @@ fn of_snapshot(
         }
         _ => return None,
     };
-    let is_kept = entry.is_some_and(|entry| is_wanted(entry.record.as_ref()));
+    let is_kept = entry.is_some_and(|entry| entry.record.is_wanted());
     let cause = format!("the backend has it (of volume {}), and {why}", snapshot.volume_id);
     let cause = if is_kept { format!("{cause}: {KEPT}") } else { cause };
     let finding = Finding::new(Kind::SnapshotOrphan, id, cause)

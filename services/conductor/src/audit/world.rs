@@ -122,12 +122,6 @@ pub fn was_lost<P: Placed>(record: &P, attempt: u32) -> bool {
     status.phase == Phase::Failed && is_lost && status.attempt == attempt && !under_way(record)
 }
 
-/// Whether it is to be somewhere.
-pub fn is_wanted<P: Placed>(record: &P) -> bool {
-    let status = record.status();
-    status.phase != Phase::Gone && status.wanted == Wanted::Present
-}
-
 /// Whether it is to be there, with nothing under way.
 pub fn is_settled<P: Placed>(record: &P) -> bool {
     record.status().phase == Phase::Ready && !under_way(record)

@@ -7,6 +7,8 @@ mod instance;
 mod snapshot;
 mod volume;
 
+pub use volume::rest;
+
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
 use std::str::FromStr;
@@ -188,6 +190,11 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
         let left = there().filter(|receipt| !self.is_to_stay(receipt));
         left.max_by_key(|receipt| receipt.attempt).map(|receipt| self.left_at(receipt, etag))
     }
+    /// True if it is to be somewhere.
+    fn is_wanted(&self) -> bool {
+        let status = self.status();
+        status.wanted == Wanted::Present && status.phase != Phase::Gone
+    }
     /// Whether a host has something that no attempt put there, and that nobody asked to remove.
     fn is_to_stay(&self, receipt: &Receipt) -> bool {
         stays(receipt, self.status().wanted, &self.clears())
@@ -365,9 +372,8 @@ macro_rules! shared {
             left.for_each(|one| (one.attempt, one.found, one.prepared) = (attempt, true, false));
         }
         fn note_found(&mut self, host: &str, now: SystemTime) -> bool {
-            let status = self.status();
             let is_known = self.receipts.iter().any(|receipt| receipt.host == host);
-            if is_known || status.wanted != Wanted::Present || status.phase == Phase::Gone {
+            if is_known || !self.is_wanted() {
                 return false;
             }
             let (host, create_time) = (host.to_owned(), Some(timestamp(now)));

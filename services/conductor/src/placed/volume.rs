@@ -92,6 +92,15 @@ impl Placed for VolumeRecord {
     shared!();
 }
 
+/// Sets the state of a volume with which nothing is being done: ERROR if it has a fault, else IN_USE or AVAILABLE.
+pub fn rest(volume: &mut pb::Volume) {
+    volume.set_state(match (&volume.fault, volume.attachments.is_empty()) {
+        (Some(_), _) => pb::volume::State::Error,
+        (None, false) => pb::volume::State::InUse,
+        (None, true) => pb::volume::State::Available,
+    });
+}
+
 impl Own for VolumeRecord {
     fn generation_mut(&mut self) -> &mut u64 {
         &mut self.volume.get_or_insert_default().generation
@@ -136,9 +145,8 @@ impl Own for VolumeRecord {
     }
     fn come_back(&mut self, now: SystemTime) {
         let volume = self.volume.get_or_insert_default();
-        let used = !volume.attachments.is_empty();
-        volume.set_state(if used { pb::volume::State::InUse } else { pb::volume::State::Available });
         volume.fault = None;
+        rest(volume);
         volume.update_time = Some(timestamp(now));
     }
     fn unwant(&mut self, now: SystemTime) {

@@ -18,7 +18,7 @@ use super::pages::{cut, next_token, read_after};
 use super::{Answer, Conductor};
 use crate::cache::Entry;
 use crate::identity::Remembered;
-use crate::placed::{Phase, Placed, Wanted};
+use crate::placed::Placed;
 use crate::records::Records;
 use crate::reports::{self, Report};
 use crate::requests::read_id;
@@ -77,9 +77,8 @@ async fn wanted<P: Placed>(
             Ok(record.note_found(host.as_str(), SystemTime::now()).then_some(record))
         });
         let Some(entry) = noted.await.map_err(failed)? else { continue };
-        let status = entry.record.status();
-        if status.wanted == Wanted::Present && status.phase != Phase::Gone {
-            wanted.push(proto::WantedRecord { id: text.clone(), host: status.host });
+        if entry.record.is_wanted() {
+            wanted.push(proto::WantedRecord { id: text.clone(), host: entry.record.status().host });
         }
     }
     Ok(wanted)
