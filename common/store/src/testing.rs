@@ -4,7 +4,7 @@
 mod cluster;
 mod proxy;
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +20,8 @@ pub use proxy::Proxy;
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const START_ATTEMPTS: usize = 5;
+/// The most bytes that are read of an answer.
+const ANSWER: u64 = 4096;
 
 /// One etcd member on free ports of the loopback interface, with its data in a temporary directory. It is
 /// killed when this is dropped.
@@ -184,8 +186,8 @@ impl EtcdProcess {
             if let Some(status) = self.child.try_wait()? {
                 return Err(io::Error::other(format!("etcd ended with {status}: {}", self.log())));
             }
-            // etcd opens its client port when it is ready to serve.
-            if TcpStream::connect_timeout(&self.address(), Duration::from_secs(1)).is_ok() {
+            // etcd opens its client port when it is ready to serve. Another process may have taken it: etcd ends soon then.
+            if is_etcd(self.address()).unwrap_or(false) {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -201,6 +203,17 @@ impl Drop for EtcdProcess {
         // It may be dead already.
         let _ = self.kill();
     }
+}
+
+/// True if what listens there is etcd, by its `/version`.
+fn is_etcd(address: SocketAddr) -> io::Result<bool> {
+    let limit = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(b"GET /version HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(ANSWER).read_to_string(&mut answer)?;
+    Ok(answer.contains("\"etcdserver\""))
 }
 
 fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
@@ -248,4 +261,24 @@ fn spawn(binary: &Path, dir: &Path, place: &Place) -> io::Result<Child> {
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_server_at_its_port_is_not_taken_for_etcd() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 64];
+            let _ = stream.read(&mut asked).unwrap();
+            stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n").unwrap();
+        });
+        assert!(!is_etcd(address).unwrap());
+        serving.join().unwrap();
+        assert!(is_etcd(address).is_err(), "nobody listens");
+    }
 }
