@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   no record ──► made, not accepted          agents that remember none adopt it; others wait
+//!   no record, and this conductor knew of one ──► another id, not accepted: all agents wait
 //!   an agent was told of what is not there ──► another id, not accepted: all agents wait
 //!   the data have another lineage ──► another id, not accepted: all agents wait
 //!   an agent remembers one of the same origin that is not known ──► another id, not accepted: all agents wait
@@ -123,15 +124,16 @@ impl StoreIdentity {
                 return Ok(seen.store);
             }
             let store = match seen.store.id.as_str() {
-                "" => made(&pb::Store::default()),
+                // What this conductor knew of is lost, if it knew of any.
+                "" => made(&self.known.borrow()),
                 // Of an earlier version, which did not write it down.
                 _ if seen.lineage == 0 => seen.store.clone(),
                 _ => made(&seen.store),
             };
             if let Some(store) = self.write(Txn::new(), &Seen { lineage, ..seen.clone() }, store).await? {
-                match seen.store.id.as_str() {
+                match store.previous_id.as_str() {
+                    _ if store.id == seen.store.id => {}
                     "" => tracing::info!(id = store.id, "the store had no identity: it has one now"),
-                    id if id == store.id => {}
                     previous => tracing::error!(
                         id = store.id,
                         previous,
@@ -292,7 +294,9 @@ impl StoreIdentity {
             store.origin_id.clone_from(&store.id);
             store.replaced_ids.extend((!store.previous_id.is_empty()).then(|| store.previous_id.clone()));
         }
-        self.know(&store);
+        if !store.id.is_empty() {
+            self.know(&store);
+        }
         Ok(Seen { store, lineage: read.record.lineage, revision: read.revision })
     }
 

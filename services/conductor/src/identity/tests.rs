@@ -135,6 +135,20 @@ async fn an_acceptance_holds_for_what_the_store_replaced_and_for_nothing_that_ca
 }
 
 #[tokio::test]
+async fn a_store_that_was_wiped_under_a_conductor_is_in_the_place_of_the_one_that_it_knew() {
+    let one = identity();
+    let first = one.marked("").await.unwrap();
+    one.db.store.txn(Txn::new().delete(one.db.keys.store_identity())).await.unwrap();
+    let second = one.current().await.unwrap();
+    assert_eq!((&second.previous_id, &second.origin_id), (&first.id, &first.origin_id));
+    assert!(one.waits() && !second.accepted);
+    // The word is given before any agent has registered.
+    one.accept(&second.id, "admin").await.unwrap();
+    let told = one.compared(remembers(&first)).await.unwrap();
+    assert!(told.accepted && told.replaced_ids.contains(&first.id));
+}
+
+#[tokio::test]
 async fn the_ids_that_are_kept_are_bounded_and_those_of_an_earlier_version_are_understood() {
     let one = identity();
     let mut store = one.current().await.unwrap();
