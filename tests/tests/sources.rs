@@ -12,7 +12,7 @@ use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::{FailRule, VerbConfig};
 use kilonova_runtime::config::Period;
 use kilonova_tests::asking::started;
-use kilonova_tests::waiting::until;
+use kilonova_tests::waiting::{comes_to, until};
 use kilonova_tests::{Api, Backing, Plan, over_both_stores};
 
 over_both_stores!(
@@ -122,10 +122,13 @@ async fn an_update_that_is_repeated_late_does_not_undo_a_newer_one(backing: Back
         update_mask: Some(prost_types::FieldMask { paths: vec!["name".into()] }),
         ..Default::default()
     };
+    let mut named = String::new();
     for (request_id, name) in [("a", "first"), ("b", "second"), ("a", "first")] {
-        api.instances().update_instance(rename(request_id, name)).await.unwrap();
+        let updated = api.instances().update_instance(rename(request_id, name)).await.unwrap().into_inner();
+        named = updated.instance.unwrap().spec.unwrap().name;
     }
-    assert_eq!(api.get(&vm.id).await.unwrap().spec.unwrap().name, "second");
+    assert_eq!(named, "second");
+    comes_to("second".to_owned(), async || api.get(&vm.id).await.unwrap().spec.unwrap().name).await;
     let reused = api.instances().update_instance(rename("a", "third")).await.unwrap_err();
     assert_eq!(error(&reused).reason, Reason::RequestIdReused);
 

@@ -68,7 +68,7 @@ async fn after_etcd_is_put_back_to_a_copy_what_is_created_runs_without_any_resta
     // Enough that every conductor has some of them.
     let after = create(&api, "after", 12).await;
     for id in before.iter().chain(&after) {
-        assert_eq!(api.get(id).await.unwrap().state(), State::Active);
+        api.until(id, State::Active).await;
     }
     cluster.ready().await;
     cluster.shutdown().await;
