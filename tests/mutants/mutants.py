@@ -267,8 +267,8 @@ MUTANTS = (
     Mutant(
         "volumes that moved keep their generation",
         f"{CONDUCTOR}/agents/connections.rs",
-        'self.backend(volume_id, "disconnect", 1).await?',
-        'self.backend(volume_id, "disconnect", 0).await?',
+        'self.backend(decided, volume_id, "disconnect", 1).await?',
+        'self.backend(decided, volume_id, "disconnect", 0).await?',
         matrix("a take-over fails"),
     ),
     Mutant(
@@ -383,8 +383,8 @@ MUTANTS = (
     Mutant(
         "a host is told to remove what it was found to have",
         f"{CONDUCTOR}/placed/mod.rs",
-        "        let left = there().filter(|receipt| !self.is_to_stay(receipt));\n",
-        "        let left = there();\n",
+        "there().filter(|receipt| !self.is_to_stay(receipt) && ",
+        "there().filter(|receipt| ",
         CONDUCTOR_UNITS,
     ),
     Mutant(
@@ -728,8 +728,8 @@ MUTANTS = (
     Mutant(
         "what is of a later attempt is removed with an earlier one",
         f"{AGENT}/ledger.rs",
-        "is_any && attempt != ANY && attempt < self.stamp.attempt",
-        "is_any && attempt != ANY && attempt < self.stamp.attempt && false",
+        "is_any && stamp.attempt != ANY && stamp.attempt < self.stamp.attempt",
+        "is_any && stamp.attempt != ANY && stamp.attempt < self.stamp.attempt && false",
         ("-p", "kilonova-tests", "--test", "put_back", "embedded::what_is_of_a_later"),
     ),
     Mutant(
@@ -756,8 +756,8 @@ MUTANTS = (
     Mutant(
         "an audit removes a copy that a record wants elsewhere",
         f"{CONDUCTOR}/audit/guests.rs",
-        "            if entry.is_some_and(|entry| entry.record.is_wanted()) {\n",
-        "            if entry.is_some_and(|entry| !entry.record.is_wanted()) {\n",
+        "entry.filter(|entry| entry.record.is_wanted()) {\n",
+        "entry.filter(|entry| !entry.record.is_wanted()) {\n",
         CONDUCTOR_UNITS,
     ),
     Mutant(
@@ -766,5 +766,82 @@ MUTANTS = (
         "matches!(volume.state(), State::InUse | State::Error) => {",
         "matches!(volume.state(), State::InUse) => {",
         CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "a host that looks for itself removes what it keeps for another",
+        f"{CONDUCTOR}/placed/mod.rs",
+        " && self.keeper(receipt).is_none())",
+        ")",
+        ("-p", "kilonova-tests", "--test", "dead_hosts", "embedded::a_host_that_is_back_keeps"),
+    ),
+    Mutant(
+        "an error leaves one copy",
+        f"{CONDUCTOR}/plan.rs",
+        "            Phase::Failed => true,\n",
+        "            Phase::Failed => (self.epoch_of)(host).is_none(),\n",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "what a host had made before the store was put back is removed",
+        f"{CONDUCTOR}/engine/build.rs",
+        "held == Held::Earlier)",
+        "held == Held::Earlier && record.was_there())",
+        DRIVING,
+    ),
+    Mutant(
+        "what was accepted goes on beside a copy that was found",
+        f"{CONDUCTOR}/plan.rs",
+        "        _ if view.is_about_to_run_another() =>",
+        "        _ if view.is_about_to_run_another() && view.tried > 1_000 =>",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "a rebuild is done again after the store was put back",
+        f"{CONDUCTOR}/engine/behind.rs",
+        "let is_once = record.is_done_once() && ",
+        "let is_once = record.is_done_once() && record.tried().len() > 1_000 && ",
+        ("-p", "kilonova-tests", "--test", "put_back", "embedded::a_rebuild"),
+    ),
+    Mutant(
+        "a disconnect is sent for a record that has changed since",
+        f"{CONDUCTOR}/agents/connections.rs",
+        "now.revision != decided.at",
+        "now.revision < decided.at",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "a store is driven before hosts have compared",
+        f"{CONDUCTOR}/identity.rs",
+        "!(store.accepted && store.compared)",
+        "!store.accepted",
+        ("-p", "kilonova-tests", "--test", "store_identity", "embedded::nothing_is_driven"),
+    ),
+    Mutant(
+        "hosts that vanished at once are held for ever",
+        f"{CONDUCTOR}/hosts/held.rs",
+        "|set| !set.held.is_empty()",
+        "|set| set.held.len() > 1_000",
+        ("-p", "kilonova-tests", "--test", "dead_hosts", "embedded::most_hosts"),
+    ),
+    Mutant(
+        "a lost volume is deleted though an instance has it",
+        f"{CONDUCTOR}/server/volumes.rs",
+        "record.resource().attachments.first()",
+        "record.resource().attachments.get(1)",
+        CONDUCTOR_UNITS,
+    ),
+    Mutant(
+        "what has lost something is copied as a backup",
+        "common/store/src/embedded/backup.rs",
+        "    mark.misses(Some(found)).map_or",
+        "    mark.misses(Some(Mark { ..found })).filter(|_| dir.is_file()).map_or",
+        ("-p", "kilonova-store", "--test", "embedded", "a_store_that_has_lost"),
+    ),
+    Mutant(
+        "what was given up by an operator's word is kept when its host is back",
+        f"{CONDUCTOR}/placed/mod.rs",
+        "receipt.prepared || receipt.given_up {",
+        "receipt.prepared {",
+        ("-p", "kilonova-tests", "--test", "dead_hosts", "embedded::a_destination_that_died"),
     ),
 )

@@ -1,11 +1,12 @@
 //! Waiting on values, with a deadline; and how much slower than usual this machine is.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use futures::FutureExt;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
@@ -26,14 +27,7 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = look().await {
-            return value;
-        }
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(LOOK).await;
-    }
+    until_ok(|| look().map(|value| value.ok_or(what))).await
 }
 
 /// Looks until what is read is what it should be; panics with both when it is not in time. What another conductor than the one that was
@@ -44,13 +38,23 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = T>,
 {
+    let compared = |now| if now == wanted { Ok(()) } else { Err(format!("{wanted:?}, but {now:?}")) };
+    until_ok(|| read().map(compared)).await;
+}
+
+/// Looks until there is a value; panics with what is missing when there is none in time.
+async fn until_ok<T, E, F, Fut>(mut look: F) -> T
+where
+    E: Display,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
     let start = Instant::now();
     loop {
-        let now = read().await;
-        if now == wanted {
-            return;
+        match look().await {
+            Ok(value) => return value,
+            Err(missing) => assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {missing}"),
         }
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {wanted:?}, but {now:?}");
         tokio::time::sleep(LOOK).await;
     }
 }

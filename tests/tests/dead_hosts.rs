@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use kilonova_compute::config::Verb;
 use kilonova_model::{Error, HostName, Reason, ServiceKind};
 use kilonova_proto::api::v1 as api;
 use kilonova_proto::conductor::v1::{FenceRecord, InstanceRecord, Receipt};
@@ -11,17 +12,22 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::State;
 use kilonova_proto::types::v1::server_group::Policy;
 use kilonova_rpc::status::from_status;
+use kilonova_runtime::agent::simulated::VerbConfig;
 use kilonova_runtime::config::Period;
 use kilonova_store::Txn;
 use kilonova_store::keys::Keys;
 use kilonova_tests::asking::started;
+use kilonova_tests::journal::Line;
 use kilonova_tests::waiting::until;
 use kilonova_tests::{Api, Backing, Cluster, Plan, over_both_stores};
 use prost::Message;
 
 over_both_stores!(
     a_revert_waits_for_the_host_it_goes_back_to_and_a_confirm_for_the_one_it_stays_on,
+    most_hosts_die_at_once_and_are_fenced_and_evacuated_all_the_same,
     a_host_that_is_back_without_its_disk_costs_no_copy,
+    a_host_that_is_back_keeps_its_copy_until_the_one_that_has_to_have_it_is_heard_to,
+    after_a_move_that_broke_off_a_host_that_looks_for_itself_removes_no_copy,
     a_destination_that_died_for_good_is_fenced_and_the_source_runs_its_copy_again,
     a_host_that_has_what_no_receipt_tells_of_is_in_the_way_of_an_evacuation,
     a_host_that_was_back_while_no_conductor_ran_is_not_fenced_any_more,
@@ -108,6 +114,29 @@ fn deeds(cluster: &Cluster, id: &str, host: &str) -> Vec<String> {
     lines.into_iter().map(|(_, op)| op).collect()
 }
 
+async fn most_hosts_die_at_once_and_are_fenced_and_evacuated_all_the_same(backing: Backing) {
+    let Some((mut cluster, api)) = started(plan(backing)).await else { return };
+    let ids = api.create("vm", "small", 3).await.unwrap();
+    let mut hosts = Vec::new();
+    for id in &ids {
+        hosts.push(api.until(id, State::Active).await.host);
+    }
+    let dead: Vec<_> = cluster.names(ServiceKind::Compute).into_iter().take(2).collect();
+    for host in &dead {
+        cluster.kill(ServiceKind::Compute, host);
+    }
+    for host in &dead {
+        until(&format!("{host} is fenced"), || async { fence(&api, host).await.ok() }).await;
+    }
+    for (id, _) in ids.iter().zip(hosts).filter(|(_, host)| dead.contains(host)) {
+        until("it is evacuated", || async { evacuate(&api, id, &[]).await.ok() }).await;
+        let there = || async { api.get(id).await.ok().filter(|now| !dead.contains(&now.host)) };
+        let there = || async { there().await.filter(|now| now.state() == State::Active) };
+        until("it runs elsewhere", there).await;
+    }
+    cluster.shutdown().await;
+}
+
 async fn a_host_that_is_back_without_its_disk_costs_no_copy(backing: Backing) {
     let Some((mut cluster, api)) = started(plan(backing)).await else { return };
     let moved = migrated(&api).await;
@@ -127,6 +156,52 @@ async fn a_host_that_is_back_without_its_disk_costs_no_copy(backing: Backing) {
     assert_eq!(deeds(&cluster, &moved.id, &source), ["spawn", "hand_over"], "the only copy is kept");
     revert(&api, &moved.id).await.unwrap();
     assert_eq!(api.until(&moved.id, State::Active).await.host, source);
+    cluster.shutdown().await;
+}
+
+async fn a_host_that_is_back_keeps_its_copy_until_the_one_that_has_to_have_it_is_heard_to(backing: Backing) {
+    let Some((mut cluster, api)) = started(plan(backing)).await else { return };
+    let moved = migrated(&api).await;
+    let (source, destination) = (moved.previous_host.clone(), moved.host.clone());
+    lose(&mut cluster, &api, &source).await;
+    confirm(&api, &moved.id).await.unwrap();
+    api.until(&moved.id, State::Active).await;
+    lose(&mut cluster, &api, &destination).await;
+    cluster.launch(ServiceKind::Compute, &source).await;
+    cluster.ready().await;
+    assert_eq!(deeds(&cluster, &moved.id, &source), ["spawn", "hand_over"], "it compared, and keeps it");
+    cluster.launch(ServiceKind::Compute, &destination).await;
+    cluster.ready().await;
+    until("the copy is removed", || async {
+        (deeds(&cluster, &moved.id, &source) == ["spawn", "hand_over", "destroy"]).then_some(())
+    })
+    .await;
+    cluster.shutdown().await;
+}
+
+async fn after_a_move_that_broke_off_a_host_that_looks_for_itself_removes_no_copy(backing: Backing) {
+    let mut plan = plan(backing);
+    let latency = Some(Period::from_secs(3));
+    let done_and_not_said = VerbConfig { lose_rate: 1.0, latency, ..VerbConfig::default() };
+    plan.compute.driver.verbs = [(Verb::TakeOver, done_and_not_said)].into();
+    let Some((mut cluster, api)) = started(plan).await else { return };
+    let before = api.active("vm").await;
+    let source = before.host.clone();
+    migrate(&api, &before.id, false, "").await.unwrap();
+    until("the source has let go", || async {
+        (deeds(&cluster, &before.id, &source) == ["spawn", "hand_over"]).then_some(())
+    })
+    .await;
+    lose(&mut cluster, &api, &source).await;
+    let broken = api.until(&before.id, State::Error).await;
+    assert_eq!(broken.host, source);
+    let taken = |line: &Line| line.id == before.id && line.op == "take_over";
+    let destination = cluster.journals().into_iter().find(taken).unwrap().host;
+    lose(&mut cluster, &api, &destination).await;
+    cluster.launch(ServiceKind::Compute, &destination).await;
+    cluster.launch(ServiceKind::Compute, &source).await;
+    cluster.ready().await;
+    assert_eq!(deeds(&cluster, &before.id, &destination), ["prepare", "take_over"], "it may be the good one");
     cluster.shutdown().await;
 }
 

@@ -12,6 +12,7 @@ use kilonova_rpc::status::from_status;
 use kilonova_runtime::agent::simulated::FailRule;
 use kilonova_runtime::config::Period;
 use kilonova_tests::waiting::comes_to;
+use kilonova_tests::waiting::until;
 use kilonova_tests::{Api, Backing, Cluster, Plan, journal, over_both_stores};
 
 over_both_stores!(
@@ -22,6 +23,7 @@ over_both_stores!(
     an_attach_is_finished_after_every_agent_and_conductor_restarted,
     a_volume_grows_and_counts_as_much_as_it_has,
     an_instance_goes_at_last_though_its_volumes_backend_is_away,
+    a_detach_ends_though_its_volumes_backend_is_off_for_good,
 );
 
 async fn instances_are_stopped_started_and_rebooted(backing: Backing) {
@@ -267,6 +269,29 @@ async fn a_volume_grows_and_counts_as_much_as_it_has(backing: Backing) {
     api.volumes().delete_volume(request).await.unwrap();
     api.until_volume(&data, VolumeState::Deleted).await;
     comes_to(1, used).await;
+    cluster.shutdown().await;
+}
+
+async fn a_detach_ends_though_its_volumes_backend_is_off_for_good(backing: Backing) {
+    let mut plan = Plan::new(backing);
+    plan.volumes = 1;
+    let Some(mut cluster) = Cluster::start(plan).await else { return };
+    let api = cluster.api();
+    api.seed().await;
+    let web = instance(&api, "web").await;
+    let disk = volume(&api, "disk").await;
+    attach(&api, &web, &disk).await.unwrap();
+    api.until_volume(&disk, VolumeState::InUse).await;
+    cluster.stop(ServiceKind::Volume, "storage-1@sim").await;
+    let asked = detach(&api, &web, &disk).await.unwrap();
+    until("an operator says that the backend is off", || async {
+        let service = pb::ServiceKind::Volume.into();
+        let request = api::FenceHostRequest { service, host: "storage-1@sim".into(), ..Default::default() };
+        api.hosts().fence_host(request).await.ok()
+    })
+    .await;
+    api.until_volume(&disk, VolumeState::Available).await;
+    api.until_after(&asked, "has it no more", |now| now.attachments.is_empty()).await;
     cluster.shutdown().await;
 }
 

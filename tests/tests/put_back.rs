@@ -2,14 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeSet;
+
+use kilonova_compute::config::Verb;
 use kilonova_model::{InstanceId, Reason, VolumeId};
 use kilonova_proto::api::v1 as api;
+use kilonova_proto::conductor::v1::r#move::Step;
 use kilonova_proto::conductor::v1::{InstanceRecord, Place, Receipt};
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind as ActionKind;
 use kilonova_proto::types::v1::drift::Kind;
 use kilonova_proto::types::v1::instance::{PowerState, State, Task};
 use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_rpc::status::from_status;
+use kilonova_runtime::agent::simulated::VerbConfig;
 use kilonova_runtime::config::Period;
 use kilonova_store::Txn;
 use kilonova_store::keys::Keys;
@@ -23,6 +29,9 @@ over_both_stores!(
     what_is_of_a_later_attempt_than_the_record_knows_is_not_removed_with_an_earlier_one,
     what_is_asked_after_it_is_done_though_its_agent_did_something_else_of_that_turn,
     while_a_copy_that_was_found_may_run_no_other_is_made_to,
+    what_was_being_built_then_is_taken_as_it_is,
+    a_rebuild_that_was_under_way_then_is_not_done_twice,
+    a_move_that_was_under_way_then_starts_nothing,
 );
 
 fn plan(backing: Backing) -> Plan {
@@ -129,7 +138,7 @@ fn count(cluster: &Cluster, op: &str) -> usize {
 
 /// The hosts that have a guest of it, by their journals.
 fn guests(cluster: &Cluster, id: &str) -> Vec<String> {
-    let mut hosts = std::collections::BTreeSet::new();
+    let mut hosts = BTreeSet::new();
     for line in cluster.journals().into_iter().filter(|line| line.id == id) {
         match line.op.as_str() {
             "spawn" | "prepare" => _ = hosts.insert(line.host),
@@ -151,7 +160,9 @@ async fn what_is_of_a_later_attempt_than_the_record_knows_is_not_removed_with_an
     // It had been evacuated from the first host, which still had to remove what it had.
     let (host, attempt) = (first.to_owned(), instance.attempt);
     let copied = Copied::of(&cluster, id, &[]).await.with(|record| {
-        record.receipts.insert(0, Receipt { host: host.clone(), attempt, ..Default::default() });
+        record
+            .receipts
+            .insert(0, Receipt { host: host.clone(), attempt, given_up: true, ..Default::default() });
         record.evacuated_from = Some(Place { host, attempt, ..Default::default() });
     });
     moved_to(&api, id, first).await;
@@ -236,5 +247,112 @@ async fn while_a_copy_that_was_found_may_run_no_other_is_made_to(backing: Backin
     let receipts = record(&cluster, id).await.receipts;
     assert!(receipts.iter().all(|receipt| receipt.host == first), "{receipts:?}");
     assert_eq!(audit(&api, false).await, []);
+    cluster.shutdown().await;
+}
+
+async fn stopped(api: &Api, id: &str) {
+    let request = api::StopInstanceRequest { instance_id: id.into(), ..Default::default() };
+    api.instances().stop_instance(request).await.unwrap();
+    api.until(id, State::Stopped).await;
+}
+
+/// Each verb takes a second.
+fn slow(plan: &mut Plan, verbs: &[Verb]) {
+    let slow = VerbConfig { latency: Some(Period::from_secs(1)), ..VerbConfig::default() };
+    plan.compute.driver.verbs = verbs.iter().map(|verb| (*verb, slow.clone())).collect();
+}
+
+async fn what_was_being_built_then_is_taken_as_it_is(backing: Backing) {
+    let Some((mut cluster, api)) = started(plan(backing)).await else { return };
+    let instance = api.active("vm").await;
+    let (id, host) = (instance.id.as_str(), instance.host.as_str());
+    let copied = Copied::of(&cluster, id, &[]).await.with(|record| {
+        let instance = record.instance.as_mut().unwrap();
+        instance.set_state(State::Building);
+        instance.set_task(Task::Spawning);
+        instance.launch_time = None;
+    });
+    stopped(&api, id).await;
+
+    let api = copied.put_back(&mut cluster).await;
+    until_on(&api, id, host, State::Active).await;
+    assert_eq!((count(&cluster, "spawn"), guests(&cluster, id)), (1, vec![host.to_owned()]));
+    assert_eq!(reboot(&api, id, &[]).await, Ok(()), "it can be worked with");
+    until("it is rebooted", || async { count(&cluster, "power").eq(&2).then_some(()) }).await;
+    cluster.shutdown().await;
+}
+
+async fn a_rebuild_that_was_under_way_then_is_not_done_twice(backing: Backing) {
+    let mut plan = plan(backing);
+    slow(&mut plan, &[Verb::Rebuild]);
+    let Some((mut cluster, api)) = started(plan).await else { return };
+    let id = api.active("vm").await.id;
+    let rebuild = async |api: &Api| {
+        let request = api::RebuildInstanceRequest {
+            instance_id: id.clone(),
+            image_id: "cirros".into(),
+            ..Default::default()
+        };
+        api.instances().rebuild_instance(request).await.unwrap().into_inner().instance.unwrap()
+    };
+    let asked = rebuild(&api).await;
+    let copied = Copied::of(&cluster, &id, &[]).await;
+    api.settled(&asked).await;
+    stopped(&api, &id).await;
+
+    let api = copied.put_back(&mut cluster).await;
+    let after = api.settled(&asked).await;
+    let last = api.actions(&id, 2).await.into_iter().find(|one| one.kind() == ActionKind::Rebuild).unwrap();
+    assert_eq!((last.outcome(), after.state()), (pb::Outcome::Failed, State::Active), "{last:?}");
+    assert_eq!(count(&cluster, "rebuild"), 1, "what was done with it since is not destroyed");
+    let asked = rebuild(&api).await;
+    api.settled(&asked).await;
+    assert_eq!(count(&cluster, "rebuild"), 2, "whoever asks again has it done");
+    cluster.shutdown().await;
+}
+
+async fn a_move_that_was_under_way_then_starts_nothing(backing: Backing) {
+    let mut plan = plan(backing);
+    plan.computes = 3;
+    slow(&mut plan, &[Verb::HandOver]);
+    let Some((mut cluster, _)) = started(plan).await else { return };
+    for prepares in [false, true] {
+        let api = cluster.api();
+        let before = api.active("vm").await;
+        let id = before.id.as_str();
+        let request = api::MigrateInstanceRequest { instance_id: id.into(), ..Default::default() };
+        api.instances().migrate_instance(request).await.unwrap();
+        until("it is handed over", || async {
+            let operation = record(&cluster, id).await.operations.into_iter().next()?;
+            (operation.r#move?.step() == Step::HandOver).then_some(())
+        })
+        .await;
+        let copied = Copied::of(&cluster, id, &[]).await.with(|record| {
+            let way = record.operations[0].r#move.as_mut().unwrap();
+            if prepares {
+                way.set_step(Step::Prepare);
+                let destination = way.destination.as_mut().unwrap();
+                (destination.host, destination.attempt) = (String::new(), 0);
+                record.receipts.retain(|receipt| receipt.host == before.host);
+            }
+        });
+        api.until(id, State::Resized).await;
+        let moved = guests(&cluster, id);
+
+        let api = copied.put_back(&mut cluster).await;
+        until("the move has ended", || async {
+            record(&cluster, id).await.operations.is_empty().then_some(())
+        })
+        .await;
+        let journals = cluster.journals();
+        let ran = journals.iter().filter(|line| line.id == id && line.op == "take_over");
+        let ran: BTreeSet<&str> = ran.map(|line| line.host.as_str()).collect();
+        assert_eq!(ran.len(), 1, "no other host runs it");
+        let all = guests(&cluster, id);
+        assert!(moved.iter().all(|host| all.contains(host)), "and no copy is removed: {moved:?} {all:?}");
+        api.delete(id).await.unwrap();
+        api.until(id, State::Deleted).await;
+        assert!(guests(&cluster, id).is_empty());
+    }
     cluster.shutdown().await;
 }

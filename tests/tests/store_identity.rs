@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use kilonova_compute::config::Verb;
 use kilonova_model::ServiceKind;
 use kilonova_proto::api::v1 as api;
-use kilonova_proto::conductor::v1::StoreRecord;
+use kilonova_proto::conductor::v1::{InstanceRecord, StoreRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::Store;
-use kilonova_proto::types::v1::instance::State;
+use kilonova_proto::types::v1::instance::{State, Task};
+use kilonova_runtime::agent::simulated::VerbConfig;
 use kilonova_runtime::config::Period;
 use kilonova_store::Txn;
 use kilonova_store::keys::Keys;
@@ -22,6 +24,7 @@ over_both_stores!(
     one_agent_that_was_told_of_more_than_there_is_has_all_of_them_wait,
     a_store_that_has_outgrown_what_an_agent_was_told_is_known_by_the_mark_that_it_lacks,
     what_a_record_wants_on_another_host_is_left_alone_and_what_none_wants_is_not,
+    nothing_is_driven_before_hosts_have_compared_what_they_have_with_an_accepted_store,
 );
 
 const AGENTS: [ServiceKind; 2] = [ServiceKind::Compute, ServiceKind::Volume];
@@ -48,16 +51,20 @@ async fn until_agents(cluster: &Cluster, ready: bool) {
     until(&format!("every agent is ready: {ready}"), || async { all().then_some(()) }).await;
 }
 
+async fn until_nobody_drives(cluster: &Cluster) {
+    let shards = Keys::new(cluster.cell()).shards();
+    until("nobody drives a store that was set back", || async {
+        let owned = cluster.shared_store().list(&shards, None, 10).await.ok()?;
+        owned.items.is_empty().then_some(())
+    })
+    .await;
+}
+
 /// Accepts the store, after which all goes on as if nothing had been.
 async fn accepted(cluster: Cluster, api: &Api, instance: &pb::Instance) {
     let Store { id, previous_id, .. } = store(api).await;
     if !previous_id.is_empty() {
-        let shards = Keys::new(cluster.cell()).shards();
-        until("nobody drives a store that was set back", || async {
-            let owned = cluster.shared_store().list(&shards, None, 10).await.ok()?;
-            owned.items.is_empty().then_some(())
-        })
-        .await;
+        until_nobody_drives(&cluster).await;
     }
     // What is asked of a store that was set back waits; it does not fail because agents wait too.
     let count = u32::from(!previous_id.is_empty());
@@ -104,6 +111,46 @@ async fn a_store_that_has_outgrown_what_an_agent_was_told_is_known_by_the_mark_t
         format!(r#"{{"id":"{}","revision":1,"mark":"{mark}"}}"#, store.id)
     };
     Box::pin(all_of_them_wait(backing, lost)).await;
+}
+
+async fn nothing_is_driven_before_hosts_have_compared_what_they_have_with_an_accepted_store(
+    backing: Backing,
+) {
+    let mut plan = plan(backing);
+    plan.computes = 2;
+    let slow = VerbConfig { latency: Some(Period::from_secs(2)), ..VerbConfig::default() };
+    plan.compute.driver.verbs = [(Verb::List, slow)].into();
+    let Some((mut cluster, api)) = started(plan).await else { return };
+    let instance = api.active("web").await;
+    let first = store(&api).await;
+    cluster.stop(ServiceKind::Compute, &instance.host).await;
+    let ahead = format!(r#"{{"id":"{}","revision":{}}}"#, first.id, first.revision + 1_000_000);
+    std::fs::write(cluster.data_dir(&instance.host).join("store.json"), ahead).unwrap();
+    cluster.launch(ServiceKind::Compute, &instance.host).await;
+    let second = until("the store has another id", || async {
+        Some(store(&api).await).filter(|store| store.previous_id == first.id)
+    })
+    .await;
+    until_nobody_drives(&cluster).await;
+    // As it was before a place was found for it.
+    let key = Keys::new(cluster.cell()).instance(instance.id.parse().unwrap());
+    let found = cluster.shared_store().get(&key).await.unwrap().0.unwrap();
+    let mut record = InstanceRecord::decode(found.value.as_ref()).unwrap();
+    (record.receipts, record.tried_hosts, record.last_attempt) = Default::default();
+    let was = record.instance.as_mut().unwrap();
+    was.set_state(State::Building);
+    was.set_task(Task::Scheduling);
+    (was.host, was.attempt, was.launch_time) = Default::default();
+    let txn = Txn::new().put(key, record.encode_to_vec());
+    cluster.shared_store().txn(txn).await.unwrap().committed().unwrap();
+
+    accept(&api, &second.id).await.unwrap();
+    let failed = api.until(&instance.id, State::Error).await;
+    assert!(failed.host.is_empty(), "{failed:?}");
+    let spawned: Vec<_> = cluster.journals().into_iter().filter(|line| line.op == "spawn").collect();
+    assert_eq!(spawned.len(), 1, "the copy that is there is not made a second time: {spawned:?}");
+    assert!(store(&api).await.compared);
+    cluster.shutdown().await;
 }
 
 /// One agent remembers what the store is not; all wait.

@@ -1,5 +1,6 @@
 //! What only the embedded store promises: what survives a restart, a kill, and an overrun watch.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -261,6 +262,35 @@ async fn a_database_whose_log_was_deleted_is_refused() {
     drop(store);
     std::fs::copy(early.path().join("store.db"), dir.path().join("store.db")).unwrap();
     is_refused(dir.path(), "its last 1 changes are lost", &["a"]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_has_lost_something_is_not_copied_nor_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let last = commit(&store, Txn::new().put("k/a", "1")).await;
+    let mark = || std::fs::read_to_string(dir.path().join("store.mark")).unwrap();
+    while !mark().contains(&format!("revision {last}")) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let killed = tempfile::tempdir().unwrap();
+    for file in ["store.db", "store.mark"] {
+        std::fs::copy(dir.path().join(file), killed.path().join(file)).unwrap();
+    }
+    let file = killed.path().join("backup.db");
+    let names = || {
+        let entries = std::fs::read_dir(killed.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.collect::<BTreeSet<_>>()
+    };
+    let before = names();
+    let refused = embedded::backup(killed.path(), &file).unwrap_err();
+    assert!(refused.to_string().contains("changes are lost"), "{refused}");
+    assert_eq!(names(), before);
+    // An empty log in its place does not make it whole.
+    std::fs::write(killed.path().join("store.db-wal"), "").unwrap();
+    let refused = embedded::backup(killed.path(), &file).unwrap_err();
+    assert!(refused.to_string().contains("nothing was copied"), "{refused}");
+    assert!(!file.exists());
 }
 
 #[tokio::test]

@@ -77,8 +77,7 @@ impl ComputeServer {
     /// Takes a command for this agent to remove something.
     fn admit_removal(&self, command: &InstanceCommand) -> Result<(), Error> {
         self.admit(&command.target_host, command.target_epoch)?;
-        self.memory.told_to_remove(command.store_revision, &command.store_mark);
-        Ok(())
+        self.memory.told_to_remove(&command.target_host, command.store_revision, &command.store_mark)
     }
 
     fn take_build(&self, request: BuildInstanceRequest) -> Result<(), Error> {

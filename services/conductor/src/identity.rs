@@ -9,6 +9,7 @@
 //!   an agent remembers one of the same origin that is not known ──► another id, not accepted: all agents wait
 //!   an agent remembers one of another origin ──► that agent waits
 //!   `kilonova store accept` ──► accepted: agents that remember what it is in the place of adopt it
+//!   the hosts that are there have compared what they have with it ──► compared: conductors drive
 //! ```
 //!
 //! An acceptance is in the data, and so in every copy of them. So it holds for certain ids only: those the store had before, and
@@ -18,8 +19,8 @@
 //! lacks every mark that was made after it was taken. Conductors make one at their start and every few seconds, and send the newest with
 //! each command. A mark is kept for a day (`identity/mark.rs`): of a host that was away for longer only the revision is compared.
 //!
-//! While a store that was set back is not accepted, conductors own no shards, so that nothing is driven, moved, purged or forgotten by what it says.
-//! What is asked of them meanwhile is accepted, and waits.
+//! While a store that was set back is not accepted, and compared, conductors own no shards, so that nothing is driven, moved, purged or forgotten
+//! by what it says, and nothing is made a second time that a host will be found to have. What is asked of them meanwhile is accepted, and waits.
 //!
 //! Every change compares the record that was read, so that conductors that notice the same at once make one new id.
 
@@ -102,7 +103,7 @@ impl StoreIdentity {
         self.known.borrow().mark.clone()
     }
 
-    /// Whether records are not to be driven, because the store is not what it was and no administrator has accepted it.
+    /// Whether records are not to be driven, because the store is not what it was, and not accepted and compared.
     #[must_use]
     pub fn waits(&self) -> bool {
         waits(&self.known.borrow())
@@ -115,13 +116,35 @@ impl StoreIdentity {
         let _ = self.known.subscribe().wait_for(is_so).await;
     }
 
+    /// Waits until there is a store that is accepted and not compared.
+    pub async fn until_to_compare(&self) -> pb::Store {
+        let is_so = |store: &pb::Store| !store.previous_id.is_empty() && store.accepted && !store.compared;
+        let mut known = self.known.subscribe();
+        // The sender lives as long as `self`.
+        known.wait_for(is_so).await.map_or_else(|_| pb::Store::default(), |store| store.clone())
+    }
+
+    /// The hosts have compared what they have with this store.
+    pub async fn set_compared(&self, id: &str) -> Result<pb::Store, Error> {
+        let compared = |now: &pb::Store| {
+            let is_to_be = now.id == id && now.accepted && !now.compared;
+            is_to_be.then(|| pb::Store { compared: true, ..now.clone() })
+        };
+        self.change(compared).await.map(|(store, _)| store)
+    }
+
     /// Which store it is, and how far it has come; one that has no identity gets one.
     pub async fn current(&self) -> Result<pb::Store, Error> {
+        self.seen().await.map(|seen| seen.store)
+    }
+
+    /// The record, once it has an identity that is of these data.
+    async fn seen(&self) -> Result<Seen, Error> {
         for _ in 0..TRIES {
             let seen = self.read().await?;
             let lineage = self.lineage().await?;
             if !seen.store.id.is_empty() && seen.lineage == lineage {
-                return Ok(seen.store);
+                return Ok(seen);
             }
             let store = match seen.store.id.as_str() {
                 // What this conductor knew of is lost, if it knew of any.
@@ -140,6 +163,22 @@ impl StoreIdentity {
                         "the store's data are not those that it had: agents remove nothing until `kilonova store accept`"
                     ),
                 }
+            }
+        }
+        Err(conflict("the store's identity"))
+    }
+
+    /// Changes the record, again if somebody else was faster. Gives the store as it is then, and says whether this changed it: not if
+    /// `change` has none for what it is given.
+    async fn change(
+        &self,
+        change: impl Fn(&pb::Store) -> Option<pb::Store>,
+    ) -> Result<(pb::Store, bool), Error> {
+        for _ in 0..TRIES {
+            let seen = self.seen().await?;
+            let Some(changed) = change(&seen.store) else { return Ok((seen.store, false)) };
+            if let Some(store) = self.write(Txn::new(), &seen, changed).await? {
+                return Ok((store, true));
             }
         }
         Err(conflict("the store's identity"))
@@ -185,18 +224,15 @@ impl StoreIdentity {
             remembered = id,
             "an agent remembers another store: it removes nothing until it finds that one, or until `kilonova store accept`"
         );
-        for _ in 0..TRIES {
-            let seen = self.read().await?;
-            if seen.store.id != store.id || seen.store.waiting_ids.contains(&id) {
-                return self.current().await;
-            }
-            let mut noted = seen.store.clone();
-            remember(&mut noted.waiting_ids, &id, WAITING);
-            if let Some(store) = self.write(Txn::new(), &seen, noted).await? {
-                return Ok(store);
-            }
-        }
-        Err(conflict("the store's identity"))
+        let noted = |now: &pb::Store| {
+            let is_to_be = now.id == store.id && !now.waiting_ids.contains(&id);
+            is_to_be.then(|| {
+                let mut noted = now.clone();
+                remember(&mut noted.waiting_ids, &id, WAITING);
+                noted
+            })
+        };
+        self.change(noted).await.map(|(store, _)| store)
     }
 
     /// Whether the store has a mark, as far as that can be said.
@@ -221,58 +257,56 @@ impl StoreIdentity {
 
     /// The same, in the place also of the store that an agent remembers.
     async fn renew(&self, id: &str, remembered: Option<&str>) -> Result<pb::Store, Error> {
-        for _ in 0..TRIES {
-            let seen = self.read().await?;
-            if seen.store.id != id {
-                return self.current().await;
-            }
-            let seen = Seen { lineage: self.lineage().await?, ..seen };
-            let mut renewed = made(&seen.store);
-            if let Some(id) = remembered {
-                remember(&mut renewed.replaced_ids, id, REPLACED);
-            }
-            if let Some(store) = self.write(Txn::new(), &seen, renewed).await? {
-                tracing::error!(id = store.id, previous = id, "the store has a new identity");
-                return Ok(store);
-            }
+        let renewed = |now: &pb::Store| {
+            (now.id == id).then(|| {
+                let mut renewed = made(now);
+                if let Some(id) = remembered {
+                    remember(&mut renewed.replaced_ids, id, REPLACED);
+                }
+                renewed
+            })
+        };
+        let (store, is_changed) = self.change(renewed).await?;
+        if is_changed {
+            tracing::error!(id = store.id, previous = id, "the store has a new identity");
         }
-        Err(conflict("the store's identity"))
+        Ok(store)
     }
 
     /// An administrator says that this is the store to go by.
     pub async fn accept(&self, id: &str, who: &str) -> Result<pb::Store, Error> {
-        for _ in 0..TRIES {
-            let store = self.current().await?;
-            if store.id != id {
-                let message = format!("the store is {}, not {id}", store.id);
-                return Err(Error::new(Reason::InvalidState, message).with("id", store.id));
-            }
-            if store.accepted && store.waiting_ids.is_empty() {
-                return Ok(store);
-            }
-            let seen = self.read().await?;
-            let mut accepted = pb::Store {
-                accepted: true,
-                accept_time: Some(timestamp(SystemTime::now())),
-                accepted_by: who.to_owned(),
-                ..seen.store.clone()
-            };
-            for waiting in std::mem::take(&mut accepted.waiting_ids) {
-                remember(&mut accepted.replaced_ids, &waiting, REPLACED);
-            }
-            if seen.store.id == id
-                && let Some(store) = self.write(Txn::new(), &seen, accepted).await?
-            {
-                tracing::warn!(id, who, "the store was accepted: agents go by it");
-                return Ok(store);
-            }
+        let accepted = |now: &pb::Store| {
+            let is_to_be = now.id == id && !(now.accepted && now.waiting_ids.is_empty());
+            is_to_be.then(|| {
+                let mut accepted = pb::Store {
+                    accepted: true,
+                    compared: false,
+                    accept_time: Some(timestamp(SystemTime::now())),
+                    accepted_by: who.to_owned(),
+                    ..now.clone()
+                };
+                for waiting in std::mem::take(&mut accepted.waiting_ids) {
+                    remember(&mut accepted.replaced_ids, &waiting, REPLACED);
+                }
+                accepted
+            })
+        };
+        let (store, is_changed) = self.change(accepted).await?;
+        if store.id != id {
+            let message = format!("the store is {}, not {id}", store.id);
+            return Err(Error::new(Reason::InvalidState, message).with("id", store.id));
         }
-        Err(conflict("the store's identity"))
+        if is_changed {
+            tracing::warn!(id, who, "the store was accepted: agents go by it");
+        }
+        Ok(store)
     }
 
     fn know(&self, store: &pb::Store) {
         self.known.send_if_modified(|known| {
-            let is_new = (&known.id, &known.mark, known.accepted) != (&store.id, &store.mark, store.accepted);
+            let what =
+                |store: &pb::Store| (store.id.clone(), store.mark.clone(), store.accepted, store.compared);
+            let is_new = what(known) != what(store);
             if is_new {
                 known.clone_from(store);
             }
@@ -316,9 +350,9 @@ impl StoreIdentity {
     }
 }
 
-/// Whether nothing is done with its records before an administrator has accepted it: it is not what it was.
+/// Whether nothing is done with its records before an administrator has accepted it, and hosts have compared: it is not what it was.
 fn waits(store: &pb::Store) -> bool {
-    !store.previous_id.is_empty() && !store.accepted
+    !store.previous_id.is_empty() && !(store.accepted && store.compared)
 }
 
 /// A new identity in the place of another. Its marks go on from those of the other.

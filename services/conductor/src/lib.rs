@@ -68,7 +68,7 @@ pub use crate::config::Config;
 use crate::db::Db;
 use crate::engine::Engine;
 use crate::groups::Groups;
-use crate::hosts::{Fences, HostId, Hosts};
+use crate::hosts::{Fences, HostId, Hosts, compared, held};
 use crate::identity::StoreIdentity;
 use crate::moves::automatic::Automatic;
 use crate::placed::Placed;
@@ -96,6 +96,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         instances: instances.clone(),
         volumes: volumes.clone(),
         snapshots: snapshots.clone(),
+        fences: Fences::follow(&db, identity.clone(), tasks),
     };
     let flavors = Shelf::flavors(&db, tasks);
     let images = Shelf::images(&db, tasks);
@@ -140,6 +141,12 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
     memories.fill(&context, &shards);
 
     let reach = engines.reach(&context, ServiceKind::Compute);
+    let reaches = [reach.clone(), engines.reach(&context, ServiceKind::Volume)];
+    for (kind, name) in [(ServiceKind::Compute, "held hosts"), (ServiceKind::Volume, "held backends")] {
+        tasks.spawn(name, held::probe(context.peers.clone(), context.registry.members(kind)));
+    }
+    let grace = config.registration_grace.get();
+    tasks.spawn("store comparison", compared::note(identity.clone(), reaches, grace));
     let acceptor = Arc::new(Acceptor::new(db.clone(), config.clone(), lanes, tasks));
     if config.evacuation.enabled {
         let automatic = Automatic {
@@ -147,6 +154,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
             conductor: context.host.clone(),
             reach: reach.clone(),
             instances: instances.clone(),
+            volumes: volumes.clone(),
             shards: shards.clone(),
             acceptor: acceptor.clone(),
         };

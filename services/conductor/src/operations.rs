@@ -21,6 +21,7 @@ use std::time::SystemTime;
 
 use kilonova_model::Reason;
 use kilonova_model::time::timestamp;
+use kilonova_proto::conductor::v1::r#move::Step;
 use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
@@ -36,6 +37,17 @@ pub fn hosts_part(operation: &Operation) -> Kind {
     match operation.kind() {
         Kind::AttachVolume if operation.undo_cause.is_some() => Kind::DetachVolume,
         kind => operation.r#move.as_ref().map_or(kind, |way| moves::hosts_part(operation, way)),
+    }
+}
+
+/// Whether what the host has to do for it makes the guest run.
+#[must_use]
+pub fn starts(operation: &Operation) -> bool {
+    match &operation.r#move {
+        Some(way) => !matches!(way.step(), Step::Prepare | Step::Clear | Step::LetGo | Step::LetGoAgain),
+        None => {
+            matches!(operation.kind(), Kind::Start | Kind::Reboot | Kind::Rebuild) && !operation.clears_others
+        }
     }
 }
 

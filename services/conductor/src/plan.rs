@@ -76,6 +76,8 @@ pub enum Leave {
     Late,
     /// It is not registered.
     NotRegistered,
+    /// It was found to have a copy that no attempt put there, which may run: no other is made to.
+    Found,
 }
 
 /// A command that was sent and accepted by an agent's incarnation. Kept in memory only: after a crash it is sent
@@ -129,6 +131,8 @@ pub struct View<'a> {
     pub moves: bool,
     /// Whether the host's part is only to stop running the resource.
     pub lets_go: bool,
+    /// Whether the host's part makes the resource run.
+    pub starts: bool,
     /// How many places were tried.
     pub tried: usize,
     /// How many of them refused it and did nothing.
@@ -193,6 +197,7 @@ pub fn plan(view: &View<'_>) -> Decision {
         return remove(view);
     }
     match (view.building_at, view.operation) {
+        _ if view.is_about_to_run_another() => Decision::GiveUpOperation(Leave::Found),
         _ if view.placing && view.is_late_move() => Decision::GiveUpOperation(Leave::Late),
         _ if view.placing && view.is_source_gone() => Decision::GiveUpOperation(Leave::NotRegistered),
         (Some(site), _) if view.placing => build(view, site),
@@ -206,10 +211,7 @@ pub fn plan(view: &View<'_>) -> Decision {
 
 /// The next place, once the hosts that were left have said that nothing is left there, as far as they can be asked.
 fn place(view: &View<'_>) -> Decision {
-    // A copy that is there may be the good one, and may run, unless an operator said that it does not.
-    let may_run =
-        |receipt: &&Receipt| view.is_to_stay(receipt) && !receipt.vouched && !(view.is_fenced)(&receipt.host);
-    let found = view.status.phase == Phase::Building && view.receipts.iter().any(|receipt| may_run(&receipt));
+    let found = view.status.phase == Phase::Building && view.receipts.iter().any(|one| view.may_run(one));
     if found || view.is_tried_enough() {
         return Decision::GiveUp;
     }
@@ -329,12 +331,12 @@ fn remove(view: &View<'_>) -> Decision {
 }
 
 /// The next receipt to have removed, other than those of `keep`; a wait while the rest is under way or out of reach. While the
-/// host of what is to be there is away, what is elsewhere may be the last good copy: only what was never to run is removed. So may
-/// be what was found.
+/// host of what is to be there is away, or it is in ERROR, what is elsewhere may be the last good copy: only what was never to run is
+/// removed. So may be what was found.
 fn clean_up(view: &View<'_>, keep: &[String]) -> Option<Decision> {
     let goes = |receipt: &&Receipt| {
         !keep.contains(&receipt.host)
-            && (receipt.prepared || !view.is_home_away())
+            && (receipt.prepared || !view.is_home_in_doubt())
             && !view.is_to_stay(receipt)
     };
     let left: Vec<&Receipt> = view.receipts.iter().filter(goes).collect();
@@ -369,16 +371,35 @@ impl View<'_> {
         self.status.phase == Phase::Ready && self.is_given_up(&self.status.host)
     }
 
-    /// Whether it is to be there, and its host is not registered.
-    fn is_home_away(&self) -> bool {
+    /// Whether it is to be there, and its host is not registered, or may not have the copy to go on with: which it is of those that
+    /// an ERROR left, a user says.
+    fn is_home_in_doubt(&self) -> bool {
         let Status { wanted, phase, host, .. } = self.status;
-        let there = *wanted == Wanted::Present && matches!(phase, Phase::Ready | Phase::Failed);
-        there && !host.is_empty() && (self.epoch_of)(host).is_none()
+        let is_in_doubt = match phase {
+            Phase::Ready => (self.epoch_of)(host).is_none(),
+            Phase::Failed => true,
+            Phase::Building | Phase::Gone => false,
+        };
+        *wanted == Wanted::Present && !host.is_empty() && is_in_doubt
     }
 
     /// As [`Placed::is_to_stay`](crate::placed::Placed::is_to_stay).
     fn is_to_stay(&self, receipt: &Receipt) -> bool {
         stays(receipt, self.status.wanted, self.clears)
+    }
+
+    /// Whether it is a copy that was found: it may be the good one, and may run, unless an operator said that it does not.
+    fn may_run(&self, receipt: &Receipt) -> bool {
+        self.is_to_stay(receipt) && !receipt.vouched && !(self.is_fenced)(&receipt.host)
+    }
+
+    /// Whether the operation that goes on is to make it run while a copy that was found may do so elsewhere.
+    fn is_about_to_run_another(&self) -> bool {
+        let waits = self.operation.is_some_and(|operation| !operation.host_done);
+        let is_to_run = waits && self.status.phase == Phase::Ready && (self.placing || self.starts);
+        let is_it =
+            |host: &String| *host == self.status.host || (!self.placing && *host == self.acts_at.host);
+        is_to_run && self.receipts.iter().any(|receipt| !is_it(&receipt.host) && self.may_run(receipt))
     }
 
     /// Whether nothing that has to be cleared was ever to run.

@@ -89,17 +89,11 @@ fn apply<P: Placed>(
         ReportStatus::Unspecified => return None,
         ReportStatus::Ready => match status.phase {
             Phase::Building | Phase::Ready if builds => {
-                let building = record.building();
-                history::close(changed.actions_mut(), building, None, now);
-                add_steps(&mut changed, report);
                 if status.phase == Phase::Building {
                     details(&mut changed);
-                    // What has an operation ends with that.
-                    if changed.operation().is_none() {
-                        history::end(changed.actions_mut(), pb::Outcome::Succeeded, now);
-                    }
                 }
-                changed.set_ready(until, now);
+                add_steps(&mut changed, report);
+                built(&mut changed, until, now);
             }
             Phase::Ready if acts && answers_operation(record, report) => {
                 details(&mut changed);
@@ -131,6 +125,17 @@ fn apply<P: Placed>(
         }
     }
     Some(changed)
+}
+
+/// A host has made what it was asked to. What follows has until `until`.
+pub fn built<P: Placed>(record: &mut P, until: SystemTime, now: SystemTime) {
+    let building = record.building();
+    history::close(record.actions_mut(), building, None, now);
+    // What has an operation ends with that.
+    if record.status().phase == Phase::Building && record.operation().is_none() {
+        history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
+    }
+    record.set_ready(until, now);
 }
 
 /// Whether it is the operation that goes on whose end is reported: a host that finds a resource at its start reports

@@ -18,8 +18,8 @@
 //! - The same command again changes nothing: it is under way, or its outcome is told again.
 //! - An older one is refused with STALE_GENERATION. At one stamp, unmake is newer than make: a make that arrives
 //!   after the unmake that was to undo it must not leave anything behind.
-//! - An unmake of an earlier attempt than that of what is there, or being made, is refused in the same way, whatever its generation:
-//!   its sender does not know of what is there, as after its store was put back.
+//! - An unmake or an act of an earlier attempt than that of what is there, or being made, is refused in the same way, whatever its
+//!   generation: its sender does not know of what is there, as after its store was put back.
 //! - A make that was refused stays refused: its sender went elsewhere on the strength of that answer.
 //! - A make that was repeated as a newer attempt, at the same generation, adopts what is there or being made; there is never a
 //!   second one.
@@ -39,7 +39,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::{Fault, Step};
 use tokio_util::sync::CancellationToken;
 
-/// The key in a refused unmake's metadata that is `true` if what is there, or being made, is of a later attempt than the one to unmake.
+/// The key in the metadata of an older command's refusal that is `true` if something is there, or being made: of a later command.
 pub const LATER_THERE: &str = "later_there";
 /// The attempt of an unmake of whatever is there.
 const ANY: Attempt = Attempt(0);
@@ -183,10 +183,14 @@ impl<M> Entry<M> {
         matches!(self.phase, Phase::Acting(..) | Phase::Settled(Outcome::Ready(_), _))
     }
 
-    /// True if what is there, or being made, is of a later attempt than the one to unmake.
-    fn is_later_than(&self, attempt: Attempt) -> bool {
+    /// Refuses a command that is older than the newest one, or of an earlier attempt than what is there, or being made.
+    fn check_not_older(&self, id: impl fmt::Display, stamp: Stamp) -> Result<(), Error> {
         let is_any = self.is_there() || matches!(self.phase, Phase::Making(_));
-        is_any && attempt != ANY && attempt < self.stamp.attempt
+        let is_earlier = is_any && stamp.attempt != ANY && stamp.attempt < self.stamp.attempt;
+        if stamp < self.stamp || is_earlier {
+            return Err(stale(id, stamp, self.stamp).with(LATER_THERE, is_any));
+        }
+        Ok(())
     }
 
     /// Whether what is there, or being made, is what a make at `stamp` asks for: it was made at that generation, and nothing was
@@ -291,10 +295,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
             self.set(id, stamp, Verb::Unmake, Phase::Unmaking);
             return Ok(Unmake::Start);
         };
-        let is_later = entry.is_later_than(stamp.attempt);
-        if stamp < entry.stamp || is_later {
-            return Err(stale(id, stamp, entry.stamp).with(LATER_THERE, is_later));
-        }
+        entry.check_not_older(id, stamp)?;
         (entry.stamp, entry.verb) = (stamp, Verb::Unmake);
         match &entry.phase {
             Phase::Making(cancel) | Phase::Acting(_, _, cancel) => {
@@ -338,9 +339,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
     ) -> Result<Act<M>, Error> {
         let not_here = || Error::new(not_found, format!("{id} is not here")).with("id", id);
         let Some(entry) = self.entries.get_mut(&id) else { return Err(not_here()) };
-        if stamp < entry.stamp {
-            return Err(stale(id, stamp, entry.stamp));
-        }
+        entry.check_not_older(id, stamp)?;
         match &entry.phase {
             Phase::Acting(..) if stamp == entry.stamp => Ok(Act::Underway),
             Phase::Making(_) | Phase::Acting(..) => Err(still_busy(id)),
@@ -369,9 +368,7 @@ impl<K: Copy + Ord + fmt::Display, M: Clone> Ledger<K, M> {
     pub fn touch(&mut self, id: K, stamp: Stamp, not_found: Reason) -> Result<(), Error> {
         let not_here = || Error::new(not_found, format!("{id} is not here")).with("id", id);
         let entry = self.entries.get_mut(&id).ok_or_else(not_here)?;
-        if stamp < entry.stamp {
-            return Err(stale(id, stamp, entry.stamp));
-        }
+        entry.check_not_older(id, stamp)?;
         let Phase::Settled(Outcome::Ready(_), _) = &entry.phase else { return Err(not_here()) };
         entry.stamp = stamp;
         Ok(())

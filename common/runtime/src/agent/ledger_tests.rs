@@ -100,6 +100,20 @@ fn an_unmake_of_an_earlier_attempt_leaves_what_is_there_whatever_its_generation(
 }
 
 #[test]
+fn what_is_asked_of_an_earlier_attempt_than_what_is_there_is_not_done_whatever_its_generation() {
+    let mut book = ready(at(2, 3));
+    for error in [
+        book.act(ID, at(9, 1), Kind::Stop, Reason::InstanceNotFound, || Ok(())).unwrap_err(),
+        book.touch(ID, at(9, 1), Reason::InstanceNotFound).unwrap_err(),
+    ] {
+        assert_eq!((error.reason, error.metadata[LATER_THERE].as_str()), (Reason::StaleGeneration, "true"));
+    }
+    assert_eq!(book.view(ID).unwrap().stamp, at(2, 3));
+    let older = book.unmake(ID, at(1, 3)).unwrap_err();
+    assert_eq!(older.metadata[LATER_THERE], "true", "of an older generation, and it is there");
+}
+
+#[test]
 fn a_make_that_arrives_after_its_unmake_is_refused() {
     for before in [None, Some(at(1, 1))] {
         let mut book = Book::default();

@@ -21,7 +21,7 @@ use super::publisher::CapabilityPublisher;
 use super::reconciled::Reconciled;
 use super::register::{jittered, keep_registered};
 use super::reporter::{Report, Reporter, Sink};
-use super::store_memory::{Foreign, StoreMemory};
+use super::store_memory::StoreMemory;
 use crate::base::VERSION;
 use crate::readiness::{Readiness, STORE};
 use crate::service::Context;
@@ -99,7 +99,7 @@ pub fn live<A: Agent, R: Report>(
     let every = options.reconcile_interval;
     context.tasks.spawn(
         "reconcile",
-        keep_reconciled(agent.clone(), conductor.clone(), known, readiness, every, memory.foreign()),
+        keep_reconciled(agent.clone(), conductor.clone(), known, readiness, every, memory.clone()),
     );
     context.tasks.spawn("capabilities", publish(agent.clone(), conductor));
     context.tasks.spawn("driver refresh", refresh(agent.clone(), options.refresh_interval));
@@ -148,16 +148,20 @@ async fn keep_reconciled<A: Agent>(
     mut registered: watch::Receiver<Option<Epoch>>,
     readiness: Readiness,
     every: Duration,
-    mut foreign: watch::Receiver<Option<Foreign>>,
+    memory: StoreMemory,
 ) {
+    let (mut foreign, mut store) = (memory.foreign(), memory.id());
     let mut epochs = conductor.epochs();
     loop {
         let epoch = *epochs.borrow_and_update();
         let waits = foreign.borrow_and_update().is_some();
+        store.mark_unchanged();
         let changed = tokio::select! {
             changed = epochs.changed() => changed,
             changed = foreign.changed() => changed,
-            () = in_one_incarnation(agent.as_ref(), &conductor, &mut registered, &readiness, epoch, every), if !waits => return,
+            // Another store was accepted before this one was ever seen to be another.
+            changed = store.changed() => changed,
+            () = in_one_incarnation(agent.as_ref(), &conductor, &mut registered, &readiness, epoch, every, &memory), if !waits => return,
         };
         if changed.is_err() {
             return;
@@ -187,7 +191,8 @@ async fn watch_store<A: Agent>(memory: StoreMemory, agent: Arc<A>, readiness: Re
     }
 }
 
-/// Brings the host in line once a conductor knows it in this incarnation, and every so often from then on. Ends when nobody
+/// Brings the host in line once a conductor knows it in this incarnation, and every so often from then on; `memory` gets to know with which
+/// store it was compared. Ends when nobody
 /// registers it any more.
 async fn in_one_incarnation(
     agent: &impl Agent,
@@ -196,6 +201,7 @@ async fn in_one_incarnation(
     readiness: &Readiness,
     epoch: Epoch,
     every: Duration,
+    memory: &StoreMemory,
 ) {
     readiness.not(RECONCILED, "waiting for the registration");
     if registered.wait_for(|registered| *registered == Some(epoch)).await.is_err() {
@@ -204,7 +210,9 @@ async fn in_one_incarnation(
     readiness.ok(REGISTERED);
     readiness.not(RECONCILED, "comparing with the conductor's records");
     loop {
+        let store = memory.id().borrow().clone();
         bring_in_line(agent, conductor).await;
+        memory.set_compared(store);
         agent.reconciled().set(epoch);
         readiness.ok(RECONCILED);
         sleep(jittered(every)).await;

@@ -1,5 +1,5 @@
 //! Keeping a host registered with the conductors: at start until one answers, then every so often, and at once
-//! when the host became another incarnation.
+//! when the host became another incarnation, or has compared what it has with another store.
 
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub async fn keep_registered(
     memory: StoreMemory,
 ) {
     let mut foreign = memory.foreign();
+    let mut compared = memory.compared();
     let mut epochs = conductor.epochs();
     let mut backoff = Backoff::new(BackoffPolicy::reconnect());
     let mut waiting = false;
@@ -33,7 +34,8 @@ pub async fn keep_registered(
         let epoch = *epochs.borrow_and_update();
         let asked = admin.version();
         let aggregates_revision = admin.current().placement.aggregates_revision;
-        let request = RegisterHostRequest { aggregates_revision, ..about.clone() };
+        let compared_store_id = compared.borrow_and_update().clone();
+        let request = RegisterHostRequest { aggregates_revision, compared_store_id, ..about.clone() };
         let pause = match conductor.register(epoch, request).await {
             Ok(word) => {
                 let enabled = word.enabled;
@@ -62,6 +64,7 @@ pub async fn keep_registered(
             () = sleep(pause) => {}
             changed = epochs.changed() => if changed.is_err() { return },
             changed = foreign.changed() => if changed.is_err() { return },
+            changed = compared.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -94,6 +94,10 @@ struct Shared {
     path: PathBuf,
     memory: Mutex<Memory>,
     foreign: watch::Sender<Option<Foreign>>,
+    /// The id of the store that is remembered.
+    id: watch::Sender<String>,
+    /// The id of the store that all there is was compared with.
+    compared: watch::Sender<String>,
 }
 
 #[derive(Debug)]
@@ -107,8 +111,11 @@ impl StoreMemory {
     pub fn open(data_dir: &Path) -> Result<Self, DataDirError> {
         let path = data_dir.join(FILE);
         let known = data_dir::read(&path, ADVICE)?;
+        let id =
+            watch::Sender::new(known.as_ref().map(|known: &Remembered| known.id.clone()).unwrap_or_default());
         let memory = Mutex::new(Memory { known, written: None });
-        Ok(Self { shared: Arc::new(Shared { path, memory, foreign: watch::Sender::new(None) }) })
+        let (foreign, compared) = (watch::Sender::new(None), watch::Sender::default());
+        Ok(Self { shared: Arc::new(Shared { path, memory, foreign, id, compared }) })
     }
 
     /// The store that is remembered; what a store answers that is asked after this is not older.
@@ -142,6 +149,7 @@ impl StoreMemory {
         }
         memory.known = Some(seen);
         if new {
+            self.shared.id.send_replace(store.id.clone());
             tracing::info!(id = store.id, revision = store.revision, "the records are in this store");
         }
         self.shared.foreign.send_if_modified(|foreign| foreign.take().is_some());
@@ -153,9 +161,6 @@ impl StoreMemory {
     /// written nothing may be made for the command.
     fn told(&self, revision: u64, mark: &str) -> Result<(), DataDirError> {
         let mut memory = self.shared.memory.lock();
-        if self.shared.foreign.borrow().is_some() {
-            return Ok(());
-        }
         let Some(known) = &memory.known else { return Ok(()) };
         let mark = newest(&known.mark, mark).to_owned();
         let told = Remembered { revision: known.revision.max(revision), mark, ..known.clone() };
@@ -167,17 +172,46 @@ impl StoreMemory {
         Ok(())
     }
 
-    /// The same, before `host` makes something for a command. NOT_READY where that cannot be written down.
+    /// The same, before `host` makes something for a command. NOT_READY where that cannot be written down, and while another store is seen.
     pub fn told_to_make(&self, host: &str, revision: u64, mark: &str) -> Result<(), Error> {
+        self.check_known(host)?;
         let told = self.told(revision, mark);
         told.map_err(|error| Error::new(Reason::NotReady, error.to_string()).with("host", host))
     }
 
     /// The same, before something is removed for a command, which may be what makes room on a full disk: it is removed all the same.
-    pub fn told_to_remove(&self, revision: u64, mark: &str) {
+    /// NOT_READY while another store is seen.
+    pub fn told_to_remove(&self, host: &str, revision: u64, mark: &str) -> Result<(), Error> {
+        self.check_known(host)?;
         if let Err(error) = self.told(revision, mark) {
             tracing::error!(%error, "cannot write down how far the store has come");
         }
+        Ok(())
+    }
+
+    fn check_known(&self, host: &str) -> Result<(), Error> {
+        self.shared.foreign.borrow().as_ref().map_or(Ok(()), |foreign| {
+            Err(Error::new(Reason::NotReady, foreign.to_string()).with("host", host))
+        })
+    }
+
+    /// The id of the store that is remembered; tells when it is another.
+    pub fn id(&self) -> watch::Receiver<String> {
+        self.shared.id.subscribe()
+    }
+
+    /// All there is was compared with the records of that store.
+    pub fn set_compared(&self, id: String) {
+        self.shared.compared.send_if_modified(|compared| {
+            let is_new = *compared != id;
+            *compared = id;
+            is_new
+        });
+    }
+
+    /// The id of the store that all there is was compared with; tells when it is another.
+    pub fn compared(&self) -> watch::Receiver<String> {
+        self.shared.compared.subscribe()
     }
 
     /// Whether another store is seen; tells when that begins and ends, and when it is yet another.
@@ -262,7 +296,9 @@ mod tests {
         let known = memory.known().unwrap();
         assert_eq!((known.revision, known.mark.as_str()), (25, "b"), "over a restart right after it");
         assert!(!saw(&memory, &store("one", 24, false)), "set back to before it");
-        memory.told(90, "c").unwrap();
+        for refused in [memory.told_to_make("h", 90, "c"), memory.told_to_remove("h", 90, "c")] {
+            assert_eq!(refused.unwrap_err().reason, Reason::NotReady);
+        }
         assert_eq!(memory.known().unwrap().revision, 25, "nobody knows whose revision that is");
     }
 

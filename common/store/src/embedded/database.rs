@@ -8,6 +8,7 @@ use kilonova_model::Revision;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
+use super::mark::Mark;
 use crate::page::{self, PageRequest};
 use crate::txn::Revisions;
 use crate::{KeyValue, LeaseId, Page, StoreError};
@@ -57,6 +58,10 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 /// The number drawn when the store was made; drawn now if it is of a time that drew none.
 pub(super) fn identity(db: &Connection) -> rusqlite::Result<i64> {
     db.execute("INSERT OR IGNORE INTO counter VALUES ('identity', ?1)", [rand::random_range(1..i64::MAX)])?;
+    drawn(db)
+}
+
+fn drawn(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("SELECT value FROM counter WHERE name = 'identity'", [], |row| row.get(0))
 }
 
@@ -81,11 +86,24 @@ pub(super) fn copy(from: &Path, to: &Path) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// At which revision a database is, and how many keys it has.
-pub(super) fn count(path: &Path) -> rusqlite::Result<(Revision, u64)> {
+/// Which database it is, at which revision, and how many keys it has.
+pub(super) fn count(path: &Path) -> rusqlite::Result<(Mark, u64)> {
     let db = open_reader(path)?;
     let keys: i64 = db.query_row("SELECT count(*) FROM kv", [], |row| row.get(0))?;
-    Ok((revision(&db)?, keys.unsigned_abs()))
+    Ok((reached(&db)?, keys.unsigned_abs()))
+}
+
+/// Which database it is, and at which revision, of a file that nobody writes. Makes no log beside it.
+pub(super) fn at_rest(path: &Path) -> rusqlite::Result<Mark> {
+    let escaped = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let db = Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)?;
+    reached(&db)
+}
+
+fn reached(db: &Connection) -> rusqlite::Result<Mark> {
+    Ok(Mark { identity: drawn(db)?, revision: revision(db)? })
 }
 
 /// Opens the file for reading.

@@ -116,7 +116,8 @@ pub enum Move {
         /// Whether it goes on running.
         live: bool,
     },
-    /// Run what another host has handed over.
+    /// Run what another host has handed over. One that was taken over before is left as it is, but for running: a store that was put back may
+    /// have it asked again, and what the other host has is older by then.
     TakeOver {
         /// The host it comes from.
         host: String,

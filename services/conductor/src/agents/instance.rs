@@ -14,6 +14,7 @@ use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_rpc::peers::Channel;
 use kilonova_store::Txn;
 
+use super::connections::Decided;
 use super::{
     Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, Told, disk_gib, no_such_operation, places,
     step_id, within,
@@ -134,7 +135,7 @@ impl Agents<InstanceRecord> for Callers {
         let mut volumes = Vec::with_capacity(instance.attachments.len());
         for attachment in &instance.attachments {
             let pb::Attachment { volume_id, device, .. } = attachment.clone();
-            let connection = self.connect(&volume_id, &at.host).await?;
+            let connection = self.connect(Decided::on(id, entry), &volume_id, &at.host).await?;
             volumes.push(compute::BlockDevice { volume_id, device, connection });
         }
         let request = compute::BuildInstanceRequest {
@@ -193,7 +194,7 @@ impl Agents<InstanceRecord> for Callers {
                 let volume_id = operation.volume_id.clone();
                 let of_it = |one: &&pb::Attachment| one.volume_id == volume_id;
                 let device = instance.attachments.iter().find(of_it).map(|one| one.device.clone());
-                let connection = self.connect(&volume_id, &at.host).await?;
+                let connection = self.connect(Decided::on(id, entry), &volume_id, &at.host).await?;
                 let device = device.unwrap_or_default();
                 let request = compute::AttachVolumeRequest { command, volume_id, device, connection };
                 client.attach_volume(within(request, COMMAND_DEADLINE)).await.map(drop)
@@ -211,35 +212,43 @@ impl Agents<InstanceRecord> for Callers {
     async fn conclude(
         &self,
         id: InstanceId,
-        record: &InstanceRecord,
+        entry: &Entry<InstanceRecord>,
         operation: &Operation,
     ) -> Result<Txn, CallError> {
+        let (record, decided) = (&*entry.record, Decided::on(id, entry));
         let left = moves::left_behind(record);
+        let mut txn = Txn::new();
         for host in &left {
             for attachment in &record.resource().attachments {
-                self.disconnect(&attachment.volume_id, Some(host)).await?;
+                txn = txn.and(self.disconnect(decided, &attachment.volume_id, Some(host)).await?);
             }
         }
         let undone = operation.undo_cause.is_some();
         let attached = match operation.kind() {
             Kind::AttachVolume => !undone,
             Kind::DetachVolume => undone,
-            Kind::Evacuate => return self.fence_volumes(id, record.resource(), true).await,
-            _ if left.is_empty() => return Ok(Txn::new()),
-            _ => return self.fence_volumes(id, record.resource(), false).await,
+            Kind::Evacuate => return self.fence_volumes(txn, id, record.resource(), true).await,
+            _ if left.is_empty() => return Ok(txn),
+            _ => return self.fence_volumes(txn, id, record.resource(), false).await,
         };
         if !attached {
-            self.disconnect(&operation.volume_id, None).await?;
+            txn = txn.and(self.disconnect(decided, &operation.volume_id, None).await?);
         }
-        self.settle_volume(Txn::new(), id, &operation.volume_id, attached).await
+        self.settle_volume(txn, id, &operation.volume_id, attached).await
     }
 
-    async fn let_go(&self, id: InstanceId, record: &InstanceRecord, ask: bool) -> Result<Txn, CallError> {
-        let instance = record.resource();
+    async fn let_go(
+        &self,
+        id: InstanceId,
+        entry: &Entry<InstanceRecord>,
+        ask: bool,
+    ) -> Result<Txn, CallError> {
+        let instance = entry.record.resource();
         let mut txn = Txn::new();
         for attachment in &instance.attachments {
             if ask {
-                self.disconnect(&attachment.volume_id, None).await?;
+                let decided = Decided::on(id, entry);
+                txn = txn.and(self.disconnect(decided, &attachment.volume_id, None).await?);
             }
             txn = self.settle_volume(txn, id, &attachment.volume_id, false).await?;
         }

@@ -27,6 +27,7 @@ pub use ask::{disk_gib, rebuild_request};
 
 use crate::cache::Entry;
 use crate::engine::behind::Behind;
+use crate::hosts::Fences;
 use crate::identity::StoreIdentity;
 use crate::placed::{Placed, Site};
 use crate::records::Records;
@@ -93,10 +94,10 @@ pub trait Agents<P: Placed>: Send + Sync + 'static {
         epoch: Epoch,
     ) -> Result<(), CallError>;
     /// Does what others have to do once the host did its part, and gives what has to be stored with its end.
-    async fn conclude(&self, id: P::Id, record: &P, operation: &Operation) -> Result<Txn, CallError>;
+    async fn conclude(&self, id: P::Id, entry: &Entry<P>, operation: &Operation) -> Result<Txn, CallError>;
     /// Has others let go of what a record holds that is about to be gone, and gives what has to be stored with that.
     /// Without `ask` they are not asked, only freed in the store: nobody is left who could use it.
-    async fn let_go(&self, id: P::Id, record: &P, ask: bool) -> Result<Txn, CallError>;
+    async fn let_go(&self, id: P::Id, entry: &Entry<P>, ask: bool) -> Result<Txn, CallError>;
     /// Has the generations of a resource that commands for such records are also about go on after one that its agent has
     /// taken, if that resource is behind; says whether it was.
     async fn continue_after(&self, _: &Behind, _: &Fence) -> Result<bool, Error> {
@@ -129,6 +130,8 @@ pub struct Callers {
     pub snapshots: Records<SnapshotRecord>,
     /// Which store the records are in.
     pub identity: StoreIdentity,
+    /// The backends that are off.
+    pub fences: Fences,
 }
 
 pub(crate) fn within<T>(message: T, deadline: Duration) -> Request<T> {

@@ -81,13 +81,25 @@ impl Agents<SnapshotRecord> for Callers {
         Err(no_such_operation(operation.kind()))
     }
 
-    async fn conclude(&self, _: SnapshotId, _: &SnapshotRecord, _: &Operation) -> Result<Txn, CallError> {
+    async fn conclude(
+        &self,
+        _: SnapshotId,
+        _: &Entry<SnapshotRecord>,
+        _: &Operation,
+    ) -> Result<Txn, CallError> {
         Ok(Txn::new())
     }
 
     /// Its volume forgets it.
-    async fn let_go(&self, id: SnapshotId, record: &SnapshotRecord, _: bool) -> Result<Txn, CallError> {
-        let Ok(volume) = record.resource().volume_id.parse::<VolumeId>() else { return Ok(Txn::new()) };
+    async fn let_go(
+        &self,
+        id: SnapshotId,
+        snapshot: &Entry<SnapshotRecord>,
+        _: bool,
+    ) -> Result<Txn, CallError> {
+        let Ok(volume) = snapshot.record.resource().volume_id.parse::<VolumeId>() else {
+            return Ok(Txn::new());
+        };
         let Some(entry) = self.volumes.read(volume).await.map_err(|error| refused(&error))? else {
             return Ok(Txn::new());
         };

@@ -94,11 +94,11 @@ impl Agents<VolumeRecord> for Callers {
         client.extend_volume(within(request, COMMAND_DEADLINE)).await.map(drop).map_err(classify)
     }
 
-    async fn conclude(&self, _: VolumeId, _: &VolumeRecord, _: &Operation) -> Result<Txn, CallError> {
+    async fn conclude(&self, _: VolumeId, _: &Entry<VolumeRecord>, _: &Operation) -> Result<Txn, CallError> {
         Ok(Txn::new())
     }
 
-    async fn let_go(&self, _: VolumeId, _: &VolumeRecord, _: bool) -> Result<Txn, CallError> {
+    async fn let_go(&self, _: VolumeId, _: &Entry<VolumeRecord>, _: bool) -> Result<Txn, CallError> {
         Ok(Txn::new())
     }
 

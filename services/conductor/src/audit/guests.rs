@@ -53,11 +53,16 @@ fn of_guest(world: &World, host: &str, there: &Guests, id: InstanceId, guest: &G
     match standing(entry, host) {
         Standing::Unwanted(why) if guest.present => {
             let cause = format!("the host has a guest ({}), and {why}", power(guest.power_state()));
-            if entry.is_some_and(|entry| entry.record.is_wanted()) {
-                let cause = format!(
-                    "{cause}: it may be the newer copy, and is kept; `kilonova instance reboot --hard --vouch {host}` goes on with the \
-                     other and removes this"
-                );
+            if let Some(entry) = entry.filter(|entry| entry.record.is_wanted()) {
+                let cause = match entry.record.status().host.as_str() {
+                    "" => format!(
+                        "{cause}: it may be the last copy, and is kept; a delete of the instance removes it"
+                    ),
+                    home => format!(
+                        "{cause}: it may be the newer copy, and is kept; `kilonova instance reboot --hard --vouch {host}` goes on \
+                         with the one on {home} and removes this"
+                    ),
+                };
                 return Some(finding(Kind::GuestOrphan, cause));
             }
             Some(finding(Kind::GuestOrphan, cause).healed_by(Heal::Terminate(id, at.clone())))

@@ -30,7 +30,7 @@ use super::*;
 use crate::agents::Callers;
 use crate::db::Db;
 use crate::groups::Groups;
-use crate::hosts::Hosts;
+use crate::hosts::{Fences, Hosts};
 use crate::identity::StoreIdentity;
 
 /// A backend that ends every export it is asked to end.
@@ -74,6 +74,7 @@ async fn auditor(tasks: &Tasks) -> (Auditor, Running) {
         instances: Records::follow("instances", &db, tasks),
         volumes: Records::follow("volumes", &db, tasks),
         snapshots: Records::follow("snapshots", &db, tasks),
+        fences: Fences::follow(&db, StoreIdentity::new(db.clone()), tasks),
     };
     let groups = Groups::follow(&db, tasks);
     let hosts = Hosts::follow(&db, callers.clone(), tasks).cache;

@@ -15,8 +15,9 @@ use crate::agents::Agents;
 use crate::cache::Entry;
 use crate::config::Config;
 use crate::history;
-use crate::placed::{Phase, Placed};
+use crate::placed::{Phase, Placed, Site};
 use crate::plan::{Leave, Sent, Verb};
+use crate::reports;
 use crate::shards::Fence;
 
 /// What a host may hold of a record after an attempt there came to nothing.
@@ -65,6 +66,15 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             (CallError::Refused(_), Reason::StillRemoving) => {
                 self.attempt_failed(id, entry, fence, &cause, Held::Leaving).await
             }
+            (CallError::Refused(_), Reason::OlderGenerationPresent)
+                if is_made(&*entry.record, &site, &cause) =>
+            {
+                tracing::warn!(%id, host = site.host, "its host made it, and has worked on it since the store's copy was taken");
+                let now = SystemTime::now();
+                let mut record = P::clone(&entry.record);
+                reports::built(&mut record, now + self.config.operation_timeout.get(), now);
+                self.store(id, entry, record, fence).await
+            }
             (CallError::Refused(_), Reason::OlderGenerationPresent) => {
                 self.attempt_failed(id, entry, fence, &cause, Held::Earlier).await
             }
@@ -101,8 +111,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             }
             Held::Leaving | Held::Earlier => {
                 record.count_refusal();
-                let found = held == Held::Earlier && record.was_there();
-                record.drop_refused(&site.host, site.attempt, found);
+                record.drop_refused(&site.host, site.attempt, held == Held::Earlier);
             }
             Held::Unknown => {}
         }
@@ -117,7 +126,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
                 Error::new(Reason::BuildTimeout, format!("{host} did not finish within {limit}"))
                     .with("timeout", limit)
             }
-            Leave::NotRegistered => Error::new(Reason::NoSuchHost, format!("{host} has left the registry")),
+            Leave::NotRegistered | Leave::Found => {
+                Error::new(Reason::NoSuchHost, format!("{host} has left the registry"))
+            }
         }
         .with("host", host)
     }
@@ -172,6 +183,13 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         }
         self.store(id, entry, record, fence).await
     }
+}
+
+/// Whether what a host has, and refuses to make again, is what this attempt made there: of a record that was never seen to be there, as
+/// in a store that was put back. An attempt is asked for at one generation only, unless the store lost how far that had come.
+fn is_made<P: Placed>(record: &P, site: &Site, refusal: &Error) -> bool {
+    let is_first = record.status().phase == Phase::Building && !record.was_there();
+    is_first && refusal.metadata.get("attempt") == Some(&site.attempt.to_string())
 }
 
 /// The attempt at the present host came to nothing.

@@ -41,6 +41,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         if let Some(stepped) = self.kept_for(id, entry, fence, &receipt, epoch).await {
             return stepped;
         }
+        let mut told = P::clone(&entry.record);
+        if told.note_told(&receipt.host) {
+            return self.store(id, entry, told, fence).await;
+        }
         let mut at = Instant::now();
         let taken = self.agents.terminate(id, entry, &receipt, epoch).await;
         if taken.is_ok() {
@@ -124,7 +128,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         let step = history::done("delete", self.me(), now, Duration::ZERO, 0, detail);
         history::add(record.actions_mut(), step);
         history::end(record.actions_mut(), pb::Outcome::Succeeded, now);
-        let mut released = self.agents.let_go(id, &entry.record, true).await;
+        let mut released = self.agents.let_go(id, entry, true).await;
         let runs_nowhere = || entry.record.receipts().iter().all(|receipt| self.is_fenced(&receipt.host));
         if let Err(error) = &released
             && (!forced || runs_nowhere())
@@ -132,7 +136,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         {
             // No guest is left, or runs, that could use what its backend still exports to the host.
             tracing::warn!(%id, %error, "gone without its volumes' backend having been asked");
-            released = self.agents.let_go(id, &entry.record, false).await;
+            released = self.agents.let_go(id, entry, false).await;
         }
         let mut with = match released {
             Ok(released) => released,

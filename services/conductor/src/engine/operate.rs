@@ -37,6 +37,9 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         };
         tracing::info!(%id, host = site.host, kind = operation.kind().as_str_name(), %error,
             "the host did not take the operation");
+        if let Some(stepped) = self.in_doubt(id, entry, fence, &site, &error).await {
+            return stepped;
+        }
         if let Some(stepped) = self.continued(id, entry, fence, &error).await {
             return stepped;
         }
@@ -82,6 +85,10 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Leave::NotRegistered => {
                 Error::new(Reason::NoSuchHost, format!("{host} is gone: it is not registered"))
             }
+            Leave::Found => {
+                let message = format!("{host} was found to have a copy of it, which may run there");
+                Error::new(Reason::InvalidState, message)
+            }
         }
         .with("host", host)
     }
@@ -89,7 +96,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     /// Does what is left of an operation once the host has done its part.
     pub(super) async fn conclude(&self, id: P::Id, entry: &Entry<P>, fence: &Fence) -> Stepped<P> {
         let Some(operation) = entry.record.operation() else { return Stepped::Stop(Next::Again) };
-        let mut with = match self.agents.conclude(id, &entry.record, operation).await {
+        let mut with = match self.agents.conclude(id, entry, operation).await {
             Ok(with) => with,
             Err(error) => {
                 tracing::info!(%id, kind = operation.kind().as_str_name(), %error, "cannot be concluded yet");

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use kilonova_model::{Error, Reason};
+use kilonova_proto::conductor::v1::Receipt;
 use kilonova_runtime::reconcile::Next;
 use tokio::time::Instant;
 
@@ -51,7 +52,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Decision::GiveUpOperation(why) => {
                 let error = if entry.record.is_placing() && why == Leave::NotRegistered {
                     self.not_done(&entry.record.status().host, why)
-                } else if entry.record.is_placing() {
+                } else if entry.record.is_placing() && why == Leave::Late {
                     let limit = self.config.operation_timeout;
                     let message = format!("no host for it was found within {limit}");
                     Error::new(Reason::OperationTimeout, message).with("timeout", limit)
@@ -62,12 +63,15 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             }
             Decision::GoOn => {
                 let mut record = P::clone(&entry.record);
+                // Those that still have something are off.
+                record.clears().iter().for_each(|host| record.give_up_at(host));
                 record.cleared(now + self.config.operation_timeout.get());
                 let with = self.reach.fenced(entry.record.clears().iter().map(String::as_str));
                 self.store_with(id, entry, record, fence, with).await
             }
             Decision::SkipHost => {
                 let mut record = P::clone(&entry.record);
+                record.give_up_at(&record.acts_at().host);
                 record.host_did(now + self.config.operation_timeout.get(), now);
                 let with = self.reach.fenced([entry.record.acts_at().host.as_str()]);
                 self.store_with(id, entry, record, fence, with).await
@@ -81,6 +85,15 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
 
     /// The host for which an operation is given up.
     fn who_did_not(&self, record: &P, why: Leave) -> String {
+        if why == Leave::Found {
+            let is_found =
+                |receipt: &&Receipt| receipt.found && !receipt.vouched && !self.is_fenced(&receipt.host);
+            return record
+                .receipts()
+                .iter()
+                .find(is_found)
+                .map_or_else(String::new, |found| found.host.clone());
+        }
         let clears = record.clears();
         let needed = record.clears_for().filter(|_| why == Leave::NotRegistered && !clears.is_empty());
         let is_at_fault = |host: &String| why == Leave::Late || self.epoch_of(host).is_none();
@@ -101,6 +114,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             clears_for: record.clears_for().as_deref(),
             moves: record.moves(),
             lets_go: record.lets_go(),
+            starts: record.starts(),
             tried: record.tried().len(),
             refusals: record.refusals(),
             settling: self.settling(),

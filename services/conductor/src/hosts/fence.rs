@@ -73,20 +73,28 @@ fn key(keys: &Keys, (service, host): &HostId) -> String {
 }
 
 impl Hosts {
+    /// Refuses a host that is registered, or taken for that because most vanished at once.
+    async fn check_not_there(&self, id: &HostId, endpoint: &str) -> Result<(), Error> {
+        let members = self.callers.peers.registry().members(id.0).current();
+        let (found, _) = self.db.store.get(endpoint).await.map_err(crate::db::store_error)?;
+        let message = if found.is_some() || members.members.contains_key(&id.1) {
+            format!("{} is registered: switch it off first, and wait until it has left the registry", id.1)
+        } else if members.held.contains_key(&id.1) {
+            format!(
+                "{} has left the registry together with most hosts, and is being connected to, to see whether it is gone: ask again in some seconds",
+                id.1
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Reason::InvalidState, message).with("host", &id.1))
+    }
+
     /// Stores the word, or takes it back.
     pub async fn set_fenced(&self, once: &Once<'_>, id: &HostId, fenced: bool) -> Result<pb::Host, Error> {
         let endpoint = self.db.keys.endpoint(id.0, &id.1);
-        let is_there = || async {
-            let members = self.callers.peers.registry().members(id.0).current();
-            let (found, _) = self.db.store.get(&endpoint).await.map_err(crate::db::store_error)?;
-            Ok::<_, Error>(found.is_some() || members.callable(&id.1).is_some())
-        };
-        if fenced && once.acceptor.replay(&once.request).await?.is_none() && is_there().await? {
-            let message = format!(
-                "{} is registered: switch it off first, and wait until it has left the registry",
-                id.1
-            );
-            return Err(Error::new(Reason::InvalidState, message).with("host", &id.1));
+        if fenced && once.acceptor.replay(&once.request).await?.is_none() {
+            self.check_not_there(id, &endpoint).await?;
         }
         let fence = key(&self.db.keys, id);
         let with = if fenced {

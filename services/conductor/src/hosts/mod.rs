@@ -1,6 +1,8 @@
 //! Hosts and backends: what they registered, what administrators say of them, and their figures as a scheduler has them.
 
+pub mod compared;
 mod fence;
+pub mod held;
 mod tell;
 mod zones;
 
@@ -66,7 +68,7 @@ impl Hosts {
         let id_of = |key| if let Key::Host(service, host) = key { Some((service, host)) } else { None };
         let cache = Cache::follow("hosts", &db.store, &db.keys, db.keys.all_hosts(), id_of, tasks);
         let aggregates = Aggregates::follow(db, tasks);
-        let fences = Fences::follow(db, callers.identity.clone(), tasks);
+        let fences = callers.fences.clone();
         Self { db: db.clone(), callers, tasks: tasks.clone(), aggregates, cache, fences }
     }
 
@@ -85,6 +87,7 @@ impl Hosts {
                     .with("epoch", host.epoch));
             }
             record.own_zone.clone_from(&request.availability_zone);
+            record.compared_store_id.clone_from(&request.compared_store_id);
             host.availability_zone = zones::effective(host, &record.own_zone);
             host.name = id.1.to_string();
             host.service = service_kind(id.0).into();

@@ -131,6 +131,13 @@ impl StoreIdentity {
 /// Says whether the store waits for an administrator. A warning: the conductor has to be called to accept it.
 fn show(store: &pb::Store, readiness: &Readiness) {
     match waits(store) {
+        true if store.accepted => readiness.warn(
+            STORE,
+            format!(
+                "nothing is driven before the hosts have compared what they have with store {}",
+                store.id
+            ),
+        ),
         true => readiness.warn(
             STORE,
             format!(

@@ -119,6 +119,10 @@ async fn an_acceptance_holds_for_what_the_store_replaced_and_for_nothing_that_ca
     assert!(one.waits());
     let accepted = one.accept(&renewed.id, "admin").await.unwrap();
     assert_eq!(one.compared(remembers(&lost)).await.unwrap().id, accepted.id);
+    assert!(one.waits(), "for the hosts to compare what they have with it");
+    assert_eq!(one.until_to_compare().await.id, accepted.id);
+    assert!(!one.set_compared(&first.id).await.unwrap().compared && one.waits(), "with another one");
+    assert!(one.set_compared(&accepted.id).await.unwrap().compared);
 
     // An agent of another cell waits alone, until an administrator has looked at it.
     let other = pb::Store { id: "other".into(), origin_id: "other".into(), ..pb::Store::default() };
@@ -132,6 +136,7 @@ async fn an_acceptance_holds_for_what_the_store_replaced_and_for_nothing_that_ca
     }
     let adopted = one.accept(&accepted.id, "somebody").await.unwrap();
     assert!(adopted.waiting_ids.is_empty() && adopted.replaced_ids.contains(&other.id));
+    assert!(one.waits(), "for its agents to compare too");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use kilonova_model::{HostName, InstanceId, ServiceKind};
-use kilonova_proto::conductor::v1::{HostRecord, InstanceRecord};
+use kilonova_proto::conductor::v1::{HostRecord, InstanceRecord, VolumeRecord};
 use kilonova_proto::types::v1::instance::{State, Task};
 use tokio::time::Instant;
 
@@ -45,6 +45,8 @@ pub struct Automatic {
     pub reach: Reach,
     /// What is evacuated.
     pub instances: Records<InstanceRecord>,
+    /// The volumes they have.
+    pub volumes: Records<VolumeRecord>,
     /// Which instances are this conductor's.
     pub shards: Shards,
     /// What accepts an evacuation.
@@ -148,7 +150,8 @@ impl Automatic {
             arrived: SystemTime::now(),
             request_id: &request_id,
         };
-        let evacuate = Evacuate { target_host: "", vouched_hosts: &[], reach: &self.reach, acceptance };
+        let (reach, volumes) = (&self.reach, &self.volumes);
+        let evacuate = Evacuate { target_host: "", vouched_hosts: &[], reach, volumes, acceptance };
         let named = Named { id, project: &project, etag: "" };
         let accepted = match Request::new("EvacuateInstance", &project, &request_id, &()) {
             Ok(request) => change_once(&self.acceptor, &request, &self.instances, named, &evacuate).await,

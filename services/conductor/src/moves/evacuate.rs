@@ -12,12 +12,13 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use kilonova_model::time::timestamp;
-use kilonova_model::{Error, HostName, Reason, ServiceKind};
+use kilonova_model::{Error, HostName, Reason, ServiceKind, VolumeId};
 use kilonova_proto::conductor::v1::r#move::Step;
-use kilonova_proto::conductor::v1::{InstanceRecord, Operation};
+use kilonova_proto::conductor::v1::{InstanceRecord, Operation, VolumeRecord};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
-use kilonova_store::Txn;
+use kilonova_store::{Compare, Txn};
+use prost::Message;
 
 use super::ask::place_of;
 use super::{found, may_run_at, of};
@@ -26,6 +27,7 @@ use crate::history;
 use crate::once::Change;
 use crate::placed::{Placed, Wanted, generation};
 use crate::reach::{Reach, Standing};
+use crate::records::Records;
 use crate::requests::Acceptance;
 
 /// An evacuation, as it is asked for.
@@ -36,6 +38,8 @@ pub struct Evacuate<'a> {
     pub vouched_hosts: &'a [String],
     /// Who is registered, and who is fenced.
     pub reach: &'a Reach,
+    /// The volumes it has.
+    pub volumes: &'a Records<VolumeRecord>,
     /// Who accepts it.
     pub acceptance: Acceptance<'a>,
 }
@@ -48,12 +52,32 @@ impl Change<InstanceRecord> for Evacuate<'_> {
         let standing = |host: &str| self.reach.standing(host);
         begin(&mut record, asked, &standing, SystemTime::now(), self.acceptance)?;
         let with = self.reach.fenced(may_run_at(&entry.record).iter().map(String::as_str));
+        let with = with.and(self.overtake_detaches(entry).await?);
         let host = &entry.record.resource().host;
         if !is_at(&entry.record, host) {
             return Ok((record, with));
         }
         let host = HostName::parse(host).map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
         Ok((record, with.when_absent(self.reach.keys().endpoint(ServiceKind::Compute, &host))))
+    }
+}
+
+impl Evacuate<'_> {
+    /// Gives the volumes a generation after that of the disconnect which a detach may have sent: it must not undo what the new host is
+    /// connected with.
+    async fn overtake_detaches(&self, entry: &Entry<InstanceRecord>) -> Result<Txn, Error> {
+        let mut txn = Txn::new();
+        let instance = entry.record.resource();
+        for attachment in &instance.attachments {
+            let Ok(id) = attachment.volume_id.parse::<VolumeId>() else { continue };
+            let Some(volume) = self.volumes.read(id).await? else { continue };
+            let mut record = VolumeRecord::clone(&volume.record);
+            generation::grow(&mut record.volume.get_or_insert_default().generation);
+            let key = VolumeRecord::key(self.reach.keys(), id);
+            txn =
+                txn.when(Compare::ModRevision(key.clone(), volume.revision)).put(key, record.encode_to_vec());
+        }
+        Ok(txn)
     }
 }
 
@@ -91,6 +115,7 @@ pub fn begin(
         return Err(Error::new(Reason::InvalidState, message).with("host", other));
     }
     found::vouch(record, asked.vouched_hosts);
+    record.give_up_at(&host);
     record.evacuated_from = Some(place_of(record));
     record.resized_from = None;
     record.tried_hosts.clear();

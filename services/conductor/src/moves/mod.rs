@@ -251,11 +251,16 @@ pub fn host_did_not(record: &mut InstanceRecord, fault: &pb::Fault, until: Syste
         Step::LetGo => go_to(record, Step::Resume, until),
         Step::TakeBack if reverts => go_to(record, Step::LetGoAgain, until),
         Step::LetGoAgain if has_nothing => go_to(record, Step::Resume, until),
-        Step::Clear | Step::TakeBack | Step::LetGoAgain | Step::Resume => {
-            operation.broken = true;
-            operation.host_done = true;
-        }
+        Step::Clear | Step::TakeBack | Step::LetGoAgain | Step::Resume => break_off(record, fault),
         Step::Unspecified | Step::Prepare => operation.host_done = true,
+    }
+}
+
+/// Nobody can say how far the move has come: it ends in ERROR, with all copies kept and none started.
+pub fn break_off(record: &mut InstanceRecord, fault: &pb::Fault) {
+    if let Some(operation) = record.operations.first_mut() {
+        operation.undo_cause.get_or_insert_with(|| fault.clone());
+        (operation.broken, operation.host_done) = (true, true);
     }
 }
 
@@ -287,6 +292,8 @@ pub fn end(record: &mut InstanceRecord, operation: &Operation) {
         leave_open(record, operation);
     }
     record.evacuated_from = None;
+    let own = record.resource().host.clone();
+    record.receipts.iter_mut().filter(|receipt| receipt.host == own).for_each(|own| own.given_up = false);
     if !stays_resized {
         (record.resized_from, record.extra_usage) = (None, None);
     }
@@ -319,6 +326,7 @@ pub fn stay_after_all(record: &mut InstanceRecord, fault: &pb::Fault, now: Syste
         return false;
     }
     stand_at(record, &from);
+    record.receipts.iter_mut().for_each(|receipt| receipt.given_up = false);
     let instance = record.instance.get_or_insert_default();
     instance.set_state(from.state());
     instance.fault = (from.state() == State::Error).then(|| fault.clone());

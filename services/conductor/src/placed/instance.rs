@@ -7,6 +7,7 @@ use kilonova_model::time::{system_time, timestamp};
 use kilonova_model::{InstanceId, Reason, ServerGroupId, ServiceKind};
 use kilonova_proto::conductor::v1::{Alternate, InstanceRecord, Operation, Receipt};
 use kilonova_proto::types::v1 as pb;
+use kilonova_proto::types::v1::action::Kind;
 use kilonova_store::keys::{Key, Keys};
 
 use super::{Own, Phase, Placed, Site, Status, Wanted, generation, shared};
@@ -112,6 +113,9 @@ impl Placed for InstanceRecord {
     fn lets_go(&self) -> bool {
         moves::lets_go(self)
     }
+    fn starts(&self) -> bool {
+        self.operations.first().is_some_and(operations::starts)
+    }
     fn note_told(&mut self, host: &str) -> bool {
         moves::note_told(self, host)
     }
@@ -130,6 +134,16 @@ impl Placed for InstanceRecord {
     }
     fn host_did_not(&mut self, fault: &pb::Fault, again_until: SystemTime, now: SystemTime) {
         operations::host_did_not(self, fault, again_until, now);
+    }
+    fn is_done_once(&self) -> bool {
+        let is_once = |one: &Operation| one.r#move.is_some() || one.kind() == Kind::Rebuild;
+        self.operations.first().is_some_and(is_once)
+    }
+    fn set_in_doubt(&mut self, fault: &pb::Fault, now: SystemTime) {
+        match moves::of(self) {
+            Some(_) => moves::break_off(self, fault),
+            None => self.host_did_not(fault, now, now),
+        }
     }
     fn conclude(&mut self, now: SystemTime) {
         operations::conclude(self, now);

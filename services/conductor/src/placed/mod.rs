@@ -156,7 +156,7 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn keeper(&self, receipt: &Receipt) -> Option<String> {
         let Status { wanted, phase, host, .. } = self.status();
         let there = wanted == Wanted::Present && matches!(phase, Phase::Ready | Phase::Failed);
-        if !there || !self.was_there() || receipt.prepared || self.is_rescued_from(&receipt.host) {
+        if !there || !self.was_there() || receipt.prepared || receipt.given_up {
             return None;
         }
         let keeper = if self.clears().is_empty() { Some(host) } else { self.clears_for() };
@@ -164,6 +164,10 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     }
     /// Whether its host has only to stop running it, for the first operation.
     fn lets_go(&self) -> bool {
+        false
+    }
+    /// Whether its host makes it run, for the first operation.
+    fn starts(&self) -> bool {
         false
     }
     /// Notes that a host is told that it does not belong there; says whether that is to be stored first.
@@ -181,13 +185,13 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     /// The record as a host sees it that is to remove what it may have of it.
     fn left_at(&self, receipt: &Receipt, etag: String) -> Self::Resource;
     /// The record as a host has to see it that compares it with what it has; none if nothing of it can be there, or what is there is to
-    /// stay.
+    /// stay, for good or until the host that has to have it says that it does: then this one is told to remove it.
     fn seen_by(&self, host: &str, etag: String) -> Option<Self::Resource> {
         let there = || self.receipts().iter().filter(|receipt| receipt.host == host);
         if self.belongs_on(host) {
             return there().next().map(|_| self.seen_at(host, etag));
         }
-        let left = there().filter(|receipt| !self.is_to_stay(receipt));
+        let left = there().filter(|receipt| !self.is_to_stay(receipt) && self.keeper(receipt).is_none());
         left.max_by_key(|receipt| receipt.attempt).map(|receipt| self.left_at(receipt, etag))
     }
     /// True if it is to be somewhere.
@@ -253,6 +257,14 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn cleared(&mut self, _until: SystemTime) {}
     /// The host did not do its part and will not; what has to be done about that has until then.
     fn host_did_not(&mut self, fault: &pb::Fault, again_until: SystemTime, now: SystemTime);
+    /// Whether the host's part of the first operation destroys or moves what is there, so that it is not to be done twice.
+    fn is_done_once(&self) -> bool {
+        false
+    }
+    /// Nobody can say whether the host did its part of the operation: it ends, and nothing is done about it.
+    fn set_in_doubt(&mut self, fault: &pb::Fault, now: SystemTime) {
+        self.host_did_not(fault, now, now);
+    }
     /// All that had to be done elsewhere for the operation is done.
     fn conclude(&mut self, now: SystemTime);
     /// It failed for good.
@@ -265,9 +277,11 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn set_gone(&mut self, expiry: SystemTime, now: SystemTime);
     /// The host holds nothing of it any more, up to that attempt.
     fn drop_receipt(&mut self, host: &str, attempt: u32);
+    /// The resource goes on without what a host has of it.
+    fn give_up_at(&mut self, host: &str);
     /// A host has it that it is not known to be on, as after a store that was put back; says whether that is new.
     fn note_found(&mut self, host: &str, now: SystemTime) -> bool;
-    /// A host has something of a later attempt than that receipt's.
+    /// What a host has is of that attempt, that receipt's or a later one, and of a later record than this.
     fn note_later(&mut self, receipt: &Receipt, attempt: u32);
     /// The host did nothing for that attempt, because of what it has of earlier ones: their receipts stay. Without any, this one
     /// does, for it is then the only one that says that something is there; what is there was `found`, unless it is being removed.
@@ -362,9 +376,13 @@ macro_rules! shared {
         fn drop_receipt(&mut self, host: &str, attempt: u32) {
             self.receipts.retain(|receipt| receipt.host != host || receipt.attempt > attempt);
         }
+        fn give_up_at(&mut self, host: &str) {
+            let there = self.receipts.iter_mut().filter(|receipt| receipt.host == host);
+            there.for_each(|receipt| receipt.given_up = true);
+        }
         fn note_later(&mut self, receipt: &Receipt, attempt: u32) {
             let is_it = |one: &Receipt| one.host == receipt.host && one.attempt == receipt.attempt;
-            let is_known = |one: &Receipt| one.host == receipt.host && one.attempt >= attempt;
+            let is_known = |one: &Receipt| one.host == receipt.host && one.attempt >= attempt && !is_it(one);
             if self.receipts.iter().any(is_known) {
                 return self.receipts.retain(|one| !is_it(one));
             }

@@ -11,6 +11,7 @@ struct World {
     clears: Vec<String>,
     clears_for: Option<&'static str>,
     moves: bool,
+    starts: bool,
     lets_go: bool,
     settling: Duration,
     only_place: bool,
@@ -38,6 +39,7 @@ fn world(wanted: Wanted, phase: Phase, host: &str, attempt: u32) -> World {
         clears: Vec::new(),
         clears_for: None,
         moves: false,
+        starts: false,
         lets_go: false,
         settling: Duration::ZERO,
         only_place: false,
@@ -80,6 +82,7 @@ impl World {
             clears: &self.clears,
             clears_for: self.clears_for,
             moves: self.moves,
+            starts: self.starts,
             lets_go: self.lets_go,
             tried: self.tried,
             refusals: self.refusals,
@@ -241,6 +244,36 @@ fn a_build_goes_elsewhere_once_the_host_it_left_has_said_that_nothing_is_left_th
     assert_eq!(w.plan(), Decision::TakeAlternate, "it cannot be asked");
     (w.up, w.receipts) = (vec!["h1", "h2"], vec![]);
     assert_eq!(w.plan(), Decision::TakeAlternate);
+}
+
+#[test]
+fn an_error_keeps_every_copy_that_was_to_run() {
+    for (phase, decision) in [(Phase::Ready, false), (Phase::Failed, true)] {
+        let world = world(Wanted::Present, phase, "h1", 1).receipt("h1", 1).receipt("h2", 2);
+        assert_eq!(world.plan() == Decision::Done, decision, "{phase:?}");
+    }
+    let mut prepared = world(Wanted::Present, Phase::Failed, "h1", 1).receipt("h2", 2);
+    prepared.receipts[0].prepared = true;
+    assert!(matches!(prepared.plan(), Decision::Terminate(_)), "that never ran");
+}
+
+#[test]
+fn nothing_is_made_to_run_beside_a_copy_that_was_found() {
+    let found = |host: &str, vouched| {
+        let mut world = world(Wanted::Present, Phase::Ready, "h1", 1).receipt("h1", 1).receipt(host, 2);
+        (world.receipts[1].found, world.receipts[1].vouched) = (true, vouched);
+        (world.operation, world.starts) = (Some(Operation { generation: 1, ..Operation::default() }), true);
+        world
+    };
+    assert_eq!(found("h2", false).plan(), Decision::GiveUpOperation(Leave::Found));
+    assert_eq!(found("h2", true).plan(), Decision::Operate);
+    assert_eq!(found("h1", false).plan(), Decision::Operate, "it is that copy");
+    let mut fenced = found("h3", false);
+    fenced.fenced.push("h3");
+    assert_eq!(fenced.plan(), Decision::Operate);
+    let mut stops = found("h2", false);
+    stops.starts = false;
+    assert_eq!(stops.plan(), Decision::Operate);
 }
 
 #[test]

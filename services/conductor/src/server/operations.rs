@@ -217,6 +217,7 @@ impl Conductor {
             target_host: &message.target_host,
             vouched_hosts: &message.vouched_hosts,
             reach: &self.reach,
+            volumes: &self.volumes,
             acceptance: self.acceptance(request.request_id, arrived),
         };
         self.change_instance("EvacuateInstance", request, message, &evacuate).await

@@ -188,11 +188,36 @@ fn not_in_use(record: &VolumeRecord) -> Result<(), Error> {
         let message = format!("the volume has {snapshots} snapshots; delete them first");
         return Err(Error::new(Reason::InvalidState, message).with("snapshots", snapshots));
     }
+    // Also one that was given up as lost: its backend may have it again, and the guest uses it.
+    if let Some(attachment) = record.resource().attachments.first() {
+        let message = format!("instance {} has the volume; detach it first", attachment.instance_id);
+        return Err(Error::new(Reason::InvalidState, message).with("instance_id", &attachment.instance_id));
+    }
     match record.resource().state() {
         State::Creating | State::Available | State::Error | State::Deleting => Ok(()),
         state => {
             let message = format!("the volume is {}; detach it first", state.as_str_name());
             Err(Error::new(Reason::InvalidState, message).with("state", state.as_str_name()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kilonova_proto::types::v1::volume::State;
+
+    use super::*;
+
+    #[test]
+    fn what_an_instance_has_is_not_deleted_whatever_its_state() {
+        for state in [State::Available, State::Error, State::InUse] {
+            for attachments in [Vec::new(), vec![pb::Attachment::default()]] {
+                let is_free = attachments.is_empty() && state != State::InUse;
+                let mut volume = pb::Volume { attachments, ..Default::default() };
+                volume.set_state(state);
+                let record = VolumeRecord { volume: Some(volume), ..Default::default() };
+                assert_eq!(not_in_use(&record).is_ok(), is_free, "{record:?}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use kilonova_conductor::Config;
 use kilonova_conductor::placed::Placed;
 use kilonova_conductor::reports::{self, Report};
-use kilonova_model::Reason;
+use kilonova_model::{Error, Reason};
 use kilonova_proto::conductor::v1::ReportStatus;
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::instance::State;
@@ -53,24 +53,45 @@ async fn a_refused_build_lands_elsewhere_and_ends_in_error_when_no_host_takes_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_refuses_because_of_what_it_has_keeps_its_receipt_until_it_says_that_nothing_is_left() {
-    for reason in [Reason::StillRemoving, Reason::OlderGenerationPresent] {
+    let cell = Cell::new(&["h1", "h2"]).await;
+    let conductor = cell.conductor("c1").await;
+    {
+        let mut world = cell.hosts.world.lock();
+        world.refusing = ["h1"].map(str::to_owned).into();
+        world.deaf = ["h1"].map(str::to_owned).into();
+        world.refusal = Some(Error::new(Reason::StillRemoving, "not taken"));
+    }
+    let id = conductor.create("", 1).await.unwrap()[0];
+    let record = conductor.until(id, |i| i.state() == State::Active).await;
+    assert_eq!((record.resource().host.as_str(), record.refusals()), ("h2", 1));
+    let hosts: Vec<&str> = record.receipts.iter().map(|receipt| receipt.host.as_str()).collect();
+    assert_eq!(hosts, ["h1", "h2"]);
+    cell.hosts.world.lock().deaf.clear();
+    let left = || conductor.records.cache.get(&id).is_some_and(|entry| entry.record.receipts.len() == 1);
+    eventually("h1 has said that nothing is left", || left().then_some(())).await;
+    assert_eq!(cell.hosts.world.lock().terminated, [(id, "h1".to_owned())]);
+}
+
+/// As after a store that was put back to a copy of the time of the build.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_made_and_has_worked_on_since_is_not_removed() {
+    let there = |attempt: u32| {
+        Error::new(Reason::OlderGenerationPresent, "not taken").with("generation", 9).with("attempt", attempt)
+    };
+    for (attempt, state) in [(1, State::Active), (2, State::Error)] {
         let cell = Cell::new(&["h1", "h2"]).await;
         let conductor = cell.conductor("c1").await;
         {
             let mut world = cell.hosts.world.lock();
             world.refusing = ["h1"].map(str::to_owned).into();
-            world.deaf = ["h1"].map(str::to_owned).into();
-            world.refusal = Some(reason);
+            world.refusal = Some(there(attempt));
         }
         let id = conductor.create("", 1).await.unwrap()[0];
-        let record = conductor.until(id, |i| i.state() == State::Active).await;
-        assert_eq!((record.resource().host.as_str(), record.refusals()), ("h2", 1));
-        let hosts: Vec<&str> = record.receipts.iter().map(|receipt| receipt.host.as_str()).collect();
-        assert_eq!(hosts, ["h1", "h2"], "{reason}");
-        cell.hosts.world.lock().deaf.clear();
-        let left = || conductor.records.cache.get(&id).is_some_and(|entry| entry.record.receipts.len() == 1);
-        eventually("h1 has said that nothing is left", || left().then_some(())).await;
-        assert_eq!(cell.hosts.world.lock().terminated, [(id, "h1".to_owned())]);
+        let record = conductor.until(id, |i| i.state() == state).await;
+        let [receipt] = record.receipts.as_slice() else { panic!("{:?}", record.receipts) };
+        assert_eq!((receipt.host.as_str(), receipt.found), ("h1", state == State::Error));
+        assert_eq!(record.actions[0].outcome() == pb::Outcome::Succeeded, state == State::Active);
+        assert!(cell.hosts.world.lock().terminated.is_empty(), "of attempt {attempt}");
     }
 }
 

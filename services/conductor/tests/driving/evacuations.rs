@@ -7,6 +7,7 @@ use kilonova_conductor::accept::Request;
 use kilonova_conductor::moves::evacuate::Evacuate;
 use kilonova_conductor::once::change_once;
 use kilonova_conductor::reach::Reach;
+use kilonova_conductor::records::Records;
 use kilonova_conductor::requests::{Acceptance, Named};
 use kilonova_model::{CellName, Reason, ServiceKind};
 use kilonova_proto::types::v1::instance::State;
@@ -27,10 +28,12 @@ async fn a_host_that_is_back_keeps_its_instance_though_the_conductor_does_not_se
     let request = Request::new("EvacuateInstance", "demo", "", &()).unwrap();
     let named = Named { id, project: "demo", etag: "" };
     let reach = Reach { members: nobody.members(ServiceKind::Compute), ..conductor.reach.clone() };
+    let volumes = Records::follow("volumes", &conductor.reach.db, &conductor.tasks);
     let evacuate = Evacuate {
         target_host: "",
         vouched_hosts: &[],
         reach: &reach,
+        volumes: &volumes,
         acceptance: Acceptance { conductor: "c1", arrived: SystemTime::now(), request_id: "" },
     };
     let asked = change_once(&conductor.acceptor, &request, &conductor.records, named, &evacuate).await;

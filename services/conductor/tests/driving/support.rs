@@ -60,7 +60,7 @@ pub struct World {
     /// Hosts that refuse a build.
     pub refusing: BTreeSet<String>,
     /// Why they do; there is no room if not given.
-    pub refusal: Option<Reason>,
+    pub refusal: Option<Error>,
     /// Every operation taken, by instance, host and generation.
     pub operations: Vec<(InstanceId, String, u64)>,
     /// Why hosts do not do what they take.
@@ -160,7 +160,8 @@ impl Agents<InstanceRecord> for Hosts {
         {
             let mut world = self.world.lock();
             if world.refusing.contains(&at.host) {
-                let refusal = Error::new(world.refusal.unwrap_or(Reason::ClaimRefused), "not taken");
+                let refusal = world.refusal.clone();
+                let refusal = refusal.unwrap_or_else(|| Error::new(Reason::ClaimRefused, "not taken"));
                 return Err(classify(to_status(&refusal)));
             }
             world.builds.push((id, at.host.clone(), at.attempt));
@@ -196,11 +197,16 @@ impl Agents<InstanceRecord> for Hosts {
         Ok(())
     }
 
-    async fn conclude(&self, _: InstanceId, _: &InstanceRecord, _: &Operation) -> Result<Txn, CallError> {
+    async fn conclude(
+        &self,
+        _: InstanceId,
+        _: &Entry<InstanceRecord>,
+        _: &Operation,
+    ) -> Result<Txn, CallError> {
         Ok(Txn::new())
     }
 
-    async fn let_go(&self, _: InstanceId, _: &InstanceRecord, _: bool) -> Result<Txn, CallError> {
+    async fn let_go(&self, _: InstanceId, _: &Entry<InstanceRecord>, _: bool) -> Result<Txn, CallError> {
         Ok(Txn::new())
     }
 

@@ -65,6 +65,11 @@ fn described(store: &Store, now: SystemTime) -> Vec<(&'static str, String)> {
     } else {
         "no: agents that remember another store wait for `kilonova store accept`".to_owned()
     };
+    let compared = match (store.previous_id.as_str(), store.compared) {
+        ("", _) => or_dash(""),
+        (_, true) => "yes".to_owned(),
+        (_, false) => "no: conductors drive nothing before the hosts that are registered have".to_owned(),
+    };
     let waiting = match store.waiting_ids.as_slice() {
         [] => or_dash(""),
         ids => format!("{}: they wait for `kilonova store accept`", ids.join(", ")),
@@ -75,6 +80,7 @@ fn described(store: &Store, now: SystemTime) -> Vec<(&'static str, String)> {
         ("revision", store.revision.to_string()),
         ("accepted", accepted),
         ("before it was set back", or_dash(&store.previous_id)),
+        ("hosts have compared", compared),
         ("agents remember", waiting),
     ]
 }
@@ -88,8 +94,11 @@ mod tests {
         let row = |store: &Store, row: usize| described(store, SystemTime::now())[row].1.clone();
         let said = |store: &Store| row(store, 3);
         let waiting = Store { accepted: true, waiting_ids: vec!["one".into()], ..Store::default() };
-        assert!(row(&waiting, 5).contains("one: they wait for `kilonova store accept`"));
+        assert!(row(&waiting, 6).contains("one: they wait for `kilonova store accept`"));
         assert!(said(&Store::default()).contains("kilonova store accept"));
+        let set_back = Store { accepted: true, previous_id: "one".into(), ..Store::default() };
+        assert!(row(&set_back, 5).starts_with("no: conductors"));
+        assert_eq!(row(&Store { compared: true, ..set_back }, 5), "yes");
         let accepted = Store { accepted: true, accepted_by: "ada".into(), ..Store::default() };
         assert!(said(&accepted).ends_with("by ada"));
     }
