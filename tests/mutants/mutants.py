@@ -16,6 +16,7 @@ VOLUME = ("-p", "kilonova-volume", "--test", "commands")
 RUNTIME_UNITS = ("-p", "kilonova-runtime", "--lib", "agent::")
 STORE = ("-p", "kilonova-store", "--test", "conformance", "at_once")
 STORE_UNITS = ("-p", "kilonova-store", "--lib", "etcd::")
+REQUEST_IDS = ("-p", "kilonova-tests", "--test", "request_ids", "embedded::")
 OPERATIONS = ("-p", "kilonova-tests", "--test", "operations", "embedded::")
 
 
@@ -103,8 +104,37 @@ MUTANTS = (
     Mutant(
         "a request is not remembered",
         f"{CONDUCTOR}/accept/book.rs",
-        "        let Some(id) = &request.id else { return txn };\n",
-        "        let Some(id) = request.id.as_ref().filter(|_| false) else { return txn };\n",
+        "    let Some(id) = &request.id else { return txn };\n",
+        "    let Some(id) = request.id.as_ref().filter(|_| false) else { return txn };\n",
+        DRIVING,
+    ),
+    Mutant(
+        "that there was nothing to do is not remembered",
+        f"{CONDUCTOR}/accept/book.rs",
+        "    if request.id.is_none() {\n        return Ok(true);\n",
+        "    if resource_ids.len() == 1 {\n        return Ok(true);\n",
+        REQUEST_IDS,
+    ),
+    Mutant(
+        "an aggregate's change is not remembered",
+        f"{CONDUCTOR}/aggregates.rs",
+        "            let txn = as_read.put(key.clone(), new.encode_to_vec());\n"
+        "            let txn = acceptor.remember(request, vec![id.to_string()], txn);\n",
+        "            let txn = as_read.put(key.clone(), new.encode_to_vec());\n",
+        REQUEST_IDS,
+    ),
+    Mutant(
+        "a delete is not remembered",
+        f"{CONDUCTOR}/requests.rs",
+        "        let with = book::remember(&db.keys, &request, ids(), Txn::new());\n",
+        "        let with = Txn::new();\n",
+        REQUEST_IDS,
+    ),
+    Mutant(
+        "what another counted of a request's age is counted again",
+        f"{CONDUCTOR}/expiry.rs",
+        "self.counted.filter(|(at, _)| *at == revision)",
+        "self.counted",
         DRIVING,
     ),
     Mutant(

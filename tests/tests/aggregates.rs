@@ -28,6 +28,7 @@ over_both_stores!(
     a_host_is_put_into_another_zone_unless_somebody_asked_for_its_own,
     aggregates_are_created_changed_listed_and_deleted,
     what_was_stored_and_not_told_is_told_when_it_is_asked_for_again,
+    hosts_that_were_added_once_and_left_do_not_come_back_with_the_request,
     a_delete_is_done_once_for_each_request_id,
 );
 
@@ -341,6 +342,29 @@ async fn what_was_stored_and_not_told_is_told_when_it_is_asked_for_again(backing
     stored_only(&cluster, "ssd", &[]).await;
     remove(&api, "ssd", "compute-2").await;
     until_in(&api, "compute-2", &[]).await;
+    cluster.shutdown().await;
+}
+
+async fn hosts_that_were_added_once_and_left_do_not_come_back_with_the_request(backing: Backing) {
+    let Some((cluster, api)) = started(plan(backing)).await else { return };
+    aggregate(&api, "ssd", &[("disk", "ssd")], &[]).await;
+    let request = api::AddAggregateHostsRequest {
+        request_id: "once".into(),
+        aggregate_id: "ssd".into(),
+        hosts: vec!["compute-2".into()],
+    };
+    let added = api.aggregates().add_aggregate_hosts(request.clone()).await.unwrap().into_inner();
+    assert_eq!(added.aggregate.unwrap().hosts, ["compute-2"]);
+    remove(&api, "ssd", "compute-2").await;
+    stored_only(&cluster, "ssd", &["compute-3"]).await;
+    let again = api.aggregates().add_aggregate_hosts(request.clone()).await.unwrap().into_inner();
+    assert_eq!(again.aggregate.unwrap().hosts, ["compute-3"], "as it is now");
+    // What was stored and not told is told, whoever asks again.
+    until_in(&api, "compute-3", &["ssd"]).await;
+    until_in(&api, "compute-2", &[]).await;
+    let other = api::AddAggregateHostsRequest { hosts: vec!["compute-1".into()], ..request };
+    let refused = reason(api.aggregates().add_aggregate_hosts(other).await);
+    assert_eq!(refused.unwrap_err(), Reason::RequestIdReused);
     cluster.shutdown().await;
 }
 

@@ -9,6 +9,7 @@
 //!                    fences/<service>/<host>         hosts that are off by an operator's word
 //!                    quotas/<project> usage/<project>
 //!                    requests/<project>/<request-id> idempotency
+//!                    ages                            how long ago the store was at some revisions
 //!                    store                           which store this is
 //!                    marks/<n>                       by what an earlier copy of the store is known
 //! ```
@@ -55,6 +56,8 @@ pub enum Key {
     Usage(ProjectId),
     /// A request already accepted.
     Request(ProjectId, RequestId),
+    /// How long ago the store was at some of its revisions.
+    Ages,
 }
 
 /// Makes and parses the keys of one cell.
@@ -180,6 +183,12 @@ impl Keys {
         format!("{}requests/", self.root)
     }
 
+    /// The key of how long ago the store was at some of its revisions.
+    #[must_use]
+    pub fn ages(&self) -> String {
+        format!("{}ages", self.root)
+    }
+
     /// The key of an operator's word that a host is off.
     #[must_use]
     pub fn fence(&self, service: ServiceKind, host: &HostName) -> String {
@@ -214,8 +223,10 @@ impl Keys {
     #[must_use]
     pub fn parse(&self, key: &str) -> Option<Key> {
         let rest = key.strip_prefix(&self.root)?;
-        if rest == "store" {
-            return Some(Key::Store);
+        match rest {
+            "store" => return Some(Key::Store),
+            "ages" => return Some(Key::Ages),
+            _ => {}
         }
         let mut parts = rest.split('/');
         let parsed = match (parts.next()?, parts.next()?) {
@@ -259,6 +270,7 @@ mod tests {
             (keys.endpoint(compute, &host), keys.endpoints(compute), Key::Endpoint(compute, host.clone())),
             (keys.shard(7), keys.shards(), Key::Shard(7)),
             (keys.store_identity(), keys.store_identity(), Key::Store),
+            (keys.ages(), keys.ages(), Key::Ages),
             (keys.mark(17), keys.marks(), Key::Mark(17)),
             (keys.owner(&host), keys.owners(), Key::Owner(host.clone())),
             (keys.aggregate(&aggregate), keys.aggregates(), Key::Aggregate(aggregate)),

@@ -242,6 +242,17 @@ impl Acceptor {
         self.book.remember(request, resource_ids, txn)
     }
 
+    /// Remembers a request for which there is nothing to do while `holds` does. False if that does not hold, or the same request
+    /// was accepted meanwhile.
+    pub async fn settle(
+        &self,
+        request: &Request,
+        resource_ids: Vec<String>,
+        holds: Txn,
+    ) -> Result<bool, Error> {
+        book::settle(self.db(), request, resource_ids, holds).await
+    }
+
     /// What a project uses and may use, from the store.
     pub async fn basis(&self, project: &ProjectId) -> Result<merge::Basis, Error> {
         self.book.read(project).await

@@ -19,6 +19,7 @@ use crate::barrier::Barrier;
 use crate::cache::{Cache, Entry, Page};
 use crate::catalogue::{Item, Shelf};
 use crate::db::{Db, conflict};
+use crate::hosts::Once;
 
 /// How often a change is tried again when somebody else was faster.
 const TRIES: usize = 16;
@@ -103,31 +104,37 @@ impl Aggregates {
         self.shelf.page(after, limit)
     }
 
-    /// Changes one; `etag` is what it has to be at, empty for anything.
+    /// Changes one, once for each request id; `etag` is what it has to be at, empty for anything.
     pub async fn change(
         &self,
+        Once { acceptor, request }: &Once<'_>,
         id: &AggregateId,
         etag: &str,
         change: impl Fn(&mut pb::Aggregate) -> Result<(), Error>,
     ) -> Result<Changed, Error> {
         let key = self.db.keys.aggregate(id);
         for _ in 0..TRIES {
+            let is_repeated = acceptor.replay(request).await?.is_some();
             let entry = self.read(id).await?;
-            let mut new = pb::Aggregate::clone(&entry.record);
-            change(&mut new)?;
-            if new == *entry.record {
-                let hosts = entry.record.hosts.clone();
-                return Ok(Changed { aggregate: shown(&entry), revision: entry.revision, hosts });
+            if is_repeated {
+                return Ok(as_it_is(&entry));
             }
-            if !etag.is_empty() && etag != entry.etag() {
-                let message = "the aggregate has changed since it was read";
-                return Err(Error::new(Reason::EtagMismatch, message).with("etag", entry.etag()));
+            let mut new = match changed(&entry, etag, &change) {
+                Ok(new) => new,
+                Err(_) if acceptor.outrun(request).await? => continue,
+                Err(error) => return Err(error),
+            };
+            let as_read = Txn::new().when(Compare::ModRevision(key.clone(), entry.revision));
+            if new == *entry.record {
+                if acceptor.settle(request, vec![id.to_string()], as_read).await? {
+                    return Ok(as_it_is(&entry));
+                }
+                continue;
             }
             let hosts = concerned(&entry.record, &new);
             new.update_time = Some(timestamp(SystemTime::now()));
-            let txn = Txn::new()
-                .when(Compare::ModRevision(key.clone(), entry.revision))
-                .put(key.clone(), new.encode_to_vec());
+            let txn = as_read.put(key.clone(), new.encode_to_vec());
+            let txn = acceptor.remember(request, vec![id.to_string()], txn);
             if let TxnOutcome::Committed { revision } = self.db.commit(txn).await? {
                 let entry = Entry { record: Arc::new(new), revision };
                 self.cache().committed(id.clone(), entry.record.clone(), revision);
@@ -151,8 +158,15 @@ impl Aggregates {
                 return Ok(());
             }
             let Some(read) = self.db.read::<pb::Aggregate>(&key).await? else {
-                let gone = allow_missing || acceptor.outrun(request).await?;
-                return if gone { Ok(()) } else { Err(self.shelf.not_found(id)) };
+                if !allow_missing {
+                    let gone = acceptor.outrun(request).await?;
+                    return if gone { Ok(()) } else { Err(self.shelf.not_found(id)) };
+                }
+                let missing = Txn::new().when_absent(key.clone());
+                if acceptor.settle(request, vec![id.to_string()], missing).await? {
+                    return Ok(());
+                }
+                continue;
             };
             let hosts = read.record.hosts.len();
             if hosts > 0 {
@@ -189,6 +203,26 @@ impl Aggregates {
         });
         (held.collect(), revision)
     }
+}
+
+/// One as it is to be. Only what something changes in has to be at that etag.
+fn changed(
+    entry: &Entry<pb::Aggregate>,
+    etag: &str,
+    change: impl Fn(&mut pb::Aggregate) -> Result<(), Error>,
+) -> Result<pb::Aggregate, Error> {
+    let mut new = pb::Aggregate::clone(&entry.record);
+    change(&mut new)?;
+    if new != *entry.record && !etag.is_empty() && etag != entry.etag() {
+        let message = "the aggregate has changed since it was read";
+        return Err(Error::new(Reason::EtagMismatch, message).with("etag", entry.etag()));
+    }
+    Ok(new)
+}
+
+/// The answer to what changes nothing, or changed it before.
+fn as_it_is(entry: &Entry<pb::Aggregate>) -> Changed {
+    Changed { aggregate: shown(entry), revision: entry.revision, hosts: entry.record.hosts.clone() }
 }
 
 /// Whether a host is in it.

@@ -164,15 +164,26 @@ impl<T: Item> Shelf<T> {
         id: &T::Id,
         allow_missing: bool,
     ) -> Result<(), Error> {
-        if acceptor.replay(request).await?.is_some() {
-            return Ok(());
-        }
         let key = T::key(&self.db.keys, id);
-        let txn = Txn::new().when(Compare::Exists(key.clone())).delete(key);
-        let txn = acceptor.remember(request, vec![id.to_string()], txn);
-        let is_gone = self.db.commit(txn).await?.committed().is_some() || allow_missing;
-        // The same request may have come twice at once.
-        if is_gone || acceptor.outrun(request).await? { Ok(()) } else { Err(self.not_found(id)) }
+        for _ in 0..TRIES {
+            if acceptor.replay(request).await?.is_some() {
+                return Ok(());
+            }
+            let txn = Txn::new().when(Compare::Exists(key.clone())).delete(key.clone());
+            let txn = acceptor.remember(request, vec![id.to_string()], txn);
+            if self.db.commit(txn).await?.committed().is_some() {
+                return Ok(());
+            }
+            if !allow_missing {
+                // The same request may have come twice at once.
+                return if acceptor.outrun(request).await? { Ok(()) } else { Err(self.not_found(id)) };
+            }
+            let missing = Txn::new().when_absent(key.clone());
+            if acceptor.settle(request, vec![id.to_string()], missing).await? {
+                return Ok(());
+            }
+        }
+        Err(conflict(&format!("{} {id}", T::NOUN)))
     }
 
     /// A page, in the order of the ids.

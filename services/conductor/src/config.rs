@@ -34,7 +34,7 @@ pub struct Config {
     pub resend_interval: Period,
     /// How long the record of a deleted resource stays readable.
     pub retention: Period,
-    /// How long a request id is remembered.
+    /// How long a request id is remembered at least.
     pub request_retention: Period,
     /// How often every record is looked at, whatever was heard of it.
     pub scan_interval: Period,

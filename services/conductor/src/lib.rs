@@ -114,7 +114,7 @@ pub async fn start(config: Config, launch: Launch) -> Result<Running, StartError
         tasks,
     );
     shards.watch_unowned(identity.clone(), config.shard_ttl.get(), context.readiness.clone(), tasks);
-    tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.scan_interval.get()));
+    tasks.spawn("request expiry", expiry::run(db.clone(), shards.clone(), config.request_retention.get()));
     tasks.spawn("compaction", compaction::run(db.clone(), shards.clone(), config.history.get()));
     let lanes = Arc::new(Lanes::default());
     let engines = Engines {

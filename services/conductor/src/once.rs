@@ -35,9 +35,12 @@ pub async fn change_once<P: Placed>(
             return stored(records, named).await;
         }
         let entry = stored(records, named).await?;
-        named.check(&entry)?;
-        let (record, with) = match change.begin(&entry).await {
-            Ok(changed) => changed,
+        let begun = match named.check(&entry) {
+            Ok(()) => change.begin(&entry).await,
+            Err(refusal) => Err(refusal),
+        };
+        let (record, with) = match begun {
+            Ok(begun) => begun,
             Err(_) if acceptor.outrun(request).await? => continue,
             Err(error) => return Err(error),
         };

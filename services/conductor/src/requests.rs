@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use kilonova_model::check::{self, Checker};
 use kilonova_model::time::timestamp;
 use kilonova_model::{Error, FieldViolation, InstanceId, Reason, ServiceKind, VolumeId};
-use kilonova_proto::conductor::v1::{InstanceRecord, VolumeRecord};
+use kilonova_proto::conductor::v1::{DeleteInstanceRequest, InstanceRecord, SnapshotRecord, VolumeRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_store::Txn;
 
-use crate::accept::{Acceptor, Request};
+use crate::accept::{Acceptor, Request, book};
 use crate::cache::Entry;
 use crate::db::conflict;
 use crate::history::{self, Actor};
@@ -199,9 +199,28 @@ impl<P: Sync> Guard<P> for Unguarded {
     }
 }
 
-/// Accepts the end of a record; `None` when it is missing and may be. `guard` judges the record as the store has it, in the
-/// transaction that accepts: what it read of others has to be as new as that.
-pub async fn delete<P: Placed>(
+/// What is deleted by a request of its own.
+pub trait Deleted: Placed {
+    /// The method.
+    const DELETE: &'static str;
+}
+
+impl Deleted for InstanceRecord {
+    const DELETE: &'static str = "DeleteInstance";
+}
+
+impl Deleted for VolumeRecord {
+    const DELETE: &'static str = "DeleteVolume";
+}
+
+impl Deleted for SnapshotRecord {
+    const DELETE: &'static str = "DeleteSnapshot";
+}
+
+/// Accepts the end of a record, once for each request id; `None` when it is missing and may be, or is gone since an earlier request of
+/// that id. `guard` judges the record as the store has it, in the transaction that accepts: what it read of others has to be as new as
+/// that.
+pub async fn delete<P: Deleted>(
     records: &Records<P>,
     named: Named<'_, P::Id>,
     allow_missing: bool,
@@ -209,21 +228,42 @@ pub async fn delete<P: Placed>(
     acceptance: Acceptance<'_>,
     guard: &impl Guard<P>,
 ) -> Result<Option<Entry<P>>, Error> {
-    let missing = || if allow_missing { Ok(None) } else { Err(Records::<P>::not_found(named.id)) };
+    // What was asked, without the request's id.
+    let message = DeleteInstanceRequest {
+        project_id: named.project.to_owned(),
+        instance_id: named.id.to_string(),
+        etag: named.etag.to_owned(),
+        allow_missing,
+        ..Default::default()
+    };
+    let request = Request::new(P::DELETE, named.project, acceptance.request_id, &message)?;
+    let (db, ids) = (&records.db, || vec![named.id.to_string()]);
     for _ in 0..TRIES {
-        let Some(entry) = records.read(named.id).await? else { return missing() };
-        if named.check_project(&entry).is_err() {
-            return missing();
+        let is_repeated = book::replay(db, &request).await?.is_some();
+        let entry = records.read(named.id).await?.filter(|entry| named.check_project(entry).is_ok());
+        if is_repeated {
+            return Ok(entry);
         }
-        let status = entry.record.status();
-        if status.phase == Phase::Gone {
-            let ours = entry.record.actions().last().is_some_and(|action| {
-                !acceptance.request_id.is_empty() && action.request_id == acceptance.request_id
-            });
-            return if ours { Ok(Some(entry)) } else { missing() };
-        }
-        if status.wanted == Wanted::Absent {
-            return Ok(Some(entry));
+        let there = entry.filter(|entry| {
+            entry.record.status().phase != Phase::Gone || is_ended_by(entry, acceptance.request_id)
+        });
+        let Some(entry) = there else {
+            if !allow_missing {
+                match book::replay(db, &request).await? {
+                    Some(_) => continue,
+                    None => return Err(Records::<P>::not_found(named.id)),
+                }
+            }
+            if book::settle(db, &request, ids(), Txn::new()).await? {
+                return Ok(None);
+            }
+            continue;
+        };
+        if entry.record.status().wanted == Wanted::Absent {
+            if book::settle(db, &request, ids(), Txn::new()).await? {
+                return Ok(Some(entry));
+            }
+            continue;
         }
         named.check_etag(&entry)?;
         guard.may_go(&entry.record).await?;
@@ -231,11 +271,18 @@ pub async fn delete<P: Placed>(
         let now = SystemTime::now();
         record.set_absent(now + timeout, now);
         acceptance.note(record.actions_mut(), Kind::Delete);
-        if let Written::Stored(entry) = records.write(named.id, &entry, record, None, Txn::new()).await? {
+        let with = book::remember(&db.keys, &request, ids(), Txn::new());
+        if let Written::Stored(entry) = records.write(named.id, &entry, record, None, with).await? {
             return Ok(Some(entry));
         }
     }
     Err(conflict(&format!("{} {}", P::NOUN, named.id)))
+}
+
+/// Whether that request ended it, by its history: conductors of an earlier version do not remember the ids of such requests.
+fn is_ended_by<P: Placed>(entry: &Entry<P>, request_id: &str) -> bool {
+    let last = entry.record.actions().last();
+    last.is_some_and(|action| !request_id.is_empty() && action.request_id == request_id)
 }
 
 /// What of a user's description can be changed.

@@ -4,15 +4,13 @@
 //! be late without harm: the transaction fails, and they are read. What was only remembered never refuses anybody.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use kilonova_model::time::timestamp;
 use kilonova_model::{Error, ProjectId, Reason, Revision};
 use kilonova_proto::conductor::v1::{QuotaRecord, RequestRecord, UsageRecord};
 use kilonova_proto::types::v1 as pb;
 use kilonova_runtime::tasks::Tasks;
 use kilonova_store::Txn;
-use kilonova_store::keys::Key;
+use kilonova_store::keys::{Key, Keys};
 use prost::Message;
 
 use super::Request;
@@ -82,33 +80,59 @@ impl Book {
 
     /// The ids an earlier request of that id was answered with. `Err` if it was another request.
     pub async fn replay(&self, request: &Request) -> Result<Option<Vec<String>>, Error> {
-        let Some(id) = &request.id else { return Ok(None) };
-        let key = self.db.keys.request(&request.project, id);
-        let Some(Read { record, .. }) = self.db.read::<RequestRecord>(&key).await? else { return Ok(None) };
-        if record.method != request.method || record.fingerprint != request.fingerprint {
-            return Err(Error::new(
-                Reason::RequestIdReused,
-                format!("request_id {id} was used before for another request"),
-            )
-            .with("request_id", id)
-            .with("method", &record.method));
-        }
-        Ok(Some(record.resource_ids))
+        replay(&self.db, request).await
     }
 
     /// Adds the request's id to a transaction that carries it out.
     #[must_use]
     pub fn remember(&self, request: &Request, resource_ids: Vec<String>, txn: Txn) -> Txn {
-        let Some(id) = &request.id else { return txn };
-        let key = self.db.keys.request(&request.project, id);
-        let record = RequestRecord {
-            method: request.method.to_owned(),
-            fingerprint: request.fingerprint.clone(),
-            resource_ids,
-            expire_time: Some(timestamp(SystemTime::now() + self.config.request_retention.get())),
-        };
-        txn.when_absent(key.clone()).put(key, record.encode_to_vec())
+        remember(&self.db.keys, request, resource_ids, txn)
     }
+}
+
+/// The ids an earlier request of that id was answered with. `Err` if it was another request.
+pub async fn replay(db: &Db, request: &Request) -> Result<Option<Vec<String>>, Error> {
+    let Some(id) = &request.id else { return Ok(None) };
+    let key = db.keys.request(&request.project, id);
+    let Some(Read { record, .. }) = db.read::<RequestRecord>(&key).await? else { return Ok(None) };
+    if record.method != request.method || record.fingerprint != request.fingerprint {
+        return Err(Error::new(
+            Reason::RequestIdReused,
+            format!("request_id {id} was used before for another request"),
+        )
+        .with("request_id", id)
+        .with("method", &record.method));
+    }
+    Ok(Some(record.resource_ids))
+}
+
+/// Adds the request's id to a transaction that carries it out. When it is forgotten is said by the key's revision ([`crate::expiry`]).
+#[must_use]
+pub fn remember(keys: &Keys, request: &Request, resource_ids: Vec<String>, txn: Txn) -> Txn {
+    let Some(id) = &request.id else { return txn };
+    let key = keys.request(&request.project, id);
+    let record = RequestRecord {
+        method: request.method.to_owned(),
+        fingerprint: request.fingerprint.clone(),
+        resource_ids,
+        ..Default::default()
+    };
+    txn.when_absent(key.clone()).put(key, record.encode_to_vec())
+}
+
+/// Remembers a request for which there is nothing to do while `holds` does. False if that does not hold, or the same request was
+/// accepted meanwhile.
+pub async fn settle(
+    db: &Db,
+    request: &Request,
+    resource_ids: Vec<String>,
+    holds: Txn,
+) -> Result<bool, Error> {
+    if request.id.is_none() {
+        return Ok(true);
+    }
+    let txn = remember(&db.keys, request, resource_ids, holds);
+    Ok(db.commit(txn).await?.committed().is_some())
 }
 
 /// A record in memory; one that is not there is the default one at revision 0, as in the store.

@@ -123,7 +123,7 @@ impl Groups {
         }
     }
 
-    /// Removes one that has no members.
+    /// Removes one that has no members, once for each request id.
     pub async fn delete(
         &self,
         acceptor: &Acceptor,
@@ -137,8 +137,14 @@ impl Groups {
                 return Ok(());
             }
             let Some(read) = self.read(id).await?.filter(|read| is_in(&read.record, project)) else {
-                let gone = allow_missing || acceptor.outrun(request).await?;
-                return if gone { Ok(()) } else { Err(not_found(id)) };
+                if !allow_missing {
+                    return if acceptor.outrun(request).await? { Ok(()) } else { Err(not_found(id)) };
+                }
+                // It will not come: ids of groups are drawn.
+                if acceptor.settle(request, vec![id.to_string()], Txn::new()).await? {
+                    return Ok(());
+                }
+                continue;
             };
             let members = read.record.server_group.map_or(0, |group| group.instance_ids.len());
             if members > 0 {

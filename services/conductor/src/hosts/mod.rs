@@ -159,16 +159,18 @@ impl Hosts {
     ) -> Result<Entry<HostRecord>, Error> {
         let key = self.db.keys.host(id.0, &id.1);
         for _ in 0..TRIES {
+            let is_repeated = match once {
+                Some(Once { acceptor, request }) => acceptor.replay(request).await?.is_some(),
+                None => false,
+            };
             let read = self.db.read_or_default::<HostRecord>(&key).await?;
             let as_it_is =
                 |read: Read<HostRecord>| Entry { record: Arc::new(read.record), revision: read.revision };
-            if let Some(Once { acceptor, request }) = once {
-                if acceptor.replay(request).await?.is_some() {
-                    return Ok(as_it_is(read));
-                }
-                if read.revision.0 == 0 {
-                    return Err(not_found(id));
-                }
+            if is_repeated {
+                return Ok(as_it_is(read));
+            }
+            if once.is_some() && read.revision.0 == 0 {
+                return Err(not_found(id));
             }
             let mut record = read.record.clone();
             change(&mut record)?;

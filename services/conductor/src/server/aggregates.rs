@@ -55,7 +55,9 @@ impl Conductor {
             aggregate::check_metadata(check, "aggregate.metadata", &new.metadata);
         })?;
         let id = read_id::<AggregateId>("aggregate_id", &request.aggregate_id)?;
-        let change = self.hosts.aggregates.change(&id, &request.etag, |aggregate| {
+        let bare = proto::UpdateAggregateRequest { request_id: String::new(), ..request.clone() };
+        let once = self.once("UpdateAggregate", &request.request_id, &bare)?;
+        let change = self.hosts.aggregates.change(&once, &id, &request.etag, |aggregate| {
             aggregate.metadata.clone_from(&new.metadata);
             Ok(())
         });
@@ -85,7 +87,9 @@ impl Conductor {
             let host = (ServiceKind::Compute, read_id::<HostName>("hosts", host)?);
             self.hosts.known(&host).await?;
         }
-        let change = self.hosts.aggregates.change(&id, "", |aggregate| {
+        let bare = proto::AddAggregateHostsRequest { request_id: String::new(), ..request.clone() };
+        let once = self.once("AddAggregateHosts", &request.request_id, &bare)?;
+        let change = self.hosts.aggregates.change(&once, &id, "", |aggregate| {
             let hosts = [aggregate.hosts.as_slice(), &request.hosts].concat();
             aggregate.hosts = sorted(&hosts);
             let mut check = Checker::new();
@@ -101,7 +105,9 @@ impl Conductor {
         request: &proto::RemoveAggregateHostsRequest,
     ) -> Result<proto::RemoveAggregateHostsResponse, Error> {
         let id = named(&request.request_id, &request.aggregate_id, &request.hosts)?;
-        let change = self.hosts.aggregates.change(&id, "", |aggregate| {
+        let bare = proto::RemoveAggregateHostsRequest { request_id: String::new(), ..request.clone() };
+        let once = self.once("RemoveAggregateHosts", &request.request_id, &bare)?;
+        let change = self.hosts.aggregates.change(&once, &id, "", |aggregate| {
             aggregate.hosts.retain(|host| !request.hosts.contains(host));
             Ok(())
         });

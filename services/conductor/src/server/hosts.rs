@@ -47,8 +47,13 @@ impl Conductor {
         self.hosts.set_fenced(&once, &id, fenced).await
     }
 
-    /// A change of a host, which belongs to no project, as one that is done once for its request id.
-    fn once(&self, method: &'static str, request_id: &str, bare: &impl Message) -> Result<Once<'_>, Error> {
+    /// A change of what belongs to no project, as one that is done once for its request id.
+    pub(super) fn once(
+        &self,
+        method: &'static str,
+        request_id: &str,
+        bare: &impl Message,
+    ) -> Result<Once<'_>, Error> {
         Ok(Once { acceptor: &self.acceptor, request: Accepted::new(method, "", request_id, bare)? })
     }
 

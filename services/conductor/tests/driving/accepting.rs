@@ -1,12 +1,16 @@
 //! What is accepted, and how often.
 
 use kilonova_conductor::accept::Request;
-use kilonova_conductor::expiry::forget;
+use kilonova_conductor::expiry::Forgetting;
 use kilonova_conductor::placed::Placed;
-use kilonova_model::Reason;
-use kilonova_proto::conductor::v1::InstanceRecord;
+use kilonova_model::{ProjectId, Reason, RequestId};
+use kilonova_proto::conductor::v1::{InstanceRecord, RequestRecord};
 use kilonova_proto::types::v1 as pb;
-use std::time::{Duration, SystemTime};
+use kilonova_store::Txn;
+use prost::Message;
+use std::sync::LazyLock;
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::support::*;
 
@@ -41,12 +45,60 @@ async fn a_quota_holds_against_concurrent_requests_on_two_conductors() {
 async fn a_request_is_forgotten_when_its_time_is_over() {
     let cell = Cell::new(&["h1"]).await;
     let conductor = cell.conductor("c1").await;
+    let mut owner = forgetting(&conductor);
     let first = conductor.create("again", 1).await.unwrap();
-    assert_eq!(forget(&conductor.records.db, SystemTime::now()).await.unwrap(), 0);
+    assert_eq!(owner.pass(in_hours(0)).await.unwrap(), 0);
+    assert_eq!(owner.pass(in_hours(23)).await.unwrap(), 0);
     assert_eq!(conductor.create("again", 1).await.unwrap(), first);
-    let tomorrow = SystemTime::now() + Duration::from_secs(25 * 3600);
-    assert_eq!(forget(&conductor.records.db, tomorrow).await.unwrap(), 1);
-    assert_ne!(conductor.create("again", 1).await.unwrap(), first);
+    assert_eq!(owner.pass(in_hours(24)).await.unwrap(), 1);
+    let second = conductor.create("again", 1).await.unwrap();
+    assert_ne!(second, first);
+    assert_eq!(owner.pass(in_hours(47)).await.unwrap(), 0, "it was written after that");
+    assert_eq!(conductor.create("again", 1).await.unwrap(), second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_forgotten_because_a_clock_says_that_it_is_old() {
+    let cell = Cell::new(&["h1"]).await;
+    let conductor = cell.conductor("c1").await;
+    let first = conductor.create("again", 1).await.unwrap();
+    let db = &conductor.records.db;
+    let key = db.keys.request(&ProjectId::parse("demo").unwrap(), &RequestId::parse("again").unwrap());
+    let mut record = db.read::<RequestRecord>(&key).await.unwrap().unwrap().record;
+    record.expire_time = Some(prost_types::Timestamp::default());
+    db.commit(Txn::new().put(key, record.encode_to_vec())).await.unwrap();
+    for days in [1, 1000] {
+        let mut ahead = forgetting(&conductor);
+        assert_eq!(ahead.pass(in_hours(24 * days)).await.unwrap(), 0, "it has counted nothing");
+    }
+    assert_eq!(conductor.create("again", 1).await.unwrap(), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_goes_on_from_what_another_counted_and_no_time_is_counted_twice() {
+    let cell = Cell::new(&["h1"]).await;
+    let conductor = cell.conductor("c1").await;
+    conductor.create("again", 1).await.unwrap();
+    let (mut one, mut two) = (forgetting(&conductor), forgetting(&conductor));
+    assert_eq!(one.pass(in_hours(0)).await.unwrap(), 0);
+    assert_eq!(one.pass(in_hours(12)).await.unwrap(), 0);
+    assert_eq!(two.pass(in_hours(100)).await.unwrap(), 0, "what it did not see is not counted");
+    assert_eq!(one.pass(in_hours(24)).await.unwrap(), 0, "the other has counted since");
+    assert_eq!(one.pass(in_hours(35)).await.unwrap(), 0);
+    assert_eq!(two.pass(in_hours(101)).await.unwrap(), 0, "that one has");
+    assert_eq!(two.pass(in_hours(102)).await.unwrap(), 1, "12, 11 and 1");
+}
+
+/// A conductor's part in the forgetting, from its start.
+fn forgetting(conductor: &Conductor) -> Forgetting {
+    Forgetting::new(conductor.records.db.clone(), conductor.config.request_retention.get())
+}
+
+/// A clock that says what is in so many hours.
+fn in_hours(hours: u64) -> impl Fn() -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let now = *START + Duration::from_secs(hours * 3600);
+    move || now
 }
 
 #[tokio::test(flavor = "multi_thread")]
