@@ -352,7 +352,8 @@ impl StoreIdentity {
 
 /// Whether nothing is done with its records before an administrator has accepted it, and hosts have compared: it is not what it was.
 fn waits(store: &pb::Store) -> bool {
-    !store.previous_id.is_empty() && !(store.accepted && store.compared)
+    let is_driven = store.previous_id.is_empty() || (store.accepted && store.compared);
+    !is_driven
 }
 
 /// A new identity in the place of another. Its marks go on from those of the other.

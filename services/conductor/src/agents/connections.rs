@@ -50,7 +50,7 @@ enum Backend {
     /// An operator said that the backend, of that name, is off.
     Off(String),
     /// This, with a command.
-    Asked(VolumeServiceClient<Channel>, Option<volume::VolumeCommand>),
+    Asked(Box<(VolumeServiceClient<Channel>, volume::VolumeCommand)>),
 }
 
 /// A call that was not made to a host's volumes' backend is none that was not made to the host.
@@ -77,13 +77,14 @@ impl Callers {
     ) -> Result<BTreeMap<String, String>, CallError> {
         let backend = self.backend(decided, volume_id, "connect", 0).await.map_err(not_of_the_host)?;
         let (mut client, command) = match backend {
-            Backend::Asked(client, command) => (client, command),
+            Backend::Asked(asked) => *asked,
             Backend::Off(backend) => return Err(not_of_the_host(not_registered(&backend))),
             Backend::None => {
                 let message = format!("volume {volume_id} is gone, or is not the instance's");
                 return Err(refused(&Error::new(Reason::VolumeNotFound, message)));
             }
         };
+        let command = Some(command);
         let request = volume::InitializeConnectionRequest { command, connector: connector(host) };
         let answer = client.initialize_connection(within(request, COMMAND_DEADLINE)).await;
         answer
@@ -100,14 +101,14 @@ impl Callers {
         host: Option<&str>,
     ) -> Result<Txn, CallError> {
         let (mut client, command) = match self.backend(decided, volume_id, "disconnect", 1).await? {
-            Backend::Asked(client, command) => (client, command),
+            Backend::Asked(asked) => *asked,
             Backend::Off(backend) => {
                 return Ok(self.fences.compares(ServiceKind::Volume, [backend.as_str()]));
             }
             Backend::None => return Ok(Txn::new()),
         };
         let connector = host.map(connector).unwrap_or_default();
-        let request = volume::TerminateConnectionRequest { command, connector };
+        let request = volume::TerminateConnectionRequest { command: Some(command), connector };
         let answer = client.terminate_connection(within(request, COMMAND_DEADLINE)).await;
         answer.map(|_| Txn::new()).map_err(classify)
     }
@@ -204,7 +205,7 @@ impl Callers {
         let at = Site { host: resource.host.clone(), attempt: resource.attempt };
         let command = command(id, resource.generation + newer, &at, epoch, step, self.told(entry.revision));
         let channel = self.host(ServiceKind::Volume, &at.host, epoch)?;
-        Ok(Backend::Asked(VolumeServiceClient::new(channel), Some(command)))
+        Ok(Backend::Asked(Box::new((VolumeServiceClient::new(channel), command))))
     }
 
     /// The incarnation of a registered backend.
