@@ -66,6 +66,11 @@ impl Reach {
         self.fences.compares(self.service, hosts)
     }
 
+    /// What holds in the store only while all of these hosts are fenced.
+    pub fn off<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) -> Txn {
+        self.fences.all(self.service, hosts)
+    }
+
     /// What holds in the store only while a host is registered; `gone` says what to do if it is not.
     pub async fn registered(&self, host: &str, gone: impl FnOnce() -> Error + Send) -> Result<Txn, Error> {
         let Ok(name) = HostName::parse(host) else { return Err(gone()) };

@@ -103,7 +103,7 @@ impl Callers {
         let (mut client, command) = match self.backend(decided, volume_id, "disconnect", 1).await? {
             Backend::Asked(asked) => *asked,
             Backend::Off(backend) => {
-                return Ok(self.fences.compares(ServiceKind::Volume, [backend.as_str()]));
+                return Ok(self.fences.all(ServiceKind::Volume, [backend.as_str()]));
             }
             Backend::None => return Ok(Txn::new()),
         };

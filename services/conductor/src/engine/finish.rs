@@ -161,7 +161,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             .when(fence.holds())
             .when(Compare::ModRevision(key.clone(), entry.revision))
             .delete(key)
-            .and(self.reach.fenced(entry.record.receipts().iter().map(|receipt| receipt.host.as_str())));
+            .and(self.reach.off(entry.record.receipts().iter().map(|receipt| receipt.host.as_str())));
         match self.records.db.commit(txn).await {
             Ok(TxnOutcome::Committed { .. }) => Stepped::Stop(Next::Done),
             Ok(TxnOutcome::Conflict { .. }) => Stepped::Stop(Next::Retry),

@@ -64,16 +64,19 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
             Decision::GoOn => {
                 let mut record = P::clone(&entry.record);
                 // Those that still have something are off.
-                record.clears().iter().for_each(|host| record.give_up_at(host));
+                let mut off = record.clears();
+                off.retain(|host| record.receipts().iter().any(|receipt| receipt.host == *host));
+                off.iter().for_each(|host| record.give_up_at(host));
                 record.cleared(now + self.config.operation_timeout.get());
-                let with = self.reach.fenced(entry.record.clears().iter().map(String::as_str));
+                let with = self.reach.off(off.iter().map(String::as_str));
                 self.store_with(id, entry, record, fence, with).await
             }
             Decision::SkipHost => {
                 let mut record = P::clone(&entry.record);
-                record.give_up_at(&record.acts_at().host);
+                let host = record.acts_at().host;
+                record.give_up_at(&host);
                 record.host_did(now + self.config.operation_timeout.get(), now);
-                let with = self.reach.fenced([entry.record.acts_at().host.as_str()]);
+                let with = self.reach.off([host.as_str()]);
                 self.store_with(id, entry, record, fence, with).await
             }
             Decision::Conclude => self.conclude(id, entry, fence).await,

@@ -50,11 +50,16 @@ impl Fences {
 
     /// What holds in the store only while those hosts of these that are fenced by what this conductor knows are so still.
     pub fn compares<'a>(&self, service: ServiceKind, hosts: impl IntoIterator<Item = &'a str>) -> Txn {
-        let fenced = hosts.into_iter().filter_map(|host| {
-            let id = (service, HostName::parse(host).ok()?);
-            self.holds(&id).then(|| key(&self.db.keys, &id))
-        });
-        fenced.fold(Txn::new(), |txn, key| txn.when(Compare::Exists(key)))
+        let is_fenced = |host: &&str| HostName::parse(host).is_ok_and(|host| self.holds(&(service, host)));
+        self.all(service, hosts.into_iter().filter(is_fenced))
+    }
+
+    /// What holds in the store only while all of these hosts are fenced, as a decision that rests on it has them.
+    pub fn all<'a>(&self, service: ServiceKind, hosts: impl IntoIterator<Item = &'a str>) -> Txn {
+        let keys = hosts
+            .into_iter()
+            .filter_map(|host| Some(key(&self.db.keys, &(service, HostName::parse(host).ok()?))));
+        keys.fold(Txn::new(), |txn, key| txn.when(Compare::Exists(key)))
     }
 
     /// The same, read from the store.

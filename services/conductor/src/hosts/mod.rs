@@ -87,7 +87,10 @@ impl Hosts {
                     .with("epoch", host.epoch));
             }
             record.own_zone.clone_from(&request.availability_zone);
-            record.compared_store_id.clone_from(&request.compared_store_id);
+            // One that has just started has yet to compare again.
+            if !request.compared_store_id.is_empty() {
+                record.compared_store_id.clone_from(&request.compared_store_id);
+            }
             host.availability_zone = zones::effective(host, &record.own_zone);
             host.name = id.1.to_string();
             host.service = service_kind(id.0).into();
