@@ -870,8 +870,8 @@ MUTANTS = (
     Mutant(
         "what was given up by an operator's word is kept when its host is back",
         f"{CONDUCTOR}/placed/mod.rs",
-        "receipt.prepared || receipt.given_up {",
-        "receipt.prepared {",
+        "is_prepared || is_void {",
+        "is_prepared || (is_void && false) {",
         ("-p", "kilonova-tests", "--test", "dead_hosts", "embedded::a_destination_that_died"),
     ),
 )

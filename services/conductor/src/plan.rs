@@ -29,7 +29,7 @@ use kilonova_model::Epoch;
 use kilonova_proto::conductor::v1::{Operation, Receipt};
 use tokio::time::Instant;
 
-use crate::placed::{Phase, Site, Status, Wanted, stays};
+use crate::placed::{Phase, Site, Status, Wanted, only_prepared, stays};
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -334,9 +334,10 @@ fn remove(view: &View<'_>) -> Decision {
 /// host of what is to be there is away, or it is in ERROR, what is elsewhere may be the last good copy: only what was never to run is
 /// removed. So may be what was found.
 fn clean_up(view: &View<'_>, keep: &[String]) -> Option<Decision> {
+    let is_prepared = |host: &str| only_prepared(view.receipts, host);
     let goes = |receipt: &&Receipt| {
         !keep.contains(&receipt.host)
-            && (receipt.prepared || !view.is_home_in_doubt())
+            && (is_prepared(&receipt.host) || !view.is_home_in_doubt())
             && !view.is_to_stay(receipt)
     };
     let left: Vec<&Receipt> = view.receipts.iter().filter(goes).collect();
@@ -404,8 +405,7 @@ impl View<'_> {
 
     /// Whether nothing that has to be cleared was ever to run.
     fn is_only_prepared(&self) -> bool {
-        let left = self.receipts.iter().filter(|receipt| self.clears.contains(&receipt.host));
-        left.into_iter().all(|receipt| receipt.prepared)
+        self.clears.iter().all(|host| only_prepared(self.receipts, host))
     }
 
     /// Whether a host that is not registered is no longer waited for.

@@ -477,7 +477,7 @@ fn others_or_home(world: &World) -> BTreeSet<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
 
     #[test]
     fn from_every_state_some_command_leads_out(events in proptest::collection::vec(event(), 1..60)) {

@@ -9,7 +9,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::State;
 
 use super::{is_preparing, of, site};
-use crate::placed::{Placed, Site};
+use crate::placed::{Placed, Site, only_prepared};
 
 /// Where the present step is done.
 #[must_use]
@@ -110,9 +110,7 @@ pub fn others(record: &InstanceRecord) -> Vec<String> {
 /// The hosts besides its own that may run it, each once.
 #[must_use]
 pub fn may_run_at(record: &InstanceRecord) -> Vec<String> {
-    let only_prepared =
-        |host: &String| record.receipts.iter().filter(|one| one.host == *host).all(|one| one.prepared);
-    others(record).into_iter().filter(|host| !only_prepared(host)).collect()
+    others(record).into_iter().filter(|host| !only_prepared(&record.receipts, host)).collect()
 }
 
 /// The instance as a host has to see it that compares records with guests: with that host's attempt, and as being built while the

@@ -156,7 +156,10 @@ pub trait Placed: prost::Message + Default + Clone + PartialEq + Send + Sync + '
     fn keeper(&self, receipt: &Receipt) -> Option<String> {
         let Status { wanted, phase, host, .. } = self.status();
         let there = wanted == Wanted::Present && matches!(phase, Phase::Ready | Phase::Failed);
-        if !there || !self.was_there() || receipt.prepared || receipt.given_up {
+        let is_prepared = only_prepared(self.receipts(), &receipt.host);
+        // In ERROR nothing runs where it is to be: even what was given up may be the last copy.
+        let is_void = receipt.given_up && phase == Phase::Ready;
+        if !there || !self.was_there() || is_prepared || is_void {
             return None;
         }
         let keeper = if self.clears().is_empty() { Some(host) } else { self.clears_for() };
@@ -438,6 +441,12 @@ trait Own {
 #[must_use]
 pub fn stays(receipt: &Receipt, wanted: Wanted, clears: &[String]) -> bool {
     receipt.found && wanted == Wanted::Present && !clears.contains(&receipt.host)
+}
+
+/// Whether what a host has was never to run: whatever removes it removes what earlier attempts left there, too.
+#[must_use]
+pub fn only_prepared(receipts: &[Receipt], host: &str) -> bool {
+    receipts.iter().filter(|receipt| receipt.host == host).all(|receipt| receipt.prepared)
 }
 
 /// How long until `at`; nothing when it is past.
