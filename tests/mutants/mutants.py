@@ -760,7 +760,7 @@ MUTANTS = (
         f"{AGENT}/ledger.rs",
         "is_any && stamp.attempt != ANY && stamp.attempt < self.stamp.attempt",
         "is_any && stamp.attempt != ANY && stamp.attempt < self.stamp.attempt && false",
-        ("-p", "kilonova-tests", "--test", "put_back", "embedded::what_is_of_a_later"),
+        RUNTIME_UNITS,
     ),
     Mutant(
         "generations count",
