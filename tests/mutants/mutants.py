@@ -195,9 +195,10 @@ MUTANTS = (
     ),
     Mutant(
         "a volume may be promised twice at once",
-        f"{CONDUCTOR}/attach.rs",
-        "            .when(Compare::ModRevision(key.clone(), volume.revision))\n",
-        "",
+        f"{CONDUCTOR}/records.rs",
+        "        Txn::new().when(Compare::ModRevision(key.clone(), read.revision)).put(key, record",
+        "        let _ = Compare::ModRevision(key.clone(), read.revision);\n"
+        "        Txn::new().put(key, record",
         OPERATIONS,
     ),
     Mutant(

@@ -56,7 +56,7 @@ pub enum Key {
     Usage(ProjectId),
     /// A request already accepted.
     Request(ProjectId, RequestId),
-    /// How long ago the store was at some of its revisions.
+    /// The ages of some of the store's revisions.
     Ages,
 }
 

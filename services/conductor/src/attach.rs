@@ -14,8 +14,7 @@ use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::attachment::State as AttachmentState;
 use kilonova_proto::types::v1::volume::State as VolumeState;
 use kilonova_proto::types::v1::{Attachment, Instance, Volume, instance};
-use kilonova_store::{Compare, Txn};
-use prost::Message;
+use kilonova_store::Txn;
 
 use crate::cache::Entry;
 use crate::history;
@@ -57,11 +56,7 @@ impl Change<InstanceRecord> for Asked<'_> {
         let what = What { kind: self.kind, volume: self.volume, timeout: self.timeout, standing };
         let (new_instance, new_volume) =
             begin(&instance.record, &volume.record, what, SystemTime::now(), self.acceptance)?;
-        let key = VolumeRecord::key(&self.volumes.db.keys, self.volume);
-        let with = Txn::new()
-            .when(Compare::ModRevision(key.clone(), volume.revision))
-            .put(key, new_volume.encode_to_vec());
-        Ok((new_instance, with))
+        Ok((new_instance, self.volumes.put(self.volume, &volume, &new_volume)))
     }
 }
 

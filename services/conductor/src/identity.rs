@@ -304,9 +304,8 @@ impl StoreIdentity {
 
     fn know(&self, store: &pb::Store) {
         self.known.send_if_modified(|known| {
-            let what =
-                |store: &pb::Store| (store.id.clone(), store.mark.clone(), store.accepted, store.compared);
-            let is_new = what(known) != what(store);
+            let is_new = (&known.id, &known.mark, known.accepted, known.compared)
+                != (&store.id, &store.mark, store.accepted, store.compared);
             if is_new {
                 known.clone_from(store);
             }

@@ -142,6 +142,13 @@ impl<P: Placed> Records<P> {
         Err(conflict(&format!("{} {id}", P::NOUN)))
     }
 
+    /// Puts a record if it is still as `read`: a part of a transaction that is about others, too.
+    #[must_use]
+    pub fn put(&self, id: P::Id, read: &Entry<P>, record: &P) -> Txn {
+        let key = P::key(&self.db.keys, id);
+        Txn::new().when(Compare::ModRevision(key.clone(), read.revision)).put(key, record.encode_to_vec())
+    }
+
     /// Writes a record if it is still as `read`, the fence holds and so does all that `with` compares.
     pub async fn write(
         &self,

@@ -17,8 +17,7 @@ use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_rpc::peers::Channel;
-use kilonova_store::{Compare, Txn};
-use prost::Message;
+use kilonova_store::Txn;
 
 use super::volume::command;
 use super::{COMMAND_DEADLINE, Callers, refused, within};
@@ -31,9 +30,9 @@ use crate::shards::Fence;
 /// The record that a connect or a disconnect was decided on.
 #[derive(Clone, Copy)]
 pub(super) struct Decided {
-    /// The instance.
+    /// The id of the instance whose volume it is about.
     pub id: InstanceId,
-    /// The revision of its record.
+    /// The revision of the instance's record.
     pub at: Revision,
 }
 
@@ -43,7 +42,7 @@ impl Decided {
     }
 }
 
-/// What can be asked of a volume's backend.
+/// A volume's backend, as far as it can be asked.
 enum Backend {
     /// The volume is gone, on no backend, or not the instance's.
     None,
@@ -129,9 +128,7 @@ impl Callers {
             if settle && is_of(record.resource(), instance_id) {
                 complete(&mut record, SystemTime::now());
             }
-            let key = VolumeRecord::key(&self.volumes.db.keys, id);
-            txn =
-                txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec());
+            txn = txn.and(self.volumes.put(id, &entry, &record));
         }
         Ok(txn)
     }
@@ -151,8 +148,7 @@ impl Callers {
         let mut record = VolumeRecord::clone(&entry.record);
         let change = if attached { complete } else { release };
         change(&mut record, SystemTime::now());
-        let key = VolumeRecord::key(&self.volumes.db.keys, id);
-        Ok(txn.when(Compare::ModRevision(key.clone(), entry.revision)).put(key, record.encode_to_vec()))
+        Ok(txn.and(self.volumes.put(id, &entry, &record)))
     }
 
     /// Has a volume's generation go on after one that its backend has taken, if that is ahead of it; says whether it was.
@@ -232,6 +228,7 @@ mod tests {
     use kilonova_runtime::tasks::Tasks;
     use kilonova_store::embedded::EmbeddedStore;
     use kilonova_store::keys::Keys;
+    use prost::Message;
 
     use super::*;
     use crate::db::Db;

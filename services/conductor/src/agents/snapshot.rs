@@ -11,8 +11,7 @@ use kilonova_proto::volume::v1 as volume;
 use kilonova_proto::volume::v1::volume_service_client::VolumeServiceClient;
 use kilonova_rpc::outcome::{CallError, classify};
 use kilonova_rpc::peers::Channel;
-use kilonova_store::{Compare, Txn};
-use prost::Message;
+use kilonova_store::Txn;
 
 use super::{
     Agents, COMMAND_DEADLINE, Callers, GroupWish, Selected, no_such_operation, refused, step_id, within,
@@ -106,8 +105,7 @@ impl Agents<SnapshotRecord> for Callers {
         let mut of = VolumeRecord::clone(&entry.record);
         of.snapshot_ids.retain(|one| *one != id.to_string());
         of.volume.get_or_insert_default().update_time = Some(timestamp(SystemTime::now()));
-        let key = VolumeRecord::key(&self.volumes.db.keys, volume);
-        Ok(Txn::new().when(Compare::ModRevision(key.clone(), entry.revision)).put(key, of.encode_to_vec()))
+        Ok(self.volumes.put(volume, &entry, &of))
     }
 
     async fn terminate(

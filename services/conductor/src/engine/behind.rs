@@ -36,6 +36,11 @@ pub struct Behind {
 }
 
 impl Behind {
+    /// The refusal that a failed call is, if it is one.
+    fn said_by(error: &CallError) -> Option<Self> {
+        if matches!(error, CallError::Refused(_)) { Self::of(&error.error()?) } else { None }
+    }
+
     /// The refusal that an agent's error is, if it is one.
     #[must_use]
     pub fn of(error: &Error) -> Option<Self> {
@@ -59,8 +64,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         receipt: &Receipt,
         error: &CallError,
     ) -> Option<Stepped<P>> {
-        let CallError::Refused(_) = error else { return None };
-        let behind = Behind::of(&error.error()?)?;
+        let behind = Behind::said_by(error)?;
         let is_to_go = !entry.record.is_wanted() || entry.record.clears().contains(&receipt.host);
         let is_later = behind.there > receipt.attempt || behind.there == receipt.attempt && !is_to_go;
         if behind.id != id.to_string() || behind.there == 0 || !is_later {
@@ -83,8 +87,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         site: &Site,
         error: &CallError,
     ) -> Option<Stepped<P>> {
-        let CallError::Refused(_) = error else { return None };
-        let behind = Behind::of(&error.error()?).filter(|behind| behind.id == id.to_string())?;
+        let behind = Behind::said_by(error).filter(|behind| behind.id == id.to_string())?;
         let mut record = P::clone(&entry.record);
         let is_once = record.is_done_once() && record.continue_after(behind.taken);
         let is_of_another = behind.there > site.attempt;
@@ -115,8 +118,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
         fence: &Fence,
         error: &CallError,
     ) -> Option<Stepped<P>> {
-        let CallError::Refused(_) = error else { return None };
-        let behind = Behind::of(&error.error()?)?;
+        let behind = Behind::said_by(error)?;
         if behind.id != id.to_string() {
             return match self.agents.continue_after(&behind, fence).await {
                 Ok(false) => None,

@@ -185,7 +185,7 @@ impl<P: Placed, A: Agents<P>> Engine<P, A> {
     }
 }
 
-/// Whether what a host has, and refuses to make again, is what this attempt made there: of a record that was never seen to be there, as
+/// True if what a host has, and refuses to make again, is what this attempt made there: of a record that was never seen to be there, as
 /// in a store that was put back. An attempt is asked for at one generation only, unless the store lost how far that had come.
 fn is_made<P: Placed>(record: &P, site: &Site, refusal: &Error) -> bool {
     let is_first = record.status().phase == Phase::Building && !record.was_there();

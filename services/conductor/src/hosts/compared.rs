@@ -13,9 +13,9 @@ use super::HostId;
 use crate::identity::StoreIdentity;
 use crate::reach::{Reach, Standing};
 
-/// How often it is looked.
+/// The time between two looks at the hosts.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long a host that is registered is waited for: many times what comparing takes. One that hangs holds up the whole cell.
+/// The longest that a host which is registered is waited for: many times what comparing takes. One that hangs holds up the whole cell.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Notes in the store that the hosts have compared, each time that a store was accepted; runs until it is cancelled. Hosts that are not

@@ -11,11 +11,11 @@ use kilonova_rpc::peers::{Channel, Peers};
 use kilonova_rpc::registry::Members;
 use tokio::time::{Instant, sleep};
 
-/// How often the hosts that are held are connected to.
+/// The time between two attempts to connect to the hosts that are held.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long connecting to one may take.
+/// The longest that connecting to one may take.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How many of them at once.
+/// The most that are connected to at once.
 const AT_ONCE: usize = 64;
 
 /// Connects to the hosts of one kind that are held, again and again while there are any: the registry lets go of those to which that

@@ -17,8 +17,7 @@ use kilonova_proto::conductor::v1::r#move::Step;
 use kilonova_proto::conductor::v1::{InstanceRecord, Operation, VolumeRecord};
 use kilonova_proto::types::v1::action::Kind;
 use kilonova_proto::types::v1::instance::{State, Task};
-use kilonova_store::{Compare, Txn};
-use prost::Message;
+use kilonova_store::Txn;
 
 use super::ask::place_of;
 use super::{found, may_run_at, of};
@@ -73,9 +72,7 @@ impl Evacuate<'_> {
             let Some(volume) = self.volumes.read(id).await? else { continue };
             let mut record = VolumeRecord::clone(&volume.record);
             generation::grow(&mut record.volume.get_or_insert_default().generation);
-            let key = VolumeRecord::key(self.reach.keys(), id);
-            txn =
-                txn.when(Compare::ModRevision(key.clone(), volume.revision)).put(key, record.encode_to_vec());
+            txn = txn.and(self.volumes.put(id, &volume, &record));
         }
         Ok(txn)
     }
